@@ -1,0 +1,1 @@
+"""Make replicas exist: process groups now, containers later. Keeps no wishes of its own."""

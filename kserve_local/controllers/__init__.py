@@ -1,0 +1,1 @@
+"""One control loop per kind; each a pure plan and the calls that carry it out."""

@@ -1,0 +1,247 @@
+"""The seam between the node agent (`controllers.pod`) and what runs Pods: `Backend` and the values
+it takes and gives.
+
+A *replica* is one Pod's running form: one or more containers that start and stop together. The
+node agent decides what to run (images, stand-ins, init containers, restarts, back-off, status); a
+backend only makes it exist, tells what is really there, and keeps no wishes of its own. All
+durations are seconds, all sizes bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A real directory or file that the container sees at `path` (in process mode: `path` is
+    rewritten in argv/env).
+    """
+
+    path: str
+    source: Path
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A Kubernetes probe, defaults applied (period 10, timeout 1, success 1, failure 3)."""
+
+    kind: Literal["http", "tcp", "exec", "grpc"]
+    port: int = 0
+    path: str = "/"
+    scheme: str = "http"
+    host: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    command: tuple[str, ...] = ()
+    service: str = ""
+    initial_delay: float = 0.0
+    period: float = 10.0
+    timeout: float = 1.0
+    success_threshold: int = 1
+    failure_threshold: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What runs for a container in process mode, decided by the node agent.
+
+    Args:
+        kind: `runtime`: one of our servers (`argv` begins with `-m sklearnserver`); `source`: the
+        user's own code.
+        runtime: Server name (`sklearnserver`); selects extra and zygote. For `source`: the image
+            name.
+        argv: Arguments for the interpreter, e.g. `("-m", "sklearnserver", "--model_dir",
+            "/mnt/models")` or `("model.py", "--model_name", "x")`. For a `source` whose command is
+            no Python: the whole command.
+        python: Interpreter; None: the backend finds or builds one that has what the runtime needs.
+        requirements: A requirements file for a managed environment of its own.
+        cwd: Working directory (the image's `context`).
+        preload: Modules a zygote may import before it forks; empty: a plain start.
+        is_python: False when `argv` is an ordinary command.
+    """
+
+    kind: Literal["runtime", "source"]
+    runtime: str
+    argv: tuple[str, ...]
+    python: Path | None = None
+    requirements: Path | None = None
+    cwd: Path | None = None
+    preload: tuple[str, ...] = ()
+    is_python: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """One container of a replica, everything resolved: `$(VAR)` expanded, `valueFrom` read,
+    defaults applied.
+
+    Args:
+        argv: `command` + `args` as the Pod says them (what Docker would run).
+        program: What runs instead in process mode; None: this container needs Docker.
+        ports: Container ports by name (`""` if unnamed) in the Pod's order.
+        cpu_limit: Cores; None: no limit.
+        log_path: File that receives stdout and stderr, appended.
+    """
+
+    name: str
+    image: str
+    argv: tuple[str, ...]
+    log_path: Path
+    env: tuple[tuple[str, str], ...] = ()
+    program: Program | None = None
+    working_dir: str = ""
+    ports: tuple[tuple[str, int], ...] = ()
+    cpu_limit: float | None = None
+    memory_limit_bytes: int | None = None
+    mounts: tuple[Mount, ...] = ()
+    readiness: Probe | None = None
+    liveness: Probe | None = None
+    startup: Probe | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """One Pod to run.
+
+    Args:
+        id: The Pod's uid; the replica's id everywhere.
+        ip: The Pod's own loopback address (process mode on Linux); empty: ephemeral ports are
+            assigned.
+        grace: terminationGracePeriodSeconds.
+        resolve: Host names that containers must resolve, e.g. `{"iris-predictor.default":
+            "127.64.8.1"}`; entries starting with `*.` match any name below. The launcher applies
+            them.
+        labels: Pod labels, kept for adoption.
+    """
+
+    id: str
+    namespace: str
+    pod: str
+    containers: tuple[ContainerSpec, ...]
+    ip: str = ""
+    grace: float = 30.0
+    resolve: tuple[tuple[str, str], ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """What is really there of one container.
+
+    Args:
+        state: `waiting` before the first start, then `running` or `terminated`.
+        started_at / finished_at: Unix times.
+        exit_code: 137 after SIGKILL (128 + signal), as Kubernetes shows; None while not terminated.
+        reason: `Completed`, `Error`, `OOMKilled`, `ContainerCannotRun`, `Unknown`; empty while
+        running.
+        ready: Readiness (and startup) probes say yes; without probes: running.
+        ports: Port the Pod names -> port really listened on (equal where the Pod has its own
+            address).
+        started_how: `zygote`, `process`, `container`; for status and metrics.
+        note: One line about an approximation or fallback taken (e.g. why no zygote was used).
+    """
+
+    name: str
+    state: Literal["waiting", "running", "terminated"]
+    pid: int | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    message: str = ""
+    ready: bool = False
+    ports: Mapping[int, int] = field(default_factory=dict)
+    started_how: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """What is really there of one replica."""
+
+    id: str
+    namespace: str
+    pod: str
+    ip: str
+    containers: tuple[ContainerStatus, ...]
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaEvent:
+    """Something changed in a replica: started, exited, became ready or unready, failed liveness,
+    was killed for memory.
+
+    `status` is the whole new state, so a missed event costs nothing.
+    """
+
+    id: str
+    kind: Literal["started", "exited", "ready", "unready", "unhealthy", "note"]
+    container: str
+    status: ReplicaStatus
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Resource use of one replica: CPU seconds since start and memory now (PSS in process mode)."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    approximate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A step of a slow preparation, for Events and progress lines.
+
+    `done`/`total` are bytes for downloads and unknown (None) otherwise.
+    """
+
+    phase: str
+    message: str
+    done: int | None = None
+    total: int | None = None
+    rate: float | None = None
+
+
+class Backend(Protocol):
+    """Runs replicas and reports what is really there. Entry point group `kserve_local.backends`."""
+
+    async def prepare(self, container: ContainerSpec, report: Callable[[Progress], None]) -> None:
+        """Make sure what the container needs is there (environment built, image pulled). Slow;
+        idempotent.
+
+        Raises:
+            Missing: It cannot be had; the message ends with what helps (pip's last lines).
+        """
+
+    async def start(self, spec: ReplicaSpec) -> str:
+        """Start all containers and return the replica id. Leaves nothing behind when it raises."""
+
+    async def start_container(self, replica: str, container: ContainerSpec) -> None:
+        """Start one terminated container of a running replica again (restartPolicy)."""
+
+    async def stop(self, replica: str, *, grace: float) -> None:
+        """SIGTERM, wait `grace`, SIGKILL, reap. Idempotent; returns once nothing is left."""
+
+    async def list(self) -> Sequence[ReplicaStatus]:
+        """Return all replicas, survivors of an earlier supervisor included."""
+
+    def events(self) -> AsyncIterator[ReplicaEvent]:
+        """Yield changes as they happen. One consumer."""
+
+    async def usage(self, replica: str) -> Usage:
+        """Return the replica's resource use.
+
+        Raises:
+            NotFound: No such replica.
+        """
+
+    async def close(self, *, stop_replicas: bool) -> None:
+        """End the backend; with `stop_replicas` also all replicas and helper processes."""

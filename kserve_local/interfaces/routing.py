@@ -1,0 +1,114 @@
+"""What crosses from the controllers to the gateway: whole, versioned `RouteTable` snapshots.
+
+One `Route` is one host that the cluster would answer for: an InferenceService's entry, a
+component, a tag. Values only; the wire form is the dataclasses as JSON (`orjson` writes them,
+`table_from_wire` reads them back).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One ready replica. `ports` maps the Pod's port to the one really listened on when they
+    differ.
+    """
+
+    pod: str
+    address: str
+    port: int
+    grpc_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One revision (or Deployment) that a route sends a share of its requests to.
+
+    Args:
+        id: `namespace/revision`, the key of statistics and pokes.
+        percent: Weight; the percents of a route's targets add up to 100 (or all are 0).
+        endpoints: Ready replicas. Empty: requests are held while `state` is `starting` or `zero`.
+        state: `ready`; `starting` (a replica is on its way or restarting); `zero` (scaled to zero,
+        poke to wake);
+            `failed` (no replica will come without a change; answer at once with `reason`).
+        reason: KServe's reason and message, for the body of an answer while `failed`.
+        container_concurrency: Hard limit per replica; 0: none.
+        timeout: Seconds a request may take until its first byte, and in all.
+    """
+
+    id: str
+    percent: int
+    endpoints: tuple[Endpoint, ...] = ()
+    state: str = "ready"
+    reason: str = ""
+    container_concurrency: int = 0
+    timeout: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How requests for one name reach replicas.
+
+    Args:
+        namespace / service: The InferenceService.
+        component: `predictor`, `transformer`, `explainer`.
+        hosts: Exact hosts, lower case, without port: public host, cluster-local names,
+            `*.localhost` forms, tags.
+        path: Path prefix `/serving/<namespace>/<name>` that is cut off; empty: none.
+        models: Model names for plain `http://localhost:8080/v1/models/<m>...` when only one route
+            claims them.
+        targets: Where to, by weight.
+    """
+
+    namespace: str
+    service: str
+    component: str
+    hosts: tuple[str, ...]
+    targets: tuple[Target, ...]
+    path: str = ""
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """One consistent view of all routes. `version` only grows within a supervisor's life.
+
+    `listen` maps a Service's own loopback address to the host its requests are for; the gateway
+    listens on port 80 there where it may.
+    """
+
+    version: int
+    routes: tuple[Route, ...] = ()
+    listen: Mapping[str, str] | None = None
+
+
+class RouteSink(Protocol):
+    """Takes snapshots for the gateway. The newest wins; publishing never blocks on the gateway."""
+
+    def publish(self, table: RouteTable) -> None: ...
+
+
+def table_from_wire(data: Mapping[str, Any]) -> RouteTable:
+    """Return the table that `orjson.dumps(table)` wrote."""
+    return RouteTable(
+        version=data["version"],
+        listen=data.get("listen"),
+        routes=tuple(
+            Route(
+                **{
+                    **r,
+                    "hosts": tuple(r["hosts"]),
+                    "models": tuple(r["models"]),
+                    "targets": tuple(
+                        Target(**{**t, "endpoints": tuple(Endpoint(**e) for e in t["endpoints"])})
+                        for t in r["targets"]
+                    ),
+                }
+            )
+            for r in data["routes"]
+        ),
+    )

@@ -1,0 +1,41 @@
+"""What crosses from the gateway to the supervisor: per-target statistics once a second, and
+pokes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStat:
+    """One target (revision) in one period.
+
+    Args:
+        target: `Target.id`.
+        period: Length in seconds.
+        average_concurrency: Time-weighted mean of requests in flight or held.
+        requests: Requests that arrived.
+        held: Requests waiting for a replica at the end of the period.
+        errors: Answers with status 500 or above.
+        p50 / p95: Seconds to the end of the answer; 0.0 without answers.
+    """
+
+    target: str
+    period: float
+    average_concurrency: float
+    requests: int
+    held: int = 0
+    errors: int = 0
+    p50: float = 0.0
+    p95: float = 0.0
+
+
+class StatSink(Protocol):
+    """Takes the gateway's figures; called on the supervisor's loop, must not block."""
+
+    def record(self, stats: tuple[RequestStat, ...]) -> None: ...
+
+    def poke(self, target: str) -> None:
+        """A request found no replica of `target`."""

@@ -1,0 +1,66 @@
+"""The seam between the node agent and model storage: one call that turns a storageUri into a local
+directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from kserve_local.interfaces.backend import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class StorageRequest:
+    """One source to fetch.
+
+    Args:
+        uri: As the Pod's storage initializer gets it: `gs://...`, a path, `pvc://claim/path`, ...
+        env: What KServe would put into the init container (AWS_*, S3_*, HF_TOKEN,
+            GOOGLE_APPLICATION_CREDENTIALS as a real file path, STORAGE_ALLOW_PATTERNS, ...), on
+            top of the user's own environment credentials.
+        base: Folder that relative paths start at: that of the YAML file.
+    """
+
+    uri: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    base: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Where the content lies. `path` is read-only shared cache (or the user's own folder, for
+    local sources).
+    """
+
+    path: Path
+    cached: bool
+    transferred_bytes: int = 0
+
+
+class StorageInitializer(Protocol):
+    """What the node agent calls for the `storage-initializer` container."""
+
+    async def fetch(self, request: StorageRequest, report: Callable[[Progress], None]) -> Fetched:
+        """Return the local directory that holds the source's content, fetched if needed.
+
+        Raises:
+            StorageError: In the words of KServe's storage initializer plus cause and next step;
+            nothing is left
+                half done.
+        """
+
+
+class StorageProvider(Protocol):
+    """One kind of source. Entry point group `kserve_local.storage`."""
+
+    schemes: ClassVar[frozenset[str]]
+
+    async def fetch(
+        self, uri: str, into: Path, env: Mapping[str, str], report: Callable[[Progress], None]
+    ) -> int:
+        """Put the content into the empty directory `into`, all or nothing; return the bytes
+        transferred.
+        """

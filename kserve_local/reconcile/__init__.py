@@ -1,0 +1,1 @@
+"""The reconcile engine: work queue, controller, result. Ignorant of kinds."""

@@ -1,0 +1,1 @@
+"""storageUri to a local directory: providers, cache, credentials. Knows nothing of Pods."""

@@ -1,0 +1,1 @@
+"""The composition root: builds everything below and owns every lifetime."""

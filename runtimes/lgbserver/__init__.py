@@ -1,0 +1,1 @@
+"""KServe-compatible lgbserver: `python -m lgbserver`."""

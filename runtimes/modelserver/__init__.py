@@ -1,0 +1,1 @@
+"""What every model server shares: protocols, tensors, batching, metrics; no framework packages."""

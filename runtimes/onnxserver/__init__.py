@@ -1,0 +1,1 @@
+"""KServe-compatible onnxserver: `python -m onnxserver`."""

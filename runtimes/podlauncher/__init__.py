@@ -1,0 +1,1 @@
+"""Starts the processes of a Pod: plain or forked from a warm parent. Standard library only."""

@@ -1,0 +1,1 @@
+"""KServe-compatible predictiveserver: `python -m predictiveserver`."""

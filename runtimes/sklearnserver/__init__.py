@@ -1,0 +1,1 @@
+"""KServe-compatible sklearnserver: `python -m sklearnserver`."""

@@ -1,0 +1,1 @@
+"""KServe-compatible torchserver: `python -m torchserver`."""

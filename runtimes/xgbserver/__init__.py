@@ -1,0 +1,1 @@
+"""KServe-compatible xgbserver: `python -m xgbserver`."""
