@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,8 @@ class Settings:
     progress_deadline: float = 600.0
     log_max_bytes: int = 10 * 1024 * 1024
     log_files: int = 3
+    storage_env: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     verbose: int = 0
 
     @property
@@ -114,7 +116,8 @@ class Settings:
 
 
 _DURATION = re.compile(
-    r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m(?!s))?(?:(?P<s>\d+(?:\.\d+)?)s)?(?:(?P<ms>\d+)ms)?"
+    r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m(?!s))?"
+    r"(?:(?P<s>\d+(?:\.\d+)?)s)?(?:(?P<ms>\d+)ms)?"
 )
 
 
@@ -135,9 +138,331 @@ def parse_duration(text: str | int | float, *, what: str) -> float:
     if not text or match is None:
         raise Invalid(f'{what}: "{text}" is not a duration; write for example 300s, 5m or 50ms')
     part = {k: float(v) for k, v in match.groupdict().items() if v}
-    return (
-        part.get("h", 0) * 3600
-        + part.get("m", 0) * 60
-        + part.get("s", 0)
-        + part.get("ms", 0) / 1000
+    hours, minutes = part.get("h", 0.0), part.get("m", 0.0)
+    return hours * 3600 + minutes * 60 + part.get("s", 0.0) + part.get("ms", 0.0) / 1000
+
+
+# Known keys of kserve-local.yaml. True: used now; False: belongs to a part that is not there yet,
+# which a warning says; a nested table: a mapping with those keys; "*": any keys.
+_KEYS: dict[str, Any] = {
+    "name": True,
+    "kserveVersion": True,
+    "namespace": True,
+    "resources": True,
+    "ignore": True,
+    "backend": True,
+    "gateway": {
+        "host": True,
+        "port": True,
+        "domain": True,
+        "maxHeldRequests": True,
+        "requestTimeout": True,
+    },
+    "api": {"port": True, "webUi": False},
+    "auth": {"token": True},
+    "watch": {
+        "enabled": True,
+        "debounce": False,
+        "poll": False,
+        "ignore": False,
+        "onCodeChange": False,
+        "onModelChange": False,
+        "onYamlChange": False,
+    },
+    "storage": {
+        "cacheDir": True,
+        "maxSize": False,
+        "offline": True,
+        "s3": {"endpoint": True, "profile": True, "anonymous": True, "region": True},
+        "mirrors": "*",
+        "claims": "*",
+    },
+    "runtimes": "*",
+    "images": "*",
+    "llm": False,
+    "resourcesBudget": False,
+    "autoscaling": False,
+    "services": False,
+    "logger": False,
+    "telemetry": True,
+    "profiles": "*",
+}
+
+
+def _check_keys(data: Mapping[str, Any], keys: Mapping[str, Any], at: str) -> list[str]:
+    """Return warnings for keys that have no effect yet; raise Invalid for unknown ones."""
+    warnings = []
+    for key, value in data.items():
+        path = f"{at}{key}"
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), [str(k) for k in keys], n=1)
+            guess = (
+                f'; did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted(keys))}"
+            )
+            raise Invalid(f'{CONFIG_FILE}: unknown key "{path}"{guess}')
+        known = keys[key]
+        if known is False:
+            warnings.append(f"{CONFIG_FILE}: {path} has no effect in this version")
+        elif isinstance(known, dict):
+            if value is not None and not isinstance(value, Mapping):
+                raise Invalid(f'{CONFIG_FILE}: "{path}" must hold keys such as {", ".join(known)}')
+            warnings += _check_keys(value or {}, known, f"{path}.")
+        elif known == "*" and value is not None and not isinstance(value, Mapping):
+            raise Invalid(f'{CONFIG_FILE}: "{path}" must be a mapping')
+    return warnings
+
+
+def _port(value: object, *, what: str) -> int | None:
+    if value is None or value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).isdigit():
+        raise Invalid(f'{what}: "{value}" is not a port; write a number from 1 to 65535, or auto')
+    port = int(value)
+    if not 0 < port < 65536:
+        raise Invalid(f"{what}: {port} is not a port; write a number from 1 to 65535, or auto")
+    return port
+
+
+def _expand(value: Any, environ: Mapping[str, str], at: str) -> Any:
+    """Replace `${NAME}` in all strings; an unset name is an error, so no empty token slips through."""
+    if isinstance(value, str):
+
+        def one(match: re.Match[str]) -> str:
+            name = match.group(1)
+            if name not in environ:
+                raise Invalid(f"{CONFIG_FILE}: {at} uses ${{{name}}}, which is not set")
+            return environ[name]
+
+        return re.sub(r"\$\{(\w+)\}", one, value)
+    if isinstance(value, dict):
+        return {k: _expand(v, environ, f"{at}.{k}" if at else str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, environ, f"{at}[{i}]") for i, v in enumerate(value)]
+    return value
+
+
+def read_config(path: Path, environ: Mapping[str, str], profile: str = "") -> dict[str, Any]:
+    """Return the file's content, `${NAME}` replaced and the profile merged over it; {} if absent.
+
+    Raises:
+        Invalid: Not YAML, not a mapping, an unset variable or an unknown profile.
+    """
+    if not path.is_file():
+        if profile:
+            raise Invalid(f'profile "{profile}": there is no {CONFIG_FILE} in {path.parent}')
+        return {}
+    import yaml
+
+    try:
+        data = yaml.load(
+            path.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise Invalid(f"{path.name}{where}: not valid YAML: {problem}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise Invalid(f"{path.name}: must be a mapping with keys such as name, resources, gateway")
+    if profile:
+        profiles = data.get("profiles") or {}
+        if profile not in profiles:
+            names = ", ".join(profiles) or "none"
+            raise Invalid(f'profile "{profile}" is not in {path.name}; defined: {names}')
+        data = _merged(data, profiles[profile] or {})
+    expanded = _expand({k: v for k, v in data.items() if k != "profiles"}, environ, "")
+    return dict(expanded)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        both = isinstance(old, dict) and isinstance(value, Mapping)
+        out[key] = _merged(old, value) if both and isinstance(old, dict) else value
+    return out
+
+
+def default_python(project: Path, environ: Mapping[str, str]) -> Path:
+    """Return what `python` means in a project: its `.venv`, else `$VIRTUAL_ENV`, else ours."""
+    for folder in (project / ".venv", Path(environ.get("VIRTUAL_ENV") or "/nonexistent")):
+        candidate = folder / "bin" / "python"
+        if candidate.exists():
+            return candidate
+    return Path(sys.executable)
+
+
+def runtime_folder(state: Path, environ: Mapping[str, str]) -> Path:
+    """Return the short private folder for this project's Unix sockets (made by `statedir`)."""
+    digest = hashlib.sha256(str(state).encode()).hexdigest()[:12]
+    base = environ.get("XDG_RUNTIME_DIR")
+    if base and len(base) < 60 and os.access(base, os.W_OK):
+        return Path(base) / "kserve-local" / digest
+    return Path(tempfile.gettempdir()) / f"kserve-local-{os.getuid()}" / digest
+
+
+def load(
+    project: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    profile: str = "",
+    files: Sequence[str] = (),
+    **flags: Any,
+) -> Settings:
+    """Return the settings of a project folder.
+
+    Args:
+        project: The folder; must exist.
+        files: `-f` arguments; they replace `resources`. Relative to the working directory.
+        flags: `Settings` fields given on the command line (None: not given); ports may be "auto".
+
+    Raises:
+        UsageError: The folder does not exist.
+        Invalid: `kserve-local.yaml` or a value is wrong; the message names the key.
+    """
+    environ = os.environ if environ is None else environ
+    if not project.is_dir():
+        raise UsageError(f'project folder "{project}" does not exist')
+    project = project.resolve()
+    data = read_config(project / CONFIG_FILE, environ, profile)
+    warnings = _check_keys(data, _KEYS, "")
+    gateway, api = data.get("gateway") or {}, data.get("api") or {}
+    storage, watch = data.get("storage") or {}, data.get("watch") or {}
+
+    def folder(value: object) -> Path:
+        return (project / Path(str(value)).expanduser()).resolve()
+
+    home = environ.get("KSERVE_LOCAL_HOME")
+    cache_base = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    state = project / ".kserve-local"
+    resources = tuple(folder(r) for r in data.get("resources") or ())
+    if files:
+        resources = tuple(Path(f).expanduser().resolve() if f != "-" else Path("-") for f in files)
+    values: dict[str, Any] = {
+        "project": project,
+        "state": state,
+        "cache": Path(home) / "cache" if home else cache_base / "kserve-local",
+        "runtime": runtime_folder(state, environ),
+        "name": str(data.get("name") or project.name),
+        "namespace": str(data.get("namespace") or "default"),
+        "resources": resources,
+        "ignore": tuple(map(str, data.get("ignore") or ())),
+        "backend": str(data.get("backend") or "auto"),
+        "gateway_host": str(gateway.get("host") or "127.0.0.1"),
+        "gateway_port": gateway.get("port", 8080),
+        "gateway_domain": str(gateway.get("domain") or "example.com"),
+        "max_held_requests": int(gateway.get("maxHeldRequests", 100)),
+        "request_timeout": parse_duration(
+            gateway.get("requestTimeout", 300), what=f"{CONFIG_FILE}: gateway.requestTimeout"
+        ),
+        "api_port": api.get("port", 8089),
+        "auth_token": str((data.get("auth") or {}).get("token") or ""),
+        "watch": bool(watch.get("enabled", True)),
+        "offline": bool(storage.get("offline", False)),
+        "mirrors": {str(k): folder(v) for k, v in (storage.get("mirrors") or {}).items()},
+        "claims": {str(k): folder(v) for k, v in (storage.get("claims") or {}).items()},
+        "storage_env": _storage_env(storage.get("s3") or {}),
+        "images": {
+            str(k): _image(str(k), v, folder) for k, v in (data.get("images") or {}).items()
+        },
+        "runtimes": {
+            str(k): _runtime(str(k), v, folder) for k, v in (data.get("runtimes") or {}).items()
+        },
+        "warnings": tuple(warnings),
+    }
+    if storage.get("cacheDir"):
+        values["cache"] = folder(storage["cacheDir"])
+    values.update({k: v for k, v in flags.items() if v is not None})
+    for name, what in (
+        ("gateway_port", "gateway.port (--port)"),
+        ("api_port", "api.port (--api-port)"),
+    ):
+        values[name] = _port(values[name], what=what)
+    if values["backend"] not in ("auto", "process", "docker"):
+        raise Invalid(f'backend "{values["backend"]}" is unknown; use auto, process or docker')
+    loopback = values["gateway_host"] in ("localhost", "::1") or str(
+        values["gateway_host"]
+    ).startswith("127.")
+    if not loopback and not values["auth_token"]:
+        raise Invalid(
+            f'gateway.host "{values["gateway_host"]}" is reachable from other machines; '
+            "set auth.token, or use 127.0.0.1"
+        )
+    return Settings(**values)
+
+
+def _storage_env(s3: Mapping[str, Any]) -> dict[str, str]:
+    """Return `storage.s3` as the environment that the storage initializer understands."""
+    env = {}
+    if s3.get("endpoint"):
+        env["AWS_ENDPOINT_URL"] = str(s3["endpoint"])
+    if s3.get("profile"):
+        env["AWS_PROFILE"] = str(s3["profile"])
+    if s3.get("region"):
+        env["AWS_DEFAULT_REGION"] = str(s3["region"])
+    if s3.get("anonymous"):
+        env["awsAnonymousCredential"] = "true"
+    return env
+
+
+def _mapping(value: object, what: str, keys: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Invalid(f"{CONFIG_FILE}: {what} must hold keys out of {', '.join(keys)}")
+    for key in value:
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), keys, n=1)
+            guess = f'; did you mean "{near[0]}"?' if near else f"; known: {', '.join(keys)}"
+            raise Invalid(f'{CONFIG_FILE}: unknown key "{key}" in {what}{guess}')
+    return value
+
+
+def _python(value: object, folder: Any, what: str) -> tuple[Path | None, Path | None]:
+    """Read `python: PATH` or `python: {path, requirements}`; return (interpreter, requirements)."""
+    if value is None:
+        return None, None
+    if isinstance(value, str):
+        return _interpreter(value, folder), None
+    data = _mapping(value, what, ("path", "requirements", "version"))
+    python = _interpreter(str(data["path"]), folder) if data.get("path") else None
+    return python, folder(data["requirements"]) if data.get("requirements") else None
+
+
+def _interpreter(text: str, folder: Any) -> Path:
+    # Not resolved: a virtual environment's python is a link whose own place says which it is.
+    path = Path(text).expanduser()
+    return path if path.is_absolute() else Path(os.path.normpath(folder(".") / path))
+
+
+def _image(name: str, value: object, folder: Any) -> ImageSource:
+    what = f'images."{name}"'
+    data = _mapping(value, what, ("context", "command", "python", "requirements", "reload"))
+    context = folder(data.get("context") or ".")
+    if not context.is_dir():
+        raise Invalid(f'{CONFIG_FILE}: {what}.context: folder "{context}" does not exist')
+    command = data.get("command") or ()
+    if isinstance(command, str):
+        raise Invalid(f"{CONFIG_FILE}: {what}.command must be a list, e.g. [python, model.py]")
+    python, requirements = _python(data.get("python"), folder, f"{what}.python")
+    if data.get("requirements"):
+        requirements = folder(data["requirements"])
+    return ImageSource(
+        context=context,
+        command=tuple(map(str, command)),
+        python=python,
+        requirements=requirements,
+        reload=tuple(map(str, data.get("reload") or ())),
+    )
+
+
+def _runtime(name: str, value: object, folder: Any) -> RuntimeConfig:
+    what = f'runtimes."{name}"'
+    data = _mapping(value, what, ("backend", "python", "image"))
+    python, requirements = _python(data.get("python"), folder, f"{what}.python")
+    return RuntimeConfig(
+        backend=str(data.get("backend") or ""),
+        python=python,
+        requirements=requirements,
+        image=str(data.get("image") or ""),
     )

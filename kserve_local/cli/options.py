@@ -1,0 +1,135 @@
+"""Flags that every command takes, before or after its name, and what they turn into.
+
+Each flag mirrors `KSERVE_LOCAL_<FLAG>`; a flag after the command wins over one before it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kserve_local.cli.output import Output
+
+if TYPE_CHECKING:
+    from kserve_local.settings import Settings
+
+F = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The global flags of one call."""
+
+    project: Path
+    files: tuple[str, ...]
+    namespace: str | None
+    profile: str
+    as_json: bool
+    quiet: bool
+    verbose: int
+    color: str | None
+    offline: bool
+
+    def settings(self, **flags: Any) -> Settings:
+        """Return the project's settings with these and the given flags applied."""
+        from kserve_local import settings
+
+        return settings.load(
+            self.project,
+            profile=self.profile,
+            files=self.files,
+            namespace=self.namespace,
+            offline=self.offline or None,
+            verbose=self.verbose or None,
+            **flags,
+        )
+
+    def output(self, command: str) -> Output:
+        """Return this command's voice."""
+        return Output(command, as_json=self.as_json, quiet=self.quiet, color=self.color)
+
+
+_NAMES = (
+    "project",
+    "files",
+    "namespace",
+    "profile",
+    "as_json",
+    "quiet",
+    "verbose",
+    "color",
+    "offline",
+)
+
+
+def _env(name: str) -> str:
+    return f"KSERVE_LOCAL_{name}"
+
+
+def common(function: F) -> F:
+    """Add the global flags to a command; it gets them as its first argument, a `Common`."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        ctx = click.get_current_context()
+        before = (ctx.find_root().obj or {}) if ctx.parent else {}
+        given = {name: kwargs.pop(name) or before.get(name) for name in _NAMES}
+        flags = Common(
+            project=Path(given["project"] or "."),
+            files=tuple(given["files"] or ()),
+            namespace=given["namespace"],
+            profile=given["profile"] or "",
+            as_json=bool(given["as_json"]),
+            quiet=bool(given["quiet"]),
+            verbose=int(given["verbose"] or 0),
+            color=given["color"],
+            offline=bool(given["offline"]),
+        )
+        return function(flags, *args, **kwargs)
+
+    options = (
+        click.option("-C", "--project", type=click.Path(), envvar=_env("PROJECT"), hidden=True),
+        click.option("-f", "--file", "files", multiple=True, envvar=_env("FILE"), hidden=True),
+        click.option("-n", "--namespace", envvar=_env("NAMESPACE"), hidden=True),
+        click.option("-p", "--profile", envvar=_env("PROFILE"), hidden=True),
+        click.option("--json", "as_json", is_flag=True, envvar=_env("JSON"), hidden=True),
+        click.option("-q", "--quiet", is_flag=True, envvar=_env("QUIET"), hidden=True),
+        click.option("-v", "--verbose", count=True, envvar=_env("VERBOSE"), hidden=True),
+        click.option("--color", type=click.Choice(["auto", "always", "never"]), hidden=True),
+        click.option("--offline", is_flag=True, envvar=_env("OFFLINE"), hidden=True),
+    )
+    taken = {opt for p in getattr(call, "__click_params__", ()) for opt in p.opts}
+    for option in reversed(options):
+        decorated = option(call)
+        new = decorated.__click_params__[-1]  # type: ignore[attr-defined] # set by click.option
+        if taken & set(new.opts):
+            decorated.__click_params__.pop()  # type: ignore[attr-defined] # the command has its own
+    return call
+
+
+class Duration(click.ParamType[float]):
+    """`60s`, `5m`, `90`: seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from kserve_local.errors import Invalid
+        from kserve_local.settings import parse_duration
+
+        try:
+            return parse_duration(value, what=param.opts[0] if param and param.opts else "duration")
+        except Invalid as error:
+            self.fail(error.message, param, ctx)
+
+
+def environment(name: str) -> str | None:
+    """Return `KSERVE_LOCAL_<name>`, None if unset or empty."""
+    return os.environ.get(_env(name)) or None

@@ -1,0 +1,175 @@
+"""How the CLI talks: stdout is data, stderr is narration, errors name object, cause and way out.
+
+The JSON envelope is UX.md section 3.3's; colours only add, every state has a word. Progress lines
+are plain text, one a line, when stderr is no terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import click
+
+from kserve_local.errors import KServeLocalError
+
+CATEGORY = {
+    1: "INTERNAL",
+    2: "USAGE",
+    3: "VALIDATION",
+    4: "SERVICE",
+    5: "TIMEOUT",
+    6: "PORT",
+    7: "MISSING",
+    8: "STORAGE",
+    9: "MODEL",
+    10: "THRESHOLD",
+    11: "API",
+}
+RETRYABLE = {5, 11}
+
+
+def wants_json() -> bool:
+    """Whether `--json` or `-o json` is on the command line (read raw: parsing may have failed)."""
+    args = sys.argv[1:]
+    pairs = list(pairwise(args))
+    return "--json" in args or ("-o", "json") in pairs or ("--output", "json") in pairs
+
+
+def use_color(choice: str | None = None) -> bool:
+    """Whether to colour stderr: flag, then NO_COLOR/FORCE_COLOR/TERM, then the terminal."""
+    if choice in ("always", "never"):
+        return choice == "always"
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    if os.environ.get("FORCE_COLOR") or os.environ.get("CLICOLOR_FORCE"):
+        return True
+    return sys.stderr.isatty()
+
+
+class Output:
+    """One command's voice.
+
+    Args:
+        command: Name in the envelope.
+        as_json: Print one envelope at the end instead of tables.
+        quiet: No narration at all.
+    """
+
+    def __init__(
+        self, command: str, *, as_json: bool = False, quiet: bool = False, color: str | None = None
+    ) -> None:
+        self.command = command
+        self.as_json = as_json
+        self.quiet = quiet
+        self.color = use_color(color)
+        self.started = time.monotonic()
+
+    def say(self, text: str = "", *, fg: str | None = None) -> None:
+        """Narrate one line on stderr."""
+        if not self.quiet:
+            click.echo(click.style(text, fg=fg) if fg and self.color else text, err=True)
+
+    def step(self, mark: str, name: str, text: str, seconds: float | None = None) -> None:
+        """Narrate one step: mark, name, what, how long, in the columns of UX.md section 3.5."""
+        took = f"{seconds:.1f} s" if seconds is not None else ""
+        line = f"  {mark} {name:<11} {text:<60} {took:>7}".rstrip()
+        self.say(line, fg={"✓": "green", "✗": "red", "!": "yellow"}.get(mark))
+
+    def data(self, text: str) -> None:
+        """Print data on stdout."""
+        click.echo(text)
+
+    def envelope(
+        self,
+        data: Any,
+        *,
+        status: str = "ok",
+        warnings: Sequence[str] = (),
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Print the one JSON answer of this command."""
+        click.echo(_envelope(self.command, status, data, warnings, error))
+
+
+def _envelope(
+    command: str,
+    status: str,
+    data: Any,
+    warnings: Sequence[str] = (),
+    error: Mapping[str, Any] | None = None,
+) -> str:
+    return json.dumps(
+        {
+            "schemaVersion": 1,
+            "command": command,
+            "status": status,
+            "data": data,
+            "warnings": list(warnings),
+            "error": error,
+        },
+        ensure_ascii=False,
+    )
+
+
+def error_body(
+    message: str, *, exit_code: int, code: str = "", details: Any = None, hint: str = ""
+) -> dict[str, Any]:
+    """Return the `error` member of an envelope."""
+    category = CATEGORY.get(exit_code, "INTERNAL")
+    return {
+        "code": code or category,
+        "category": category,
+        "message": message,
+        "retryable": exit_code in RETRYABLE,
+        "details": details or {},
+        "actions": [{"id": "next", "command": hint}] if hint else [],
+    }
+
+
+def report_error(error: BaseException, *, code: int | None = None) -> int:
+    """Print an error for a person (or as an envelope) and return its exit code."""
+    if isinstance(error, KServeLocalError):
+        exit_code = error.exit_code if code is None else code
+        name, message, hint = type(error).__name__, error.message, error.hint
+    elif isinstance(error, click.ClickException):
+        exit_code, name, message, hint = code or 2, "Usage", error.format_message(), ""
+    else:
+        exit_code, name, hint = 1, "Unexpected", ""
+        message = f"{type(error).__name__}: {error}"
+    if wants_json():
+        command = next((a for a in sys.argv[1:] if not a.startswith("-")), "")
+        snake = "".join(f"_{c}" if c.isupper() and i else c for i, c in enumerate(name)).upper()
+        body = error_body(message, exit_code=exit_code, code=snake, hint=hint)
+        click.echo(_envelope(command, "error", None, (), body))
+        return exit_code
+    color = use_color()
+    word = click.style("error:", fg="red", bold=True) if color else "error:"
+    click.echo(f"{word} {message} (exit {exit_code})", err=True)
+    for line in hint.splitlines():
+        click.echo(f"  {line}", err=True)
+    if exit_code == 1 and not isinstance(error, KServeLocalError):
+        if os.environ.get("KSERVE_LOCAL_TRACEBACK"):
+            import traceback
+
+            traceback.print_exception(error)
+        else:
+            click.echo(
+                "  this is a bug; KSERVE_LOCAL_TRACEBACK=1 shows where it happened", err=True
+            )
+    return exit_code
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """Return left-aligned columns, two blanks apart, as kubectl prints them."""
+    lines = [list(header), *[[str(c) for c in row] for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

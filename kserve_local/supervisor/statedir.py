@@ -1,0 +1,79 @@
+"""The project's state folder and the runtime folder for sockets: made private, locked, described.
+
+`<project>/.kserve-local/` has mode 0700 and ignores itself in git. One supervisor at a time holds
+`run/supervisor.lock`; the kernel drops it with the process, so a crash leaves nothing to clean.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from kserve_local.client.project import RUN_FILE
+from kserve_local.errors import KServeLocalError, PortTaken
+from kserve_local.settings import Settings
+
+
+def prepare(settings: Settings) -> None:
+    """Make the folders, private to the user.
+
+    Raises:
+        KServeLocalError: A folder cannot be made, or the runtime folder belongs to somebody else.
+    """
+    try:
+        settings.state.mkdir(mode=0o700, exist_ok=True)
+        settings.state.chmod(0o700)
+        ignore = settings.state / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+        for folder in (settings.run_dir, settings.log_dir):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        settings.cache.mkdir(parents=True, exist_ok=True)
+        for folder in (settings.runtime.parent, settings.runtime):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info = folder.stat()
+            if info.st_uid != os.getuid() or not stat.S_ISDIR(info.st_mode):
+                raise KServeLocalError(f'runtime folder "{folder}" belongs to another user')
+            folder.chmod(0o700)
+    except OSError as error:
+        raise KServeLocalError(f"cannot make the state folder: {error}") from error
+
+
+class Lock:
+    """Held by the one supervisor of a project for its whole life."""
+
+    def __init__(self, settings: Settings) -> None:
+        path = settings.run_dir / "supervisor.lock"
+        self._file = path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise PortTaken(
+                f'project "{settings.name}" already runs', hint="kserve-local status"
+            ) from error
+
+    def release(self) -> None:
+        """Let another supervisor have the project."""
+        self._file.close()
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Put JSON into a file so that a reader sees the old content or the new, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def write_run_file(settings: Settings, data: dict[str, Any]) -> None:
+    """Say that everything listens; see DESIGN.md section 6 for the shape."""
+    write_json(settings.run_dir / RUN_FILE, data)
+
+
+def remove_run_file(settings: Settings) -> None:
+    """Take the run file away, at a clean stop."""
+    (settings.run_dir / RUN_FILE).unlink(missing_ok=True)
