@@ -81,7 +81,7 @@ class LazyGroup(click.Group):
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.version_option(__version__, prog_name="kserve-local")
 @click.pass_context
-def cli(ctx: click.Context, **flags: object) -> None:
+def cli(ctx: click.Context, /, **flags: object) -> None:
     """KServe on one machine, without Kubernetes."""
     ctx.obj = {k: v for k, v in flags.items() if v not in (None, False, (), 0)}
     if ctx.invoked_subcommand is None:

@@ -1,0 +1,26 @@
+"""`kserve-local completion SHELL`: the script that click's completion needs."""
+
+from __future__ import annotations
+
+import click
+
+from kserve_local.cli.options import Common, common
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@common
+def command(flags: Common, shell: str) -> int:
+    """Print a completion script for SHELL.
+
+    bash: add `source <(kserve-local completion bash)` to ~/.bashrc.
+    """
+    from click.shell_completion import get_completion_class
+
+    from kserve_local.cli.main import cli
+
+    found = get_completion_class(shell)
+    assert found is not None  # click.Choice lets only click's own shells through
+    completer = found(cli, {}, "kserve-local", "_KSERVE_LOCAL_COMPLETE")
+    flags.output("completion").data(completer.source())
+    return 0

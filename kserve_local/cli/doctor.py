@@ -1,0 +1,151 @@
+"""`kserve-local doctor`: is this machine fit, and what to do where it is not. Changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import click
+
+from kserve_local.cli.options import Common, common
+from kserve_local.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. `level` is `ok`, `warn` (works, less well) or `fail` (`up` will not work)."""
+
+    name: str
+    level: str
+    message: str
+    fix: str = ""
+
+
+def _ports(settings: Settings) -> Iterator[Check]:
+    from kserve_local.client.project import find_running
+
+    if find_running(settings):
+        yield Check("ports", "ok", "this project runs and holds its ports")
+        return
+    for what, port, flag in (
+        ("gateway", settings.gateway_port, "--port"),
+        ("API", settings.api_port, "--api-port"),
+    ):
+        if port is None:
+            yield Check(f"{what} port", "ok", "auto")
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.gateway_host if what == "gateway" else "127.0.0.1", port))
+                yield Check(f"{what} port", "ok", f"{port} is free")
+            except OSError:
+                from kserve_local.supervisor.ports import holder
+
+                yield Check(
+                    f"{what} port",
+                    "fail",
+                    f"{port} is in use; {holder(port)}",
+                    f"kserve-local up {flag} auto",
+                )
+
+
+def _python(settings: Settings) -> Iterator[Check]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Check("python", "ok", f"{version} ({sys.executable})")
+    names = {
+        "scikit-learn": "sklearn",
+        "xgboost": "xgboost",
+        "lightgbm": "lightgbm",
+        "onnxruntime": "onnxruntime",
+        "torch": "torch",
+        "kserve": "kserve",
+    }
+    have = [label for label, module in names.items() if importlib.util.find_spec(module)]
+    rest = [label for label in names if label not in have]
+    built = "; built into an environment of its own when a model needs it" if rest else ""
+    yield Check(
+        "frameworks",
+        "ok",
+        f"here: {', '.join(have) or 'none'}"
+        + (f"; not here: {', '.join(rest)}{built}" if rest else ""),
+    )
+
+
+def _machine(settings: Settings) -> Iterator[Check]:
+    folder = settings.cache
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    level = "ok" if free > 2 else "warn"
+    yield Check("disk", level, f"{free:.1f} GiB free for the cache in {settings.cache}")
+    if sys.platform.startswith("linux"):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.64.0.1", 0))
+                yield Check("addresses", "ok", "every Pod gets its own loopback address")
+            except OSError as error:
+                yield Check(
+                    "addresses", "warn", f"127.64.0.0/10 cannot be used ({error.strerror}); "
+                    "Pods get ephemeral ports instead"
+                )  # fmt: skip
+        soft = _open_files()
+        level = "ok" if soft >= 1024 else "warn"
+        yield Check("open files", level, f"limit {soft}", "" if level == "ok" else "ulimit -n 4096")
+    else:
+        yield Check("addresses", "warn", "own addresses for Pods need Linux; ports are assigned")
+    xdg = os.environ.get("XDG_RUNTIME_DIR", "")
+    yield Check("sockets", "ok", f"in {settings.runtime}" + ("" if xdg else " (temporary folder)"))
+
+
+def _open_files() -> int:
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _tools(settings: Settings) -> Iterator[Check]:
+    for tool, why in (("kubectl", "optional"), ("docker", "for images without a stand-in, later")):
+        found = shutil.which(tool)
+        yield Check(tool, "ok", found or f"not installed ({why})")
+
+
+def _config(settings: Settings) -> Iterator[Check]:
+    for warning in settings.warnings:
+        yield Check("config", "warn", warning)
+
+
+CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
+    _python,
+    _ports,
+    _machine,
+    _tools,
+    _config,
+)
+
+
+@click.command("doctor")
+@common
+def command(flags: Common) -> int:
+    """Check ports, Python, frameworks, disk and limits. Exit 7 if `up` would not work."""
+    settings = flags.settings()
+    checks = [check for group in CHECKS for check in group(settings)]
+    failed = any(check.level == "fail" for check in checks)
+    out = flags.output("doctor")
+    if flags.as_json:
+        data = [
+            {"name": c.name, "level": c.level, "message": c.message, "fix": c.fix} for c in checks
+        ]
+        out.envelope({"checks": data}, status="error" if failed else "ok")
+    else:
+        for check in checks:
+            mark = {"ok": "✓ ok  ", "warn": "! warn", "fail": "✗ fail"}[check.level]
+            out.data(f"{mark}  {check.name:<12} {check.message}")
+            if check.fix:
+                out.data(f"        {'':<12} fix: {check.fix}")
+    return 7 if failed else 0

@@ -1,0 +1,32 @@
+"""`kserve-local` alone: what runs here and the likeliest next commands. Starts nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kserve_local.cli.output import Output
+
+
+def show(flags: dict[str, Any]) -> int:
+    """Print the project's state and three commands; return 0."""
+    from kserve_local import settings
+    from kserve_local.client.project import find_running
+
+    configured = settings.load(Path(flags.get("project") or "."), profile=flags.get("profile", ""))
+    out = Output("", as_json=bool(flags.get("as_json")), quiet=bool(flags.get("quiet")))
+    running = find_running(configured)
+    if out.as_json:
+        out.envelope(
+            {"project": configured.name, "running": running.raw if running is not None else None}
+        )
+        return 0
+    if running is None:
+        out.data(f"{configured.name} ({configured.project}) is not running")
+        following = ("kserve-local up", "kserve-local validate", "kserve-local --help")
+    else:
+        out.data(f"{configured.name} runs: gateway {running.gateway_url}, API {running.api_url}")
+        following = ("kserve-local status", "kserve-local logs -F", "kserve-local down")
+    for line in following:
+        out.data(f"  {line}")
+    return 0

@@ -1,0 +1,127 @@
+"""`kserve-local predict`: one call to a model through the gateway; the answer's body on stdout."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import click
+
+from kserve_local.cli.options import Common, Duration, common, environment
+from kserve_local.errors import KServeLocalError, ModelError, TimedOut, UsageError
+
+
+def read_data(data: str | None) -> bytes:
+    """Return the request body that DATA names: `@FILE`, `-` (stdin), or the JSON itself.
+
+    Raises:
+        UsageError: No data, an unreadable file, or neither JSON nor a file.
+    """
+    if data is None:
+        raise UsageError(
+            "no request data", hint="kserve-local predict NAME @request.json   (or '-' for stdin)"
+        )
+    if data == "-":
+        return sys.stdin.buffer.read()
+    if data.startswith("@"):
+        try:
+            return Path(data[1:]).expanduser().read_bytes()
+        except OSError as error:
+            raise UsageError(f'cannot read "{data[1:]}": {error.strerror}') from error
+    try:
+        json.loads(data)
+    except ValueError as error:
+        there = Path(data).is_file()
+        hint = f"a file is named with @: @{data}" if there else "quote it for the shell: '{...}'"
+        raise UsageError(f"the request data is not JSON: {error}", hint=hint) from error
+    return data.encode()
+
+
+def detect_protocol(body: bytes) -> str:
+    """Return `v2` for a body shaped like the Open Inference Protocol's, else `v1`."""
+    try:
+        parsed: Any = json.loads(body)
+    except ValueError:
+        return "v1"
+    inputs = parsed.get("inputs") if isinstance(parsed, dict) else None
+    first = inputs[0] if isinstance(inputs, list) and inputs else None
+    return "v2" if isinstance(first, dict) and {"name", "shape", "datatype"} <= set(first) else "v1"
+
+
+def call(
+    url: str, path: str, body: bytes, *, host: str = "", timeout: float
+) -> tuple[int, dict[str, str], bytes]:
+    """POST JSON to the gateway; return status, headers (lower case) and body.
+
+    Raises:
+        TimedOut: No answer in time.
+        KServeLocalError: The gateway cannot be reached.
+    """
+    at = urlsplit(url)
+    connection = http.client.HTTPConnection(at.hostname or "", at.port or 80, timeout=timeout)
+    headers = {"Content-Type": "application/json", **({"Host": host} if host else {})}
+    try:
+        connection.request("POST", path, body=body, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+    except TimeoutError as error:
+        raise TimedOut(f"no answer within {timeout:g} s from {url}{path}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise KServeLocalError(f"the gateway at {url} did not answer: {error}") from error
+    finally:
+        connection.close()
+
+
+@click.command("predict")
+@click.argument("name")
+@click.argument("data", required=False)
+@click.option(
+    "--protocol",
+    type=click.Choice(["v1", "v2"]),
+    envvar="KSERVE_LOCAL_PROTOCOL",
+    help="Default: what the data looks like.",
+)
+@click.option("--model", help="Model name in the path (default: NAME).")
+@click.option("--timeout", type=Duration(), default="300s", help="Wait at most this long.")
+@common
+def command(
+    flags: Common,
+    name: str,
+    data: str | None,
+    protocol: str | None,
+    model: str | None,
+    timeout: float,
+) -> int:
+    """Call the model NAME with DATA: @FILE, - for stdin, or JSON.
+
+    Prints the answer's body. Exit 9 when the model answered with an error.
+    """
+    from kserve_local.client.project import need_running
+
+    settings = flags.settings()
+    running = need_running(settings)
+    body = read_data(data)
+    chosen = protocol or detect_protocol(body)
+    target = quote(model or name, safe="")
+    tail = f"/v1/models/{target}:predict" if chosen == "v1" else f"/v2/models/{target}/infer"
+    namespace = flags.namespace or environment("NAMESPACE") or settings.namespace
+    path = f"/serving/{namespace}/{name}{tail}"
+    status, headers, answer = call(running.gateway_url, path, body, timeout=timeout)
+    text = answer.decode("utf-8", "replace")
+    if status >= 400:
+        hint = headers.get("x-kserve-local-hint", "") or f"kserve-local logs {name} --tail 20"
+        raise ModelError(f"{name} answered {status}: {text.strip() or '(no body)'}", hint=hint)
+    out = flags.output("predict")
+    if flags.as_json:
+        try:
+            parsed = json.loads(text)
+        except ValueError:
+            parsed = text
+        out.envelope({"status": status, "protocol": chosen, "body": parsed})
+    else:
+        out.data(text.rstrip("\n"))
+    return 0

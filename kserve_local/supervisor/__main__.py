@@ -1,0 +1,62 @@
+"""`python -m kserve_local.supervisor`: what `kserve-local up` starts in a session of its own.
+
+Answers on the file descriptor `--ready-fd` with one JSON line: `{"ready": true}` once everything
+listens, or `{"error": {...}}`; then closes it. Its own log is stderr, a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from kserve_local import log, settings
+from kserve_local.errors import KServeLocalError
+
+
+def _answer(fd: int, message: dict[str, Any]) -> None:
+    if fd < 0:
+        return
+    try:
+        os.write(fd, json.dumps(message).encode() + b"\n")
+        os.close(fd)
+    except OSError:
+        # Whoever started us has gone; serving goes on.
+        return
+
+
+def main() -> int:
+    """Run the supervisor until it is told to stop; return its exit code."""
+    parser = argparse.ArgumentParser(prog="kserve_local.supervisor")
+    parser.add_argument("--project", required=True, type=Path)
+    parser.add_argument("--flags", default="{}", help="Settings fields as JSON.")
+    parser.add_argument("--profile", default="")
+    parser.add_argument("--ready-fd", type=int, default=-1)
+    parser.add_argument("--warm", default="", help="Runtimes to have a zygote ready for.")
+    args = parser.parse_args()
+    log.configure(os.environ.get("KSERVE_LOCAL_LOG_LEVEL") or "INFO")
+    answered = False
+
+    def ready() -> None:
+        nonlocal answered
+        answered = True
+        _answer(args.ready_fd, {"ready": True})
+
+    try:
+        configured = settings.load(args.project, profile=args.profile, **json.loads(args.flags))
+        from kserve_local.supervisor.supervisor import run
+
+        return run(configured, warm=tuple(filter(None, args.warm.split(","))), ready=ready)
+    except KServeLocalError as error:
+        if not answered:
+            body = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+            _answer(args.ready_fd, {"error": body})
+        sys.stderr.write(f"{error.message}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

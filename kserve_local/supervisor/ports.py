@@ -1,0 +1,74 @@
+"""Listening sockets of the supervisor, and who holds a port that is taken.
+
+A port never shifts silently: a number that is taken is an error which names the holder; only
+`auto` picks a free one.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from datetime import datetime
+
+from kserve_local.errors import PortTaken
+
+
+def listen(host: str, port: int | None, *, what: str, flag: str) -> socket.socket:
+    """Return a listening TCP socket, inheritable by children.
+
+    Args:
+        host: Address or name to bind.
+        port: None picks a free port.
+        what: Setting named in the error, e.g. `gateway.port`.
+        flag: Command line flag named in the error, e.g. `--port`.
+
+    Raises:
+        PortTaken: The port is held by somebody else, or may not be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port or 0))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE and port:
+            raise PortTaken(
+                f"port {port} is in use",
+                hint=f"{holder(port)}\n"
+                f"do one    kserve-local up {flag} {port + 1}   ·   "
+                f"set {what} in kserve-local.yaml",
+            ) from error
+        if error.errno == errno.EACCES:
+            raise PortTaken(
+                f"port {port} needs more rights than you have",
+                hint=f"do one    kserve-local up {flag} 8080   ·   set {what} in kserve-local.yaml",
+            ) from error
+        raise PortTaken(f'cannot listen on "{host}": {error.strerror} ({what})') from error
+    sock.setblocking(False)
+    sock.set_inheritable(True)
+    return sock
+
+
+def holder(port: int) -> str:
+    """Return a line on the process that listens on a TCP port, as far as the system tells."""
+    import psutil
+
+    try:
+        found = [
+            c.pid
+            for c in psutil.net_connections("tcp")
+            if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port and c.pid
+        ]
+    except psutil.Error:
+        found = []
+    for pid in found:
+        try:
+            process = psutil.Process(pid)
+            command = " ".join(process.cmdline())[:100] or process.name()
+            since = datetime.fromtimestamp(process.create_time()).strftime("%H:%M")
+            return f"held by   pid {pid}  {command}   (user {process.username()}, since {since})"
+        except psutil.Error:
+            continue
+    return "held by   a process of another user (try: sudo ss -ltnp)"

@@ -1,0 +1,90 @@
+"""Settings: precedence, unknown keys, values that are refused with the key's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kserve_local import settings
+from kserve_local.errors import Invalid, UsageError
+from kserve_local.settings import parse_duration
+
+
+def load(folder: Path, text: str = "", **flags: object) -> settings.Settings:
+    if text:
+        (folder / settings.CONFIG_FILE).write_text(text)
+    return settings.load(folder, environ={"HOME": str(folder)}, **flags)  # type: ignore[arg-type] # flags are free-form
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    got = load(tmp_path)
+    assert (got.gateway_port, got.api_port, got.namespace) == (8080, 8089, "default")
+    assert got.state == tmp_path.resolve() / ".kserve-local"
+
+
+def test_a_flag_wins_over_the_file(tmp_path: Path) -> None:
+    got = load(tmp_path, "gateway: {port: 9000}\nnamespace: a\n", gateway_port="auto")
+    assert (got.gateway_port, got.namespace) == (None, "a")
+
+
+def test_a_profile_is_merged_over_the_file(tmp_path: Path) -> None:
+    text = "gateway: {port: 9000, domain: a.b}\nprofiles: {ci: {gateway: {port: auto}}}\n"
+    got = load(tmp_path, text, profile="ci")
+    assert (got.gateway_port, got.gateway_domain) == (None, "a.b")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gatway: {}", 'unknown key "gatway"; did you mean "gateway"?'),
+        ("gateway: {prot: 1}", 'unknown key "gateway.prot"; did you mean "port"?'),
+        ("gateway: {port: many}", 'gateway.port (--port): "many" is not a port'),
+        ("gateway: {port: 70000}", "70000 is not a port"),
+        ("gateway: {requestTimeout: soon}", '"soon" is not a duration'),
+        ("gateway: 5", '"gateway" must hold keys'),
+        ("backend: podman", 'backend "podman" is unknown'),
+        ("gateway: {host: 0.0.0.0}", "set auth.token"),
+        ("auth: {token: '${NOT_SET}'}", "uses ${NOT_SET}, which is not set"),
+        ("images: {a: {context: nowhere}}", "nowhere"),
+        ("images: {a: {comand: [x]}}", 'did you mean "command"?'),
+        ("images: {a: {command: python model.py}}", "must be a list"),
+        ("a: [", "kserve-local.yaml:2:1: not valid YAML"),
+        ("- a", "must be a mapping"),
+    ],
+)
+def test_bad_values_name_the_key(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        load(tmp_path, text + "\n")
+    assert words in caught.value.message
+
+
+def test_a_key_of_a_later_version_warns(tmp_path: Path) -> None:
+    got = load(tmp_path, "llm: {backend: auto}\n")
+    assert got.warnings == ("kserve-local.yaml: llm has no effect in this version",)
+
+
+def test_relative_paths_start_at_the_project(tmp_path: Path) -> None:
+    text = "storage: {mirrors: {'gs://b/': ./mirror}}\nimages: {x: {context: ., command: [python]}}"
+    got = load(tmp_path, text)
+    assert got.mirrors == {"gs://b/": tmp_path.resolve() / "mirror"}
+    assert got.images["x"].context == tmp_path.resolve()
+
+
+def test_a_project_folder_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        load(tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("1.5", 1.5), ("5m", 300), ("1h30m", 5400), ("50ms", 0.05), (7, 7), ("2m5s", 125)],
+)
+def test_durations(text: str | int, seconds: float) -> None:
+    assert parse_duration(text, what="x") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5 minutes", "m", "-5s"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(Invalid):
+        parse_duration(text, what="x")
