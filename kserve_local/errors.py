@@ -158,6 +158,12 @@ class StateDamaged(KServeLocalError):
     exit_code = 1
 
 
+class StateLocked(KServeLocalError):
+    """Another process owns the state database."""
+
+    exit_code = 6
+
+
 class ApiError(KServeLocalError):
     """The Kubernetes API answered with a failure that has no class of its own.
 
