@@ -104,7 +104,9 @@ def merge(original: Mapping[str, Json], patch: Mapping[str, Json], *, kind: str)
     return _merge_object(original, patch, kind)
 
 
-def _merge_object(original: Mapping[str, Json], patch: Mapping[str, Json], type_: str) -> dict[str, Json]:
+def _merge_object(
+    original: Mapping[str, Json], patch: Mapping[str, Json], type_: str
+) -> dict[str, Json]:
     directive = patch.get("$patch")
     if directive == "delete":
         return {}
@@ -141,7 +143,9 @@ def _retain(result: dict[str, Json], patch: Mapping[str, Json]) -> None:
         return
     if not isinstance(keep, list):
         raise BadRequest("$retainKeys must be a list of field names")
-    unlisted = [k for k in patch if not k.startswith("$") and patch[k] is not None and k not in keep]
+    unlisted = [
+        k for k in patch if not k.startswith("$") and patch[k] is not None and k not in keep
+    ]
     if unlisted:
         raise BadRequest(f"$retainKeys must list every field of the patch; missing: {unlisted[0]}")
     for key in [k for k in result if k not in keep]:

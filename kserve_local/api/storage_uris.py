@@ -1,0 +1,106 @@
+"""Which storageUris KServe takes, and which ClusterStorageContainer carries one out.
+
+Pure. Prefix list, regular expressions and error texts are control-plane.md 7.1 and 7.7
+(pkg/controller/v1beta1/inferenceservice/utils/utils.go, pkg/webhook/admission/pod).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from kserve_local.api.meta import Object, name_of
+from kserve_local.errors import Invalid
+
+PREFIXES = (
+    "gs://",
+    "s3://",
+    "pvc://",
+    "file://",
+    "https://",
+    "http://",
+    "hdfs://",
+    "webhdfs://",
+    "oci://",
+    "oci+native://",
+    "oci+fetch://",
+    "hf://",
+)
+_AZURE_BLOB = re.compile(r"https://(.+?).blob.core.windows.net/(.+)")
+_SCHEME = re.compile(r"\w+?://")
+
+
+def check(uri: str, containers: Sequence[Object] = ()) -> None:
+    """Accept a storageUri that a storage container matches or that KServe knows.
+
+    Args:
+        uri: A component's storageUri.
+        containers: All ClusterStorageContainers.
+
+    Raises:
+        Invalid: Not supported; the whole text of the controller's event.
+    """
+    if matching_container(uri, containers) is not None or not _SCHEME.search(uri):
+        return
+    if "blob.core.windows.net" in uri:
+        if _AZURE_BLOB.search(uri):
+            return
+    elif uri.startswith(PREFIXES):
+        return
+    raise Invalid(
+        "StorageURI not supported: storageUri, must be one of: "
+        f"[{', '.join(PREFIXES)}] or match https://{{}}.blob.core.windows.net/{{}}/{{}} or be an "
+        f"absolute or relative local path. StorageUri [{uri}] is not supported"
+    )
+
+
+def matching_container(uri: str, containers: Sequence[Object]) -> Object | None:
+    """Return the first enabled init-container ClusterStorageContainer that supports the URI."""
+    for container in containers:
+        if not container.get("disabled") and _is_init(container) and _supports(container, uri):
+            return container
+    return None
+
+
+def named_container(name: str, uri: str, containers: Sequence[Object]) -> Object:
+    """Return the ClusterStorageContainer that `storageContainerName` forces; no fallback.
+
+    Raises:
+        Invalid: Not there, disabled, of the wrong workloadType, or not for this URI.
+    """
+    found = next((c for c in containers if name_of(c) == name), None)
+    if found is None:
+        raise Invalid(f'ClusterStorageContainer "{name}" not found')
+    if found.get("disabled"):
+        raise Invalid(f'ClusterStorageContainer "{name}" is disabled')
+    if not _is_init(found):
+        kind = (found.get("spec") or {}).get("workloadType")
+        raise Invalid(
+            f'ClusterStorageContainer "{name}" has workloadType "{kind}"; explicit selection '
+            'requires "initContainer"'
+        )
+    if not _supports(found, uri):
+        raise Invalid(f'ClusterStorageContainer "{name}" does not support storageUri "{uri}"')
+    return found
+
+
+def _is_init(container: Object) -> bool:
+    kind = (container.get("spec") or {}).get("workloadType")
+    return kind in (None, "", "initContainer")
+
+
+def _supports(container: Object, uri: str) -> bool:
+    for supported in (container.get("spec") or {}).get("supportedUriFormats") or ():
+        if supported.get("prefix") and uri.startswith(supported["prefix"]):
+            return True
+        # An expression that does not compile matches nothing here; upstream reports it on use.
+        if supported.get("regex") and _search(supported["regex"], uri):
+            return True
+    return False
+
+
+def _search(pattern: str, text: str) -> bool:
+    try:
+        return re.search(pattern, text) is not None
+    except re.error:
+        return False
