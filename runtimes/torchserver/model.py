@@ -1,0 +1,199 @@
+"""One PyTorch module behind `Model`: tensors in by position or name, out by position or key.
+
+Output names are `output-0`, `output-1`, ... or the keys of a dict that the module returns; a Triton
+configuration may rename both sides.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelserver.errors import InferenceError, InvalidInput
+from modelserver.model import InferOutput, InferRequest, InferResponse, Model
+from torchserver.loading import load_module
+
+
+class TorchModel(Model):
+    """A module loaded from `path`.
+
+    Args:
+        name: Model name in paths.
+        path: TorchScript, torch.export or state dict file.
+        class_file / class_name: See `loading.load_module`.
+        inputs / outputs: Names in order, from a Triton configuration; empty: as the module has it.
+    """
+
+    platform = "pytorch"
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        *,
+        class_file: Path | None = None,
+        class_name: str = "",
+        inputs: tuple[dict[str, Any], ...] = (),
+        outputs: tuple[dict[str, Any], ...] = (),
+    ) -> None:
+        super().__init__(name)
+        self.path = path
+        self._class_file = class_file
+        self._class_name = class_name
+        self._inputs = inputs
+        self._outputs = outputs
+        self._module: Any = None
+        self._parameters: tuple[str, ...] = ()
+        self._device = "cpu"
+        self._floating = "float32"
+
+    def load(self) -> bool:
+        """Load the module onto the GPU that the Pod was given, else the CPU."""
+        import torch
+
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if threads.isdigit() and int(threads) > 0:
+            torch.set_num_threads(int(threads))
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._module = load_module(self.path, self._device, self._class_file, self._class_name)
+        self._parameters = _forward_parameters(self._module)
+        first = next((p for p in _parameters(self._module) if p.is_floating_point()), None)
+        if first is not None and first.dtype != torch.bfloat16:
+            self._floating = str(first.dtype).removeprefix("torch.")
+        self.ready = True
+        return True
+
+    def unload(self) -> None:
+        """Let go of the module and of the GPU memory it held."""
+        super().unload()
+        self._module = None
+        if self._device == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def input_types(self) -> list[dict[str, Any]]:
+        """Return the configured inputs; a module alone does not tell datatypes and shapes."""
+        return list(self._inputs)
+
+    def output_types(self) -> list[dict[str, Any]]:
+        """Return the configured outputs."""
+        return list(self._outputs)
+
+    def predict(self, request: InferRequest) -> InferResponse:
+        """Answer a V2 request.
+
+        Inputs whose names are all parameters of `forward` (or of the configuration) go by name,
+        others in the order given.
+        """
+        tensors = {}
+        for tensor in request.inputs:
+            if tensor.datatype == "BYTES":
+                raise InvalidInput(f"input '{tensor.name}': a PyTorch model takes no BYTES")
+            if tensor.name in tensors:
+                raise InvalidInput(f"input '{tensor.name}' is given twice")
+            tensors[tensor.name] = tensor.as_numpy()
+        order = [i["name"] for i in self._inputs]
+        if order:
+            unknown = [n for n in tensors if n not in order]
+            if unknown or len(tensors) != len(order):
+                raise InvalidInput(
+                    f"model '{self.name}' takes the inputs {', '.join(order)}; "
+                    f"got {', '.join(tensors) or 'none'}"
+                )
+            result = self._call([tensors[n] for n in order], {})
+        elif tensors and set(tensors) <= set(self._parameters):
+            result = self._call([], tensors)
+        else:
+            result = self._call(list(tensors.values()), {})
+        named = self._named(result)
+        return InferResponse(
+            self.name, [InferOutput.of(n, a) for n, a in named.items()], id=request.id
+        )
+
+    def predict_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any]:
+        """Answer a V1 request: `instances` is the first argument, numbers in the module's dtype.
+
+        Whole numbers are tried as they are (class ids, tokens) when the module wants them so.
+        """
+        if not isinstance(payload, dict):
+            raise InvalidInput("the request body must be a JSON object")
+        rows = payload["inputs"] if "inputs" in payload else payload.get("instances")
+        if not isinstance(rows, list):
+            raise InvalidInput('Expected "instances" to be a list')
+        try:
+            array = np.array(rows)
+        except ValueError as error:
+            raise InvalidInput(f'"instances" is ragged: {error}') from error
+        if array.dtype.kind not in "iufb":
+            raise InvalidInput('"instances" must hold numbers')
+        if array.dtype.kind == "f":
+            result = self._call([array.astype(self._floating)], {})
+        else:
+            try:
+                result = self._call([array.astype(self._floating)], {})
+            except InferenceError:
+                result = self._call([array.astype("int64")], {})
+        named = self._named(result)
+        if len(named) == 1:
+            return {"predictions": next(iter(named.values())).tolist()}
+        return {"predictions": {n: a.tolist() for n, a in named.items()}}
+
+    def _call(self, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        import torch
+
+        def tensor(array: Any) -> Any:
+            # A request's buffer is read-only; torch warns unless it gets memory of its own.
+            return torch.from_numpy(np.array(array, copy=True)).to(self._device)
+
+        try:
+            with torch.inference_mode():
+                return self._module(
+                    *[tensor(a) for a in args], **{n: tensor(a) for n, a in kwargs.items()}
+                )
+        except Exception as error:  # a module's forward may raise anything
+            raise InferenceError(str(error)) from error
+
+    def _named(self, result: Any) -> dict[str, Any]:
+        if isinstance(result, Mapping):
+            items = [(str(n), v) for n, v in result.items()]
+        elif isinstance(result, (list, tuple)):
+            items = [(f"output-{i}", v) for i, v in enumerate(result)]
+        else:
+            items = [("output-0", result)]
+        names = [o["name"] for o in self._outputs]
+        if names and not isinstance(result, Mapping):
+            items = [(n, v) for n, (_, v) in zip(names, items, strict=False)]
+        out = {}
+        for name, value in items:
+            if not hasattr(value, "detach"):
+                raise InferenceError(
+                    f"the model's output '{name}' is a {type(value).__name__}, not a tensor"
+                )
+            value = value.detach().cpu()
+            out[name] = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+        return out
+
+
+def _parameters(module: Any) -> Any:
+    try:
+        return list(module.parameters())
+    except AttributeError:
+        return []
+
+
+def _forward_parameters(module: Any) -> tuple[str, ...]:
+    """Return the names of `forward`'s arguments, as far as the module tells."""
+    schema = getattr(getattr(module, "forward", None), "schema", None)
+    if schema is not None:
+        return tuple(a.name for a in schema.arguments if a.name != "self")
+    try:
+        found = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    return tuple(p.name for p in found if p.kind is p.POSITIONAL_OR_KEYWORD)
