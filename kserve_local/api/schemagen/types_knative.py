@@ -1,0 +1,79 @@
+"""Tables of Knative Serving's Service and Revision, as far as KServe writes them.
+
+Knative's own CRDs take a subset of PodSpec that its webhook narrows further; here the whole PodSpec
+is taken and defaults are left to the controllers. Source: serving.knative.dev/v1.
+"""
+
+KINDS = {
+    "serving.knative.dev/v1/Service": "KnativeService",
+    "serving.knative.dev/v1/Revision": "KnativeRevision",
+}
+
+TABLES = (
+    """
+DuckCondition
+  lastTransitionTime string
+  message string
+  reason string
+  severity string
+  status! string
+  type! string
+DuckStatus
+  annotations {string}
+  conditions [DuckCondition]
+  observedGeneration int64
+DuckAddress
+  CACerts string
+  audience string
+  name string
+  url string
+KnativeTraffic
+  configurationName string
+  latestRevision bool
+  percent int64
+  revisionName string
+  tag string
+  url string
+KnativeRevisionSpec
+  ...core.PodSpec
+  containerConcurrency int64
+  idleTimeoutSeconds int64
+  responseStartTimeoutSeconds int64
+  timeoutSeconds int64
+KnativeRevisionTemplate
+  metadata core.ObjectMeta
+  spec KnativeRevisionSpec
+KnativeServiceSpec
+  template KnativeRevisionTemplate
+  traffic [KnativeTraffic]
+KnativeServiceStatus preserve
+  ...DuckStatus
+  address DuckAddress
+  latestCreatedRevisionName string
+  latestReadyRevisionName string
+  traffic [KnativeTraffic]
+  url string
+KnativeService
+  apiVersion string
+  kind string
+  metadata core.ObjectMeta
+  spec KnativeServiceSpec
+  status KnativeServiceStatus
+KnativeContainerStatus
+  imageDigest string
+  name string
+KnativeRevisionStatus preserve
+  ...DuckStatus
+  actualReplicas int32
+  containerStatuses [KnativeContainerStatus]
+  desiredReplicas int32
+  initContainerStatuses [KnativeContainerStatus]
+  logUrl string
+KnativeRevision
+  apiVersion string
+  kind string
+  metadata core.ObjectMeta
+  spec KnativeRevisionSpec
+  status KnativeRevisionStatus
+""",
+)
