@@ -1,0 +1,157 @@
+"""What the framework servers (scikit-learn, XGBoost, LightGBM) share: how rows get in and out.
+
+Inputs and outputs follow KServe's `get_predict_input` and `get_predict_response`: V1 takes lists,
+strings and tables, V2 the first tensor or, with parameter `content_type: "pd"`, a table of all;
+there is one output, `output-0`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from modelserver.errors import DataPlaneError, InferenceError
+from modelserver.model import InferOutput, InferRequest, InferResponse, RowModel
+from modelserver.tensors import Array
+
+# Sizes of the stacked calls that `same_alone_and_together` tries.
+_TRIED_ROWS = (2, 3, 7, 16, 33)
+
+
+class FrameworkModel(RowModel):
+    """A model read from files in a folder, predicting on rows.
+
+    Args:
+        folder: Holds exactly one model file; or the file itself.
+        force_batching: `--enable_batching=true`: share calls even if answers may differ in the last
+            bits.
+    """
+
+    def __init__(self, name: str, folder: Path, *, force_batching: bool = False) -> None:
+        super().__init__(name)
+        self.folder = folder
+        self.force_batching = force_batching
+
+    def columns(self) -> list[str] | None:
+        """Return the columns to pick from tables, in order; None: as they come."""
+        return None
+
+    def call(self, x: Any) -> Any:
+        """Predict with the framework; errors may be anything."""
+        raise NotImplementedError
+
+    def prepare(self, request: InferRequest) -> Any:
+        try:
+            return v2_input(request)
+        except Exception as error:
+            raise InferenceError(str(error)) from error
+
+    def prepare_v1(self, payload: Any, headers: Mapping[str, str]) -> Any:
+        try:
+            return v1_input(payload, self.columns())
+        except Exception as error:
+            raise InferenceError(str(error)) from error
+
+    def compute(self, x: Any) -> Any:
+        try:
+            return self.call(x)
+        except DataPlaneError:
+            raise
+        except Exception as error:
+            raise InferenceError(str(error)) from error
+
+    def respond(self, request: InferRequest, y: Any) -> InferResponse:
+        array = np.asarray(y)
+        return InferResponse(self.name, [InferOutput.of("output-0", array)], request.id)
+
+    def respond_v1(self, y: Any) -> dict[str, Any]:
+        return {"predictions": y.tolist() if hasattr(y, "tolist") else y}
+
+
+def v1_input(payload: Any, columns: list[str] | None) -> Any:
+    """Return what a V1 payload means to a framework: an array, a list of strings or a table.
+
+    Raises:
+        KeyError: Neither `inputs` nor `instances`.
+        ValueError: A table of scalars, and whatever numpy and pandas say.
+    """
+    if not isinstance(payload, dict):
+        return None
+    instances = payload["inputs"] if "inputs" in payload else payload["instances"]
+    if len(instances) == 0:
+        return np.array(instances)
+    first = instances[0]
+    if isinstance(first, str):
+        return instances
+    if isinstance(first, dict) or (
+        isinstance(first, list) and len(first) != 0 and isinstance(first[0], dict)
+    ):
+        import pandas as pd  # only tables need it
+
+        return pd.concat([pd.DataFrame(item, columns=columns) for item in instances], axis=0)
+    return np.array(instances)
+
+
+def v2_input(request: InferRequest) -> Any:
+    """Return the first tensor as an array (text: a flat list), or with `content_type: "pd"` a table.
+
+    Raises:
+        IndexError: The request has no inputs.
+        InvalidInput, ValueError, ...: The data do not fit, see `InferInput.as_numpy`.
+    """
+    parameters = request.parameters
+    if parameters and str(parameters.get("content_type", "")).lower() == "pd":
+        import pandas as pd  # only tables need it
+
+        return pd.DataFrame({tensor.name: tensor.as_numpy() for tensor in request.inputs})
+    tensor = request.inputs[0]
+    data = tensor.data
+    if tensor.datatype == "BYTES" and data and isinstance(data[0], str):
+        return data
+    x = tensor.as_numpy()
+    if tensor.datatype == "BYTES" and x.size and tensor.raw is not None:
+        return x.ravel().tolist()
+    return x
+
+
+def same_alone_and_together(
+    call: Callable[[Array], Any], features: int, *, spread: float = 10.0
+) -> tuple[bool, float]:
+    """Try whether a model gives rows the same answer, bit for bit, alone and in company.
+
+    Args:
+        features: Columns of the random rows.
+        spread: They are uniform in [-spread, spread).
+
+    Returns:
+        The verdict, and the shortest time of a one-row call in seconds.
+    """
+    rows = np.random.default_rng(20).uniform(-spread, spread, (max(_TRIED_ROWS), features))
+    fastest = float("inf")
+    alone = []
+    for row in rows:
+        started = perf_counter()
+        alone.append(np.asarray(call(row.reshape(1, -1))))
+        fastest = min(fastest, perf_counter() - started)
+    if any(len(y) != 1 for y in alone):
+        return False, fastest
+    expected = np.concatenate(alone)
+    for count in _TRIED_ROWS:
+        together = np.asarray(call(rows[:count]))
+        if (
+            together.dtype != expected.dtype
+            or together.shape != expected[:count].shape
+            or not _identical(together, expected[:count])
+        ):
+            return False, fastest
+    return True, fastest
+
+
+def _identical(a: Array, b: Array) -> bool:
+    if a.dtype.kind == "O":
+        return bool(np.array_equal(a, b))
+    return a.tobytes() == b.tobytes()

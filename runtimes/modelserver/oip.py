@@ -1,0 +1,314 @@
+"""V2 (Open Inference Protocol) over REST: bodies to `InferRequest`, answers to bytes.
+
+Reads JSON requests (parsed as Python's json does, which accepts more than RFC 8259) and binary
+tensor requests; writes JSON answers and binary tensor answers. Source: Open Inference Protocol,
+its binary data extension, and KServe 0.20's behaviour where they are silent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import orjson
+
+from modelserver import tensors
+from modelserver.errors import HTTPError, InvalidInput, UnrecognizedRequest
+from modelserver.model import (
+    InferInput,
+    InferOutput,
+    InferRequest,
+    InferResponse,
+    RequestedOutput,
+)
+from modelserver.oip_schema import SchemaError, invalid_json, missing_body, parse
+
+LENGTH_HEADER = "inference-header-content-length"
+
+# An answer: body, and the length of its JSON part when binary tensors follow (else None).
+Encoded = tuple[bytes, int | None]
+
+
+def is_json(content_type: str | None) -> bool:
+    """Return whether a V2 body of this content type is JSON; anything else is a binary request."""
+    if content_type == "application/json":
+        return True
+    if not content_type:
+        return False
+    kind = content_type.split(";", 1)[0].strip().lower()
+    return kind == "application/json" or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
+
+
+def decode_json(body: bytes, model_name: str, headers: dict[str, str]) -> InferRequest | None:
+    """Return the request in a JSON body; None for a JSON string, which counts as bytes.
+
+    Raises:
+        SchemaError: 422.
+        HTTPError: The body is not text, or too deep to parse (400).
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = _python_json(body)
+    if type(document) is dict:
+        return parse(document, model_name, headers)
+    if document is None:
+        raise missing_body()
+    if type(document) is str:
+        return None
+    return parse(document, model_name, headers)
+
+
+def _python_json(body: bytes) -> Any:
+    """Parse what orjson refused: NaN, byte order marks, UTF-16, lone surrogates are accepted."""
+    if not body:
+        raise missing_body()
+    try:
+        return json.loads(body)
+    except json.JSONDecodeError as error:
+        raise invalid_json(error.msg, error.pos) from error
+    except (ValueError, RecursionError) as error:
+        raise HTTPError(400, "There was an error parsing the body") from error
+
+
+def check_json_inputs(request: InferRequest) -> None:
+    """Refuse what a JSON request must not carry.
+
+    Raises:
+        InvalidInput: FP16 elements.
+    """
+    for tensor in request.inputs:
+        if tensor.datatype == "FP16" and tensor.data:
+            raise InvalidInput(
+                "Sending FP16 data via JSON is not supported. "
+                f"Please use the binary data format for input {tensor.name}"
+            )
+
+
+def decode_binary(body: bytes, model_name: str, headers: dict[str, str]) -> InferRequest:
+    """Return the request in a body of JSON followed by raw tensors.
+
+    The JSON part is not checked against the schema: what is missing is a KeyError, as in the
+    reference.
+
+    Raises:
+        InvalidInput: No length header, an input without data, FP16 elements as JSON.
+        UnrecognizedRequest: The JSON part is not JSON.
+    """
+    length = headers.get(LENGTH_HEADER)
+    if length is None:
+        raise InvalidInput(f"received byte inputs, but the'{LENGTH_HEADER}' header is missing.")
+    end = int(length)
+    try:
+        document = orjson.loads(body[:end])
+    except orjson.JSONDecodeError as error:
+        raise UnrecognizedRequest(str(error)) from error
+    inputs: list[InferInput] = []
+    rest = memoryview(body)[end:]
+    start = 0
+    for item in document["inputs"]:
+        parameters = item.get("parameters")
+        data = item.get("data")
+        name = item["name"]
+        shape = item["shape"]
+        datatype = item["datatype"].upper()
+        raw: memoryview | None = None
+        if data is not None:
+            if datatype == "FP16" and data:
+                raise InvalidInput(
+                    "Receiving FP16 data via JSON is not supported. "
+                    f"Please use the binary data format for input {name}"
+                )
+            tensors.dtype_of(datatype)
+        elif parameters and "binary_data_size" in parameters:
+            parameters = dict(parameters)
+            size = parameters.pop("binary_data_size")
+            if size is None:
+                raise InvalidInput(
+                    f"'binary_data_size' is not specified for input '{name}' "
+                    f"for model '{model_name}'"
+                )
+            tensors.dtype_of(datatype)
+            raw = rest[start : start + size]
+            start += size
+        else:
+            raise InvalidInput(
+                f"'data' field is missing for input '{name}' for model '{model_name}'"
+            )
+        inputs.append(InferInput(name, shape, datatype, data, parameters, raw))
+    wanted = document.get("outputs")
+    outputs = (
+        None
+        if wanted is None
+        else [RequestedOutput(item["name"], item.get("parameters")) for item in wanted]
+    )
+    return InferRequest(
+        model_name, inputs, document.get("id"), document.get("parameters"), outputs, headers
+    )
+
+
+def encode(response: InferResponse | dict[str, Any], request: InferRequest) -> Encoded:
+    """Return the answer's body, in JSON or with binary tensors as the request asks.
+
+    Raises:
+        InvalidInput: A requested output does not exist, an output has no data, FP16 as JSON.
+        TypeError: Something in the answer is not JSON.
+    """
+    if isinstance(response, dict):
+        return _encode_dict(response), None
+    outputs = response.outputs
+    if request.outputs:
+        outputs = _select(response, request.outputs)
+    if request.wants_binary:
+        binary = _binary_flags(request, len(outputs))
+        if any(binary):
+            return _encode_binary(response, request, outputs, binary)
+    name = response.model_name
+    body = {
+        "model_name": name,
+        "model_version": response.model_version,
+        "id": response.id or request.id or new_id(),
+        "parameters": response.parameters,
+        "outputs": [
+            {
+                "name": output.name,
+                "shape": output.shape,
+                "datatype": output.datatype,
+                "parameters": output.parameters,
+                "data": _json_data(output, name),
+            }
+            for output in outputs
+        ],
+    }
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), None
+
+
+def _select(response: InferResponse, wanted: list[RequestedOutput]) -> list[InferOutput]:
+    by_name = {output.name: output for output in response.outputs}
+    selected: list[InferOutput] = []
+    for request in wanted:
+        output = by_name.get(request.name)
+        if output is None:
+            raise InvalidInput(
+                f"Unexpected inference output '{request.name}' for model '{response.model_name}'"
+            )
+        selected.append(output)
+    return selected
+
+
+def _binary_flags(request: InferRequest, count: int) -> list[bool]:
+    if request.outputs:
+        # A requested output that does not say is JSON, even with binary_data_output.
+        return [bool(output.binary_data) for output in request.outputs]
+    return [request.binary_by_default] * count
+
+
+def _json_data(output: InferOutput, model_name: str) -> Any:
+    if output.data is None:
+        raise InvalidInput(
+            f"'data' field is missing for output '{output.name}' for model '{model_name}'"
+        )
+    if output.datatype == "FP16":
+        raise InvalidInput(
+            "Sending FP16 data via JSON is not supported. "
+            f"Please use the binary data format for output {output.name}"
+        )
+    return tensors.to_json(output.data, output.datatype)
+
+
+def _encode_binary(
+    response: InferResponse, request: InferRequest, outputs: list[InferOutput], binary: list[bool]
+) -> Encoded:
+    written: list[dict[str, Any]] = []
+    raw: list[bytes] = []
+    for output, as_binary in zip(outputs, binary, strict=True):
+        item: dict[str, Any] = {
+            "name": output.name,
+            "shape": output.shape,
+            "datatype": output.datatype,
+        }
+        parameters = dict(output.parameters or {})
+        if as_binary:
+            if output.data is None:
+                raise InvalidInput(
+                    f"'data' field is missing for output '{output.name}' "
+                    f"for model '{response.model_name}'"
+                )
+            raw.append(tensors.to_raw(output.data, output.datatype))
+            parameters["binary_data_size"] = len(raw[-1])
+        if parameters:
+            item["parameters"] = parameters
+        if not as_binary:
+            item["data"] = _json_data(output, response.model_name)
+        written.append(item)
+    body: dict[str, Any] = {
+        "id": response.id or request.id or new_id(),
+        "model_name": response.model_name,
+        "model_version": response.model_version,
+        "outputs": written,
+    }
+    if response.parameters:
+        body["parameters"] = response.parameters
+    head = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join((head, *raw)), len(head)
+
+
+def _encode_dict(response: dict[str, Any]) -> bytes:
+    body = {
+        "model_name": response["model_name"],
+        "model_version": response.get("model_version"),
+        "id": response["id"],
+        "parameters": response.get("parameters"),
+        "outputs": [
+            {
+                "name": output["name"],
+                "shape": output["shape"],
+                "datatype": output["datatype"],
+                "parameters": output.get("parameters"),
+                "data": output["data"],
+            }
+            for output in response["outputs"]
+        ],
+    }
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+_random_hex = ""
+_random_at = 0
+
+
+def new_id() -> str:
+    """Return a new random UUID (version 4) as text; randomness is read 256 ids at a time."""
+    global _random_hex, _random_at
+    if _random_at >= len(_random_hex):
+        _random_hex = os.urandom(16 * 256).hex()
+        _random_at = 0
+    at = _random_at
+    _random_at = at + 32
+    text = _random_hex[at : at + 32]
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
+def _forget_ids() -> None:
+    """Replicas forked from one parent must not hand out the same ids."""
+    global _random_hex, _random_at
+    _random_hex, _random_at = "", 0
+
+
+os.register_at_fork(after_in_child=_forget_ids)
+
+__all__ = [
+    "LENGTH_HEADER",
+    "Encoded",
+    "SchemaError",
+    "check_json_inputs",
+    "decode_binary",
+    "decode_json",
+    "encode",
+    "is_json",
+    "new_id",
+]
