@@ -17,6 +17,9 @@ import numpy as np
 from modelserver import tensors
 from modelserver.errors import InferenceError, InvalidInput, LoadError
 from modelserver.model import InferOutput, InferRequest, InferResponse, Model
+from modelserver.repository import one_model_file
+
+EXTENSIONS = (".onnx",)
 
 # ONNX Runtime's type names -> Open Inference Protocol datatypes.
 DATATYPES = {
@@ -41,7 +44,7 @@ class OnnxModel(Model):
 
     Args:
         name: Model name in paths.
-        path: The file; external tensor data lies beside it.
+        path: The file, or the folder with no other `.onnx` file; external tensor data lies beside.
         threads: Threads inside one operator.
     """
 
@@ -56,9 +59,14 @@ class OnnxModel(Model):
         self._outputs: dict[str, tuple[str, list[int]]] = {}
 
     def load(self) -> bool:
-        """Open the session, on a GPU where ONNX Runtime has a provider for one."""
+        """Open the session, on a GPU where ONNX Runtime has a provider for one.
+
+        Raises:
+            LoadError: No model file, several, or one that ONNX Runtime cannot load.
+        """
         import onnxruntime
 
+        path = one_model_file(self.path, EXTENSIONS)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -67,12 +75,10 @@ class OnnxModel(Model):
         gpu = [p for p in ("CUDAExecutionProvider", "ROCMExecutionProvider") if p in have]
         try:
             self._session = onnxruntime.InferenceSession(
-                str(self.path), options, providers=[*gpu, "CPUExecutionProvider"]
+                str(path), options, providers=[*gpu, "CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's errors share no public base class
-            raise LoadError(
-                f"{self.path.name} is not a model ONNX Runtime can load: {error}"
-            ) from error
+            raise LoadError(f"{path.name} is not a model ONNX Runtime can load: {error}") from error
         self._inputs = {i.name: _tensor(i) for i in self._session.get_inputs()}
         self._outputs = {
             o.name: _tensor(o) for o in self._session.get_outputs() if o.type in DATATYPES

@@ -15,24 +15,7 @@ from typing import Any
 
 from modelserver.errors import LoadError
 
-SUFFIXES = (".pt2", ".pt", ".pth", ".torchscript")
-
-
-def model_file(folder: Path) -> Path:
-    """Return the one model file of a folder.
-
-    Raises:
-        LoadError: None, or more than one.
-    """
-    found = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
-    if not found:
-        raise LoadError(f"no model file in {folder}; known suffixes: {', '.join(SUFFIXES)}")
-    if len(found) > 1:
-        names = [p.name for p in found]
-        raise LoadError(
-            f"More than one model file is detected, Only one is allowed within model_dir: {names}"
-        )
-    return found[0]
+EXTENSIONS = (".pt2", ".pt", ".pth", ".torchscript")
 
 
 def load_module(path: Path, device: str, class_file: Path | None, class_name: str) -> Any:

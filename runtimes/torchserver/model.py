@@ -16,7 +16,8 @@ import numpy as np
 
 from modelserver.errors import InferenceError, InvalidInput
 from modelserver.model import InferOutput, InferRequest, InferResponse, Model
-from torchserver.loading import load_module
+from modelserver.repository import one_model_file
+from torchserver.loading import EXTENSIONS, load_module
 
 
 class TorchModel(Model):
@@ -24,7 +25,7 @@ class TorchModel(Model):
 
     Args:
         name: Model name in paths.
-        path: TorchScript, torch.export or state dict file.
+        path: TorchScript, torch.export or state dict file, or the folder with no other.
         class_file / class_name: See `loading.load_module`.
         inputs / outputs: Names in order, from a Triton configuration; empty: as the module has it.
     """
@@ -53,14 +54,19 @@ class TorchModel(Model):
         self._floating = "float32"
 
     def load(self) -> bool:
-        """Load the module onto the GPU that the Pod was given, else the CPU."""
+        """Load the module onto the GPU that the Pod was given, else the CPU.
+
+        Raises:
+            LoadError: No model file, several, or one that cannot be loaded.
+        """
         import torch
 
         threads = os.environ.get("OMP_NUM_THREADS", "")
         if threads.isdigit() and int(threads) > 0:
             torch.set_num_threads(int(threads))
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._module = load_module(self.path, self._device, self._class_file, self._class_name)
+        path = one_model_file(self.path, EXTENSIONS)
+        self._module = load_module(path, self._device, self._class_file, self._class_name)
         self._parameters = _forward_parameters(self._module)
         first = next((p for p in _parameters(self._module) if p.is_floating_point()), None)
         if first is not None and first.dtype != torch.bfloat16:
@@ -107,6 +113,9 @@ class TorchModel(Model):
                     f"got {', '.join(tensors) or 'none'}"
                 )
             result = self._call([tensors[n] for n in order], {})
+        elif tensors and set(tensors) == set(self._parameters[: len(tensors)]):
+            # By position even so: an exported program knows no keywords but those it was made with.
+            result = self._call([tensors[n] for n in self._parameters[: len(tensors)]], {})
         elif tensors and set(tensors) <= set(self._parameters):
             result = self._call([], tensors)
         else:

@@ -1,0 +1,46 @@
+"""Every sample model, served as its README says and answering what its `expected.json` holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.project import project, sample
+
+NAMES = [
+    "sklearn-iris",
+    "xgboost-iris",
+    "lightgbm-iris",
+    "onnx-iris",
+    "torch-iris",
+    "custom-model",
+]
+
+
+def matches(expected: Any, got: Any) -> bool:
+    """Whether `got` holds everything expected; numbers within 0.05 (seeded, but not to the bit)."""
+    if isinstance(expected, dict):
+        return isinstance(got, dict) and all(matches(v, got.get(k)) for k, v in expected.items())
+    if isinstance(expected, list):
+        return (
+            isinstance(got, list)
+            and len(got) == len(expected)
+            and all(matches(e, g) for e, g in zip(expected, got, strict=True))
+        )
+    if isinstance(expected, float):
+        return isinstance(got, (int, float)) and abs(expected - got) <= 0.05
+    return bool(expected == got)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_answers_as_expected(name: str, tmp_path: Path) -> None:
+    folder = sample(name, tmp_path / name)
+    with project(folder) as p:
+        p.up()
+        answer = json.loads(p.run("predict", name, "@request.json").stdout)
+        expected = json.loads((folder / "expected.json").read_text())
+        assert matches(expected, answer)
+        assert p.service(name)["ready"] is True
