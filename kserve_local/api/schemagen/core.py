@@ -12,7 +12,7 @@ import importlib
 import re
 from typing import Any
 
-from kserve_local.api.schemagen.tables import SCALARS, Node, TableReader, Types
+from kserve_local.api.schemagen.tables import SCALARS, Node, TableReader
 
 ROOTS = (
     "V1PodSpec", "V1PodStatus", "V1PodTemplateSpec", "V1ObjectMeta", "V1Container",
@@ -52,7 +52,8 @@ def load(overlay: TableReader) -> None:
         name = short_name(model)
         if name in types:
             continue
-        types[name] = node = {"type": "object", "properties": {}}
+        node: Node = {"type": "object", "properties": {}}
+        types[name] = node
         cls = getattr(models, model)
         absent = ABSENT.get(name, "").split()
         required = []

@@ -227,7 +227,7 @@ def relaxed(types: Types, root: str, *, without: Sequence[str], prefix: str) -> 
             return [copy(item) for item in node]
         if not isinstance(node, dict):
             return node
-        out = {}
+        out: dict[str, Any] = {}
         for key, value in node.items():
             if key == "$ref":
                 out[key] = relaxed(types, value, without=without, prefix=prefix)

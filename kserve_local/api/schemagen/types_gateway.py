@@ -1,4 +1,4 @@
-"""Tables of the types that LLMInferenceService embeds: Gateway API's HTTPRoute, InferencePool, KEDA.
+"""Tables of what LLMInferenceService embeds: Gateway API's HTTPRoute, InferencePool, KEDA.
 
 Source: Gateway API v1 (`HTTPRouteSpec` with its CEL rules), the inference extension's InferencePool
 (v1alpha2 and v1), KEDA's ScaledObject. Messages and rules are those a cluster prints and runs.
@@ -22,7 +22,10 @@ PATTERNS = {
 
 def _no_star(field: str, others: str) -> list[tuple[str, str]]:
     return [
-        ("!('*' in self && self.size() > 1)", f"{field} cannot contain '*' alongside other {others}")
+        (
+            "!('*' in self && self.size() > 1)",
+            f"{field} cannot contain '*' alongside other {others}",
+        )
     ]
 
 
@@ -86,7 +89,10 @@ RULES = {
     "cors-headers": _no_star("AllowHeaders", "methods"),
     "cors-methods": _no_star("AllowMethods", "methods"),
     "cors-origins": _no_star("AllowOrigins", "origins"),
-    "external-auth": [*_together("protocol", "GRPC", "grpc"), *_together("protocol", "HTTP", "http")],
+    "external-auth": [
+        *_together("protocol", "GRPC", "grpc"),
+        *_together("protocol", "HTTP", "http"),
+    ],
     "mirror": [
         (
             "!(has(self.percent) && has(self.fraction))",
@@ -134,7 +140,10 @@ RULES = {
             for t in ("//", "/./", "/../", "%2f", "%2F", "#")
         ),
         *(
-            (f"{_PLAIN}!self.value.endsWith('{t}') : true", f"must not end with '{t}' {_WHEN_PLAIN}")
+            (
+                f"{_PLAIN}!self.value.endsWith('{t}') : true",
+                f"must not end with '{t}' {_WHEN_PLAIN}",
+            )
             for t in ("/..", "/.")
         ),
         (

@@ -312,7 +312,7 @@ InferenceService
   ...Object
   spec InferenceServiceSpec
   status InferenceServiceStatus
-"""
+"""  # noqa: E501 - one field is one line
 
 RUNTIMES = """
 SupportedModelFormat
