@@ -1,0 +1,384 @@
+"""Message heads: raw bytes -> what the gateway needs to know, and a fresh head to pass on.
+
+Strict on purpose: whatever two parsers could read differently is refused here, before a byte is
+forwarded. A request head passes one regular expression over every byte, then rules on framing,
+and last llhttp's own reading (httptools). What goes out is written anew from the parts; nothing
+of the raw head is copied unread. Pure and memoised by the callers: equal bytes give equal heads.
+
+Source: RFC 9110, RFC 9112 (sections 2.2, 3.2, 5, 6.3, 11.2).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import httptools
+
+if TYPE_CHECKING:
+    from kserve_local.gateway.table import CompiledRoute, CompiledTable
+
+MAX_HEAD = 64 * 1024
+MAX_HEADERS = 100
+PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
+
+_LINES = rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
+_REQUEST = re.compile(rb"([A-Z][A-Z\-]{0,23}) ([!-~]+) HTTP/1\.([01])\r\n" + _LINES)
+_RESPONSE = re.compile(
+    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n" + _LINES
+)
+_REQUEST_LINE = re.compile(rb"[A-Z][A-Z\-]{0,23} [!-~]+ HTTP/1\.[01]")
+_HEADER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)(?!\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~]*)(?::[0-9]{0,5})?")
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]+)([^#]*)")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+# Never passed on: they concern one connection only, or are set by the gateway itself.
+_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    )
+)
+_SET_BY_US = frozenset(
+    (
+        b"x-forwarded-proto",
+        b"kserve-isvc-name",
+        b"kserve-isvc-namespace",
+        b"knative-serving-revision",
+        b"knative-serving-namespace",
+    )
+)
+# What a `Connection` header may not take away.
+_KEPT = frozenset((b"host", b"content-length", b"content-type", b"authorization"))
+_NO_CALLBACKS = object()
+
+
+class HeadError(ValueError):
+    """The head is malformed or ambiguous; the text says why, in a few words."""
+
+
+class RequestHead:
+    """One request head.
+
+    Attributes:
+        target: As passed on: origin form, or `*`.
+        host: Lower case, without port; empty for HTTP/1.0 without Host.
+        length: Bytes of the body; 0 without one. Meaningless when `chunked`.
+        upgrade: The protocol asked for; empty for none (and for `h2c`, which is not passed on).
+        lines: Header lines to pass on, each ending in CRLF.
+        forwarded_for: What the request's own X-Forwarded-For said.
+        idempotent: A safe method without a body: may be repeated.
+        table / route / fresh: The caller's memo: what this head meant in that table.
+    """
+
+    __slots__ = (
+        "authorization",
+        "chunked",
+        "expect",
+        "forwarded_for",
+        "fresh",
+        "has_id",
+        "host",
+        "idempotent",
+        "is_head",
+        "keep_alive",
+        "length",
+        "lines",
+        "method",
+        "minor",
+        "route",
+        "table",
+        "target",
+        "upgrade",
+    )
+
+    method: bytes
+    target: bytes
+    minor: int
+    host: bytes
+    length: int
+    chunked: bool
+    keep_alive: bool
+    expect: bool
+    upgrade: bytes
+    lines: bytes
+    forwarded_for: bytes
+    authorization: bytes
+    has_id: bool
+    is_head: bool
+    idempotent: bool
+    table: CompiledTable | None
+    route: CompiledRoute | None
+    fresh: bytes
+
+
+class ResponseHead:
+    """One response head.
+
+    Attributes:
+        length: From Content-Length; -1 without.
+        keep: The upstream will keep the connection open.
+        head: Status line and header lines to pass on, without the closing empty line.
+        whole: `head` plus the empty line.
+        same: `whole` is byte for byte what came in.
+        upgrade: For 101: the protocol switched to.
+    """
+
+    __slots__ = ("chunked", "head", "keep", "length", "same", "status", "upgrade", "whole")
+
+    status: int
+    length: int
+    chunked: bool
+    keep: bool
+    head: bytes
+    whole: bytes
+    same: bool
+    upgrade: bytes
+
+
+def parse_request(raw: bytes) -> RequestHead:
+    """Return the head that `raw` (up to and with the empty line) is.
+
+    Raises:
+        HeadError: Anything malformed or ambiguous.
+    """
+    match = _REQUEST.fullmatch(raw)
+    if match is None:
+        raise HeadError(_diagnose(raw))
+    head = RequestHead()
+    head.method, target, minor, block = match.groups()
+    head.minor = 1 if minor == b"1" else 0
+    lines = block.split(b"\r\n")
+    lines.pop()
+    if len(lines) > MAX_HEADERS:
+        raise HeadError(f"more than {MAX_HEADERS} headers")
+    kept: list[tuple[bytes, bytes]] = []
+    host: bytes | None = None
+    length: bytes | None = None
+    coding: bytes | None = None
+    connection: list[bytes] = []
+    upgrade = expect = forwarded_for = authorization = b""
+    forwarded_host = has_id = False
+    for line in lines:
+        name, _, value = line.partition(b":")
+        value = value.strip(b" \t")
+        low = name.lower()
+        if low == b"host":
+            if host is not None:
+                raise HeadError("more than one Host header")
+            host = value
+            continue
+        if low == b"content-length":
+            if length is not None:
+                raise HeadError("more than one Content-Length header")
+            length = value
+        elif low == b"transfer-encoding":
+            if coding is not None:
+                raise HeadError("more than one Transfer-Encoding header")
+            coding = value
+        elif low == b"connection":
+            connection += [t.strip(b" \t").lower() for t in value.split(b",")]
+        elif low == b"upgrade":
+            upgrade = value
+        elif low == b"expect":
+            expect = value
+            continue
+        elif low == b"x-forwarded-for":
+            forwarded_for = forwarded_for + b", " + value if forwarded_for else value
+            continue
+        elif low == b"authorization":
+            authorization = value
+        elif low == b"x-forwarded-host":
+            forwarded_host = True
+        elif low == b"x-request-id":
+            if has_id or not value:
+                continue
+            has_id = True
+        if low not in _HOP and low not in _SET_BY_US:
+            kept.append((name, value))
+
+    if target[:1] != b"/" and target != b"*":
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise HeadError("the request target is neither a path nor an http URL")
+        if host is None and head.minor:
+            raise HeadError("no Host header")
+        host, target = absolute.groups()
+        if target[:1] != b"/":
+            target = b"/" + target
+    if b"#" in target:
+        raise HeadError("a fragment in the request target")
+    if target == b"*" and head.method != b"OPTIONS":
+        raise HeadError("the request target * is for OPTIONS only")
+    if host is None:
+        if head.minor:
+            raise HeadError("no Host header")
+        host = b""
+    if not _HOST.fullmatch(host):
+        raise HeadError("a Host header that is no host name")
+    if coding is not None:
+        if length is not None:
+            raise HeadError("both Content-Length and Transfer-Encoding")
+        if coding.lower() != b"chunked":
+            raise HeadError("a Transfer-Encoding other than chunked")
+        if not head.minor:
+            raise HeadError("Transfer-Encoding in an HTTP/1.0 request")
+    if length is not None and not _LENGTH.fullmatch(length):
+        raise HeadError("a Content-Length that is no plain number")
+    if expect and expect.lower() != b"100-continue":
+        raise HeadError("an expectation other than 100-continue")
+    try:
+        httptools.HttpRequestParser(_NO_CALLBACKS).feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise HeadError(str(error) or "refused by the parser") from error
+
+    head.target = target
+    head.host = host_name(host)
+    head.chunked = coding is not None
+    head.length = int(length) if length is not None else 0
+    head.keep_alive = b"close" not in connection and (
+        head.minor == 1 or b"keep-alive" in connection
+    )
+    head.expect = bool(expect) and head.minor == 1 and (head.chunked or head.length > 0)
+    wants_upgrade = b"upgrade" in connection and upgrade.lower() not in (b"", b"h2c")
+    head.upgrade = upgrade if wants_upgrade and not head.chunked and not head.length else b""
+    dropped = {t for t in connection if t} - _KEPT
+    if dropped:
+        kept = [(n, v) for n, v in kept if n.lower() not in dropped]
+    out = [b"Host: %b\r\n" % host]
+    out += [b"%b: %b\r\n" % pair for pair in kept]
+    if not forwarded_host and host:
+        out.append(b"X-Forwarded-Host: %b\r\n" % host)
+    if head.chunked:
+        out.append(b"Transfer-Encoding: chunked\r\n")
+    if head.upgrade:
+        out.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade)
+    head.lines = b"".join(out)
+    head.forwarded_for = forwarded_for
+    head.authorization = authorization
+    head.has_id = has_id
+    head.is_head = head.method == b"HEAD"
+    head.idempotent = (
+        head.method in (b"GET", b"HEAD", b"OPTIONS") and not head.length and not head.chunked
+    )
+    head.table = head.route = None
+    head.fresh = b""
+    return head
+
+
+def parse_response(raw: bytes) -> ResponseHead:
+    """Return the head that `raw` (up to and with the empty line) is.
+
+    Raises:
+        HeadError: Anything malformed, or framing that can be read in two ways.
+    """
+    match = _RESPONSE.fullmatch(raw)
+    if match is None:
+        raise HeadError("malformed response head")
+    minor, code, phrase, block = match.groups()
+    lines = block.split(b"\r\n")
+    lines.pop()
+    if len(lines) > MAX_HEADERS:
+        raise HeadError(f"more than {MAX_HEADERS} response headers")
+    head = ResponseHead()
+    head.status = status = int(code)
+    kept: list[tuple[bytes, bytes]] = []
+    length: bytes | None = None
+    coding: bytes | None = None
+    connection: list[bytes] = []
+    upgrade = b""
+    for line in lines:
+        name, _, value = line.partition(b":")
+        value = value.strip(b" \t")
+        low = name.lower()
+        if low == b"content-length":
+            if length is not None or not _LENGTH.fullmatch(value):
+                raise HeadError("ambiguous Content-Length in the response")
+            length = value
+            if status == 204 or status < 200:
+                continue
+        elif low == b"transfer-encoding":
+            if coding is not None or value.lower() != b"chunked":
+                raise HeadError("a Transfer-Encoding other than chunked in the response")
+            coding = value
+        elif low == b"connection":
+            connection += [t.strip(b" \t").lower() for t in value.split(b",")]
+        elif low == b"upgrade":
+            upgrade = value
+        if low not in _HOP:
+            kept.append((name, value))
+    if coding is not None and length is not None:
+        raise HeadError("both Content-Length and Transfer-Encoding in the response")
+    head.chunked = coding is not None
+    head.length = int(length) if length is not None else -1
+    head.keep = b"close" not in connection and (minor == b"1" or b"keep-alive" in connection)
+    head.upgrade = upgrade if status == 101 else b""
+    dropped = {t for t in connection if t} - _KEPT
+    if dropped:
+        kept = [(n, v) for n, v in kept if n.lower() not in dropped]
+    out = [b"HTTP/1.1 %b %b\r\n" % (code, phrase or b"")]
+    out += [b"%b: %b\r\n" % pair for pair in kept]
+    head.head = b"".join(out)
+    head.whole = head.head + b"\r\n"
+    head.same = head.whole == raw
+    return head
+
+
+def host_name(host: bytes) -> bytes:
+    """Return `host` in lower case, without port and without a closing dot."""
+    host = host.lower()
+    if host[-1:] != b"]":
+        name, colon, port = host.rpartition(b":")
+        if colon and (not port or port.isdigit()) and (b":" not in name or name[-1:] == b"]"):
+            host = name
+    return host[:-1] if host[-1:] == b"." else host
+
+
+def refuse_early(part: bytes) -> str:
+    """Say why a head that is not complete yet can never be right; empty: it may be."""
+    if len(part) > MAX_HEAD:
+        return f"a head of more than {MAX_HEAD // 1024} KiB"
+    if bare := _BARE.search(part):
+        return "a bare line feed" if bare.group() == b"\n" else "a control byte in the head"
+    line, end, _ = part.partition(b"\r\n")
+    if end and not _REQUEST_LINE.fullmatch(line):
+        return _bad_request_line(line)
+    if line and not line[:1].isupper():
+        return "no HTTP request (TLS to a plain port?)" if line[:1] == b"\x16" else "no method"
+    if part.count(b"\r\n") > MAX_HEADERS + 2:
+        return f"more than {MAX_HEADERS} headers"
+    return ""
+
+
+def _bad_request_line(line: bytes) -> str:
+    version = line.rpartition(b" ")[2]
+    if version.startswith(b"HTTP/") and version not in (b"HTTP/1.0", b"HTTP/1.1"):
+        return "an HTTP version other than 1.0 and 1.1"
+    return "a malformed request line"
+
+
+def _diagnose(raw: bytes) -> str:
+    """Name the first thing wrong in a head that did not match."""
+    if bare := _BARE.search(raw):
+        return "a bare line feed" if bare.group() == b"\n" else "a control byte in the head"
+    first, *lines = raw.split(b"\r\n")
+    if not _REQUEST_LINE.fullmatch(first):
+        return _bad_request_line(first)
+    for line in lines:
+        if line[:1] in (b" ", b"\t"):
+            return "a folded header line"
+        if line and not _HEADER_LINE.fullmatch(line):
+            return "a malformed header line"
+    return "a malformed head"

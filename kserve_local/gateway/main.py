@@ -1,0 +1,315 @@
+"""The gateway process: inherits its listening socket, serves the newest table, reports figures.
+
+Reads its configuration (`GatewayConfig` as JSON) from stdin to the end, writes its run file, and
+accepts clients from the first table on, so that after a respawn those who queued at the socket
+find their routes. Without a supervisor it goes on with the last table. It ends on `stop`, on
+SIGTERM (both drain), and when the state folder is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import orjson
+import uvloop
+
+from kserve_local import log
+from kserve_local.gateway import errors, exposition
+from kserve_local.gateway.http1 import ClientConnection
+from kserve_local.gateway.link import Frame, SupervisorLink
+from kserve_local.gateway.proxy import Dataplane, Exchange
+from kserve_local.interfaces.routing import table_from_wire
+
+logger = logging.getLogger("kserve_local.gateway")
+
+BACKLOG = 4096
+SERVICE_PORT = 80
+STAT_PERIOD = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """What the supervisor says at start.
+
+    Args:
+        fd: The inherited listening socket.
+        port: Its port.
+        socket: Path of the Unix socket to own.
+        run_file / state: Where to write who we are; the folder whose end is ours.
+        token: What a supervisor must say on the Unix socket.
+        auth_token: Demanded of every request; set when `host` is no loopback address.
+        max_held: Requests one revision may hold without a replica.
+        access_log: One line a request on stderr.
+        seed: For the weighted draws; None: random.
+    """
+
+    fd: int
+    port: int
+    socket: str
+    run_file: str
+    state: str
+    token: str
+    host: str = "127.0.0.1"
+    auth_token: str = ""
+    max_held: int = 100
+    access_log: bool = False
+    log_level: str = "INFO"
+    seed: int | None = None
+
+
+def start_time(pid: int | str) -> int:
+    """Return when a process started, in clock ticks since boot; 0 when it is not known."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return 0
+    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+class Gateway:
+    """One gateway: the data plane with its listeners and its link."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.plane = Dataplane(
+            poke=self._poke,
+            max_held=config.max_held,
+            token=config.auth_token.encode(),
+            seed=config.seed,
+        )
+        if config.access_log:
+            self.plane.access_log = _log_access
+        self._public = socket.socket(fileno=config.fd)
+        self._public.setblocking(False)
+        self._stop = asyncio.Event()
+        self._grace = 5.0
+        self._server: asyncio.Server | None = None
+        self._services: dict[str, asyncio.Server] = {}
+        self._unbound: dict[str, str] = {}
+        self._binding: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._started = perf_counter()
+        self._link: SupervisorLink | None = None
+
+    async def run(self) -> None:
+        """Serve until told to stop, then drain."""
+        config = self.config
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        listener = _own_socket(config.socket)
+        self._link = SupervisorLink(
+            listener,
+            token=config.token,
+            hello=self._hello,
+            on_frame=self._on_frame,
+            sockets=[self._public],
+        )
+        _write_run_file(config)
+        work = [
+            asyncio.create_task(self._link.serve(), name="link"),
+            asyncio.create_task(self.plane.keep_time(), name="clock"),
+            asyncio.create_task(self._report(), name="report"),
+            asyncio.create_task(self._watch_state(), name="watch-state"),
+        ]
+        try:
+            await self._stop.wait()
+            await self._drain()
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            listener.close()
+            for path in (config.socket, config.run_file):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+
+    # The link
+
+    def _hello(self) -> Frame:
+        return {
+            "type": "hello",
+            "pid": os.getpid(),
+            "port": self.config.port,
+            "version": self.plane.table.version if self._server or self._listening else None,
+        }
+
+    def _on_frame(self, frame: Frame) -> Frame | None:
+        kind = frame["type"]
+        if kind == "table":
+            table = table_from_wire(frame["table"])
+            self.plane.apply(table)
+            if self._listening is None:
+                self._listening = asyncio.create_task(self._listen(), name="listen")
+            self._bind_services(dict(table.listen or {}))
+            return {"type": "applied", "version": table.version, "unbound": self._unbound}
+        if kind == "stop":
+            self._grace = float(frame.get("grace", 5.0))
+            self._stop.set()
+        return None
+
+    def _poke(self, target: str) -> None:
+        if self._link is not None:
+            self._link.send({"type": "poke", "target": target})
+
+    async def _report(self) -> None:
+        due = perf_counter() + STAT_PERIOD
+        while True:
+            await asyncio.sleep(max(0.0, due - perf_counter()))
+            due = max(due + STAT_PERIOD, perf_counter())
+            stats = self.plane.stats(perf_counter())
+            if stats and self._link is not None:
+                self._link.send({"type": "stats", "stats": stats})
+
+    async def _watch_state(self) -> None:
+        # Watched by asking: a folder on any file system, once a second, costs nothing.
+        while os.path.isdir(self.config.state):  # noqa: ASYNC110,ASYNC240  # one stat call
+            await asyncio.sleep(1.0)
+        logger.info("the state folder is gone; leaving")
+        self._grace = 1.0
+        self._stop.set()
+
+    # Listening
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: ClientConnection(self.plane, self._admin), sock=self._public, backlog=BACKLOG
+        )
+
+    def _bind_services(self, listen: dict[str, str]) -> None:
+        for address in [a for a in self._services if a not in listen]:
+            self._services.pop(address).close()
+        if self._binding is None or self._binding.done():
+            missing = [a for a in listen if a not in self._services and a not in self._unbound]
+            if missing:
+                self._binding = asyncio.create_task(self._bind(missing), name="bind-services")
+
+    async def _bind(self, addresses: list[str]) -> None:
+        while addresses:
+            for address in addresses:
+                try:
+                    self._services[address] = await asyncio.get_running_loop().create_server(
+                        lambda address=address: ClientConnection(  # type: ignore[misc]  # default binds now
+                            self.plane, self._admin, self._service_host(address)
+                        ),
+                        address,
+                        SERVICE_PORT,
+                        backlog=BACKLOG,
+                    )
+                except OSError as error:
+                    # Privileged port without the privilege: the names still work by Host and path.
+                    self._unbound[address] = str(error)
+                    logger.info("no listener at %s:%d: %s", address, SERVICE_PORT, error)
+            listen = self.plane.table.table.listen or {}
+            addresses = [a for a in listen if a not in self._services and a not in self._unbound]
+
+    def _service_host(self, address: str) -> bytes:
+        return ((self.plane.table.table.listen or {}).get(address, "")).encode()
+
+    def _admin(self, target: bytes) -> errors.Answer | None:
+        path = target.partition(b"?")[0]
+        if path == b"/-/healthz":
+            return errors.Answer(200, b"ok\n")
+        if path == b"/-/metrics":
+            body = exposition.render(self.plane, uptime=perf_counter() - self._started)
+            return errors.Answer(200, body, kind=exposition.CONTENT_TYPE)
+        return None
+
+    # The end
+
+    async def _drain(self) -> None:
+        """Take no more connections, let requests finish within the grace, then close."""
+        self.plane.draining = True
+        if self._listening is not None:
+            await self._listening
+        for server in (self._server, *self._services.values()):
+            if server is not None:
+                server.close()
+        for client in list(self.plane.clients):
+            client.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace):
+                await self.plane.all_gone()
+        for client in list(self.plane.clients):
+            client.transport.abort()
+
+
+def _log_access(exchange: Exchange, now: float) -> None:
+    head = exchange.head
+    logger.info(
+        '%s "%s %s" %d %.1fms %s',
+        exchange.client.peer,
+        head.method.decode("latin-1"),
+        head.target.decode("latin-1"),
+        exchange.status,
+        (now - exchange.started) * 1000,
+        exchange.target.spec.id,
+    )
+
+
+def _own_socket(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    os.chmod(path, 0o600)
+    listener.listen(16)
+    listener.setblocking(False)
+    return listener
+
+
+def _write_run_file(config: GatewayConfig) -> None:
+    """Say who we are, for a supervisor that has to adopt us. All or nothing, mode 0600."""
+    content: dict[str, Any] = {
+        "pid": os.getpid(),
+        "start_time": start_time("self"),
+        "token": config.token,
+        "host": config.host,
+        "port": config.port,
+        "socket": config.socket,
+        "url": f"http://{config.host}:{config.port}",
+    }
+    path = Path(config.run_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(orjson.dumps(content))
+    os.replace(part, path)
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> int:
+    """Read the configuration from stdin and serve."""
+    config = GatewayConfig(**orjson.loads(sys.stdin.buffer.read()))
+    log.configure(config.log_level)
+    _raise_file_limit()
+
+    async def serve() -> None:
+        await Gateway(config).run()
+
+    # What start-up made stays: no later collection has to look at it.
+    gc.collect()
+    gc.freeze()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+    return 0

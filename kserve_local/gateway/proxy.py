@@ -1,0 +1,562 @@
+"""From a routed request to its end: target, replica, connection, time limit, figures.
+
+`Dataplane` holds one `TargetState` a revision over all table snapshots, so that counts, queues
+and pools survive a new table. An `Exchange` is one request; whoever ends it (answer complete,
+time up, client gone, replica lost) calls `TargetState.finished` exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import random
+from collections.abc import Callable, Coroutine
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from kserve_local.aio import backoff
+from kserve_local.gateway import errors
+from kserve_local.gateway.activator import REFUSED_LIMIT, Verdict, judge, poke_due
+from kserve_local.gateway.balancer import Balancer
+from kserve_local.gateway.breaker import Breaker
+from kserve_local.gateway.metrics import TargetFigures
+from kserve_local.gateway.table import CompiledRoute, CompiledTable
+from kserve_local.gateway.upstream import (
+    CONNECT_TIMEOUT,
+    IDLE_CLOSE,
+    EndpointState,
+    UpstreamConnection,
+)
+from kserve_local.interfaces.routing import RouteTable, Target
+from kserve_local.interfaces.stats import RequestStat
+
+if TYPE_CHECKING:
+    from kserve_local.gateway.head import RequestHead
+    from kserve_local.gateway.http1 import ClientConnection
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.05
+MAX_TRIES = 8
+
+
+class Exchange:
+    """One request on its way.
+
+    Attributes:
+        fresh: The head as it is sent upstream.
+        pending: Body bytes, framed for the upstream, that wait for a connection.
+        body_done: The client has sent all of the request.
+        sent: A byte of it has gone to a replica.
+        status: Of the answer once its head went out; 0 before.
+        declared: The answer carries Content-Length.
+        finished: Counted out; late callbacks are ignored.
+    """
+
+    __slots__ = (
+        "body_done",
+        "client",
+        "deadline",
+        "declared",
+        "finished",
+        "fresh",
+        "head",
+        "pending",
+        "pending_size",
+        "place",
+        "refused_at",
+        "route",
+        "sent",
+        "started",
+        "status",
+        "target",
+        "tries",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        head: RequestHead,
+        target: TargetState,
+        fresh: bytes,
+        pending: list[bytes],
+        size: int,
+        body_done: bool,
+    ) -> None:
+        self.client = client
+        self.head = head
+        self.target = target
+        self.fresh = fresh
+        self.pending = pending
+        self.pending_size = size
+        self.body_done = body_done
+        self.upstream: UpstreamConnection | None = None
+        self.place: EndpointState | None = None
+        self.sent = False
+        self.status = 0
+        self.declared = False
+        self.finished = False
+        self.tries = 0
+        self.refused_at = 0.0
+        self.started = started = perf_counter()
+        self.deadline = started + target.timeout
+
+    def send(self, pieces: list[bytes]) -> None:
+        """Pass body bytes on, or keep them until there is a connection."""
+        upstream = self.upstream
+        if upstream is not None:
+            if len(pieces) == 1:
+                upstream.transport.write(pieces[0])
+            else:
+                upstream.transport.writelines(pieces)
+        elif not self.finished:
+            self.pending += pieces
+            self.pending_size += sum(map(len, pieces))
+
+
+class TargetState:
+    """One revision: its replicas, the requests at them, the requests that wait."""
+
+    __slots__ = (
+        "balancer",
+        "breaker",
+        "endpoints",
+        "figures",
+        "in_flight",
+        "plane",
+        "poked_at",
+        "removed",
+        "spec",
+        "timeout",
+        "usable",
+    )
+
+    def __init__(self, spec: Target, plane: Dataplane) -> None:
+        self.plane = plane
+        self.spec = spec
+        self.timeout = spec.timeout
+        self.endpoints: dict[tuple[str, str, int], EndpointState] = {}
+        self.usable: list[EndpointState] = []
+        self.in_flight: dict[Exchange, None] = {}
+        self.breaker: Breaker[Exchange] = Breaker(held=plane.max_held)
+        self.balancer = Balancer(spec.container_concurrency, plane.draw)
+        self.figures = TargetFigures(perf_counter())
+        self.poked_at = 0.0
+        self.removed = False
+
+    def apply(self, spec: Target) -> None:
+        """Take over what a new table says."""
+        self.removed = False
+        if spec.container_concurrency != self.spec.container_concurrency:
+            self.balancer = Balancer(spec.container_concurrency, self.plane.draw)
+        self.spec = spec
+        self.timeout = spec.timeout
+        wanted = {(e.pod, e.address, e.port): e for e in spec.endpoints}
+        for key in [k for k in self.endpoints if k not in wanted]:
+            self.endpoints.pop(key).retire()
+        for key in sorted(wanted, key=lambda k: (_address_order(k[1]), k[2])):
+            if key not in self.endpoints:
+                self.endpoints[key] = EndpointState(wanted[key], self)
+        self.settle()
+
+    def settle(self) -> None:
+        """Look anew at who can take requests, and let the waiting go or fail."""
+        self.usable = sorted(
+            (p for p in self.endpoints.values() if not p.refused),
+            key=lambda p: (_address_order(p.endpoint.address), p.endpoint.port),
+        )
+        if not len(self.breaker):
+            return
+        if self.usable:
+            self.release()
+        elif self.removed:
+            for exchange in self.breaker:
+                self.plane.answer(exchange, errors.revision_gone(self.spec.id))
+        elif judge(self.spec.state, listed=len(self.endpoints)) is Verdict.FAIL:
+            for exchange in self.breaker:
+                self.plane.answer(exchange, self.failure(exchange))
+        else:
+            self.wake(perf_counter())
+
+    def failure(self, exchange: Exchange) -> errors.Answer:
+        """Return the answer for a revision that cannot come."""
+        return errors.failed(self.spec.reason, openai=errors.is_openai(exchange.head.target))
+
+    def start(self, exchange: Exchange) -> None:
+        """Send the request to a replica now, hold it, or refuse it."""
+        self.in_flight[exchange] = None
+        self.figures.requests += 1
+        if not self.breaker.waiting:
+            place = self.balancer.pick(self.usable)
+            if place is not None:
+                place.in_flight += 1
+                exchange.place = place
+                connection = place.take()
+                if connection is not None:
+                    connection.begin(exchange)
+                else:
+                    self.plane.connect(exchange, place)
+                return
+        self.hold(exchange)
+
+    def hold(self, exchange: Exchange) -> None:
+        """Queue the request until a replica can take it."""
+        listed = len(self.endpoints)
+        verdict = judge(self.spec.state, listed=listed)
+        if verdict is Verdict.FAIL:
+            self.plane.answer(exchange, self.failure(exchange))
+            return
+        if not self.breaker.offer(exchange, replicas=bool(self.usable)):
+            self.plane.answer(exchange, errors.queue_full())
+            return
+        exchange.client.held(exchange)
+        if verdict is Verdict.WAKE:
+            self.wake(perf_counter())
+
+    def wake(self, now: float) -> None:
+        """Tell the supervisor that requests wait."""
+        if poke_due(self.poked_at, now):
+            self.poked_at = now
+            self.plane.poke(self.spec.id)
+
+    def release(self) -> None:
+        """Let waiting requests go, in order, as long as a replica has a place."""
+        breaker = self.breaker
+        while (exchange := breaker.first()) is not None:
+            place = self.balancer.pick(self.usable)
+            if place is None:
+                return
+            breaker.withdraw(exchange)
+            self.dispatch(exchange, place)
+
+    def dispatch(self, exchange: Exchange, place: EndpointState) -> None:
+        """Send the request to this replica."""
+        place.in_flight += 1
+        exchange.place = place
+        connection = place.take()
+        if connection is not None:
+            connection.begin(exchange)
+        else:
+            self.plane.connect(exchange, place)
+
+    def finished(self, exchange: Exchange, now: float) -> None:
+        """Count the request out; its place is free."""
+        if exchange.finished:
+            return
+        exchange.finished = True
+        self.in_flight.pop(exchange, None)
+        self.figures.done(exchange.started, now, exchange.status)
+        place = exchange.place
+        if place is not None:
+            place.in_flight -= 1
+            exchange.place = None
+        if self.breaker.waiting:
+            self.breaker.withdraw(exchange)
+            self.release()
+        if self.plane.access_log is not None:
+            self.plane.access_log(exchange, now)
+
+    def tick(self, now: float) -> None:
+        """Time limits, idle connections, and knocking at replicas that refused."""
+        for exchange in list(self.in_flight):
+            if exchange.deadline <= now:
+                self.plane.expire(exchange)
+        if not len(self.breaker):
+            return
+        if not self.endpoints:
+            self.wake(now)
+            return
+        for place in self.endpoints.values():
+            if place.refused and not place.connecting and place.retry_at <= now:
+                self.plane.knock(place)
+        if not self.usable:
+            for exchange in self.breaker:
+                if exchange.refused_at and now - exchange.refused_at > REFUSED_LIMIT:
+                    error = next(iter(self.endpoints.values())).error
+                    self.plane.answer(exchange, errors.bad_gateway(error))
+
+
+class Dataplane:
+    """All targets under the current table.
+
+    Args:
+        poke: Called with a target's id when requests wait for its first replica.
+        max_held: Requests one revision may hold while there is no replica.
+        token: Demanded as bearer token of every request; empty: none.
+        seed: Repeats the draws of a run; None: at random.
+    """
+
+    def __init__(
+        self,
+        *,
+        poke: Callable[[str], None],
+        max_held: int = 100,
+        token: bytes = b"",
+        seed: int | None = None,
+    ) -> None:
+        self.token = token
+        self.poke = poke
+        self.max_held = max_held
+        self.draw = random.Random(seed)
+        self.table = CompiledTable(RouteTable(version=0))
+        self.targets: dict[str, TargetState] = {}
+        self.clients: set[ClientConnection] = set()
+        self.draining = False
+        self._gone = asyncio.Event()
+        self.access_log: Callable[[Exchange, float], None] | None = None
+        self.connections = 0
+        self.refusals = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        p = os.urandom(9).hex()
+        self._prefix = f"{p[:8]}-{p[8:12]}-4{p[12:15]}-a{p[15:18]}-".encode()
+        self._request_count = 0
+        self._slow_tick = 0.0
+
+    # Tables
+
+    def apply(self, table: RouteTable) -> None:
+        """Swap the table: one assignment, then what waits is looked at again."""
+        compiled = CompiledTable(table)
+        specs = {t.id: t for r in table.routes for t in r.targets}
+        for key, spec in specs.items():
+            if key not in self.targets:
+                self.targets[key] = TargetState(spec, self)
+        self.table = compiled
+        for key, state in self.targets.items():
+            if key in specs:
+                state.apply(specs[key])
+            elif not state.removed:
+                state.removed = True
+                for place in state.endpoints.values():
+                    place.retire()
+                state.endpoints = {}
+                state.settle()
+
+    def target_of(self, compiled: CompiledRoute) -> TargetState | None:
+        """Draw the target of one request by the route's weights; None: the route has none."""
+        ids = compiled.ids
+        if len(ids) == 1:
+            return self.targets[ids[0]]
+        if not ids:
+            return None
+        return self.targets[ids[compiled.draw(self.draw.random())]]
+
+    def request_id(self) -> bytes:
+        """Return a new id in UUID form: random per process, then counting."""
+        self._request_count = count = self._request_count + 1
+        return b"%b%012x" % (self._prefix, count)
+
+    # Connections to replicas
+
+    def connect(self, exchange: Exchange, place: EndpointState) -> None:
+        """Open a connection for this request."""
+        self._own(self._connect(place, exchange), f"connect {place.endpoint.pod}")
+
+    def knock(self, place: EndpointState) -> None:
+        """Try a replica that refused, for the sake of those who wait."""
+        place.connecting = True
+        self._own(self._connect(place, None), f"knock {place.endpoint.pod}")
+
+    async def _connect(self, place: EndpointState, exchange: Exchange | None) -> None:
+        endpoint = place.endpoint
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(place), endpoint.address, endpoint.port
+                )
+        except (OSError, TimeoutError) as error:
+            place.connecting = False
+            self._refused(place, exchange, error)
+            return
+        place.connecting = False
+        place.attempts = 0
+        was_refused, place.refused = place.refused, False
+        if exchange is not None and not exchange.finished and exchange.place is place:
+            connection.begin(exchange)
+        elif place.retired:
+            connection.close()
+        else:
+            connection.since = perf_counter()
+            place.idle.append(connection)
+        if was_refused:
+            place.target.settle()
+
+    def _refused(
+        self, place: EndpointState, exchange: Exchange | None, error: OSError | TimeoutError
+    ) -> None:
+        now = perf_counter()
+        self.refusals += 1
+        place.refused = True
+        place.error = _dial_error(place, error)
+        place.retry_at = now + backoff(place.attempts, first=0.05, cap=1.0)
+        place.attempts += 1
+        target = place.target
+        if exchange is not None and not exchange.finished:
+            # Not a byte was sent, so another replica, or this one later, may have it.
+            if exchange.place is not None:
+                exchange.place.in_flight -= 1
+                exchange.place = None
+            exchange.refused_at = exchange.refused_at or now
+            target.breaker.give_back(exchange)
+            exchange.client.held(exchange)
+            # The table may be behind: whoever watches the replicas should look now.
+            target.wake(now)
+        target.settle()
+
+    def _own(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._disown)
+
+    def _disown(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s failed", task.get_name(), exc_info=error)
+
+    # Ends of requests
+
+    def answer(self, exchange: Exchange, answer: errors.Answer) -> None:
+        """End a request with an answer of our own; its replica, if any, is let go."""
+        if exchange.finished:
+            return
+        upstream = exchange.upstream
+        if upstream is not None:
+            upstream.detach()
+        exchange.status = answer.status
+        exchange.target.finished(exchange, perf_counter())
+        exchange.client.answer(answer, exchange)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """The client left: the replica sees a disconnect, the place is free at once."""
+        upstream = exchange.upstream
+        if upstream is not None:
+            upstream.detach()
+        exchange.target.finished(exchange, perf_counter())
+
+    def expire(self, exchange: Exchange) -> None:
+        """The total limit is over: 504, or the text glued to an answer that has begun."""
+        if exchange.finished or exchange.status == 101:
+            return
+        if not exchange.status:
+            self.answer(exchange, errors.timed_out())
+            return
+        upstream = exchange.upstream
+        if upstream is not None:
+            upstream.detach()
+        exchange.target.finished(exchange, perf_counter())
+        client = exchange.client
+        if exchange.declared:
+            # The text does not fit the length that was declared: the answer is cut short.
+            client.close()
+        else:
+            client.send_body(exchange, [errors.TIMEOUT], last=True)
+            client.response_done(exchange)
+
+    def upstream_broken(self, exchange: Exchange) -> None:
+        """The replica's answer cannot be read in one way only."""
+        if exchange.status:
+            self._cut(exchange)
+        else:
+            self.answer(exchange, errors.protocol_error())
+
+    def upstream_lost(self, exchange: Exchange, error: Exception | None, *, reused: bool) -> None:
+        """The replica's connection ended before the answer did."""
+        if exchange.finished:
+            return
+        if exchange.status:
+            self._cut(exchange)
+            return
+        place = exchange.place
+        if reused and exchange.head.idempotent and exchange.tries < MAX_TRIES and place:
+            # A rested connection that closed under a request which may be repeated.
+            exchange.tries += 1
+            place.in_flight -= 1
+            exchange.place = None
+            exchange.sent = False
+            exchange.target.breaker.give_back(exchange)
+            exchange.target.settle()
+            return
+        self.answer(exchange, errors.bad_gateway(_read_error(place, error)))
+
+    def _cut(self, exchange: Exchange) -> None:
+        """Nothing can be said any more: the client sees the answer end too early."""
+        exchange.target.finished(exchange, perf_counter())
+        exchange.client.cut(exchange)
+
+    def client_gone(self, client: ClientConnection) -> None:
+        """A client's connection has ended."""
+        self.clients.discard(client)
+        if self.draining and not self.clients:
+            self._gone.set()
+
+    async def all_gone(self) -> None:
+        """Return when the last client has left; only while draining."""
+        if self.clients:
+            await self._gone.wait()
+
+    # Time and figures
+
+    async def keep_time(self) -> None:
+        """Run time limits and housekeeping until cancelled."""
+        while True:
+            await asyncio.sleep(TICK)
+            try:
+                self.tick(perf_counter())
+            except Exception:
+                logger.exception("housekeeping failed")
+
+    def tick(self, now: float) -> None:
+        """Do what is due at `now` (`perf_counter`)."""
+        for state in list(self.targets.values()):
+            if state.in_flight:
+                state.tick(now)
+        if now - self._slow_tick < 1.0:
+            return
+        self._slow_tick = now
+        for state in self.targets.values():
+            for place in state.endpoints.values():
+                if place.idle:
+                    place.close_idle(now - IDLE_CLOSE)
+        for client in list(self.clients):
+            client.check(now)
+
+    def stats(self, now: float) -> list[RequestStat]:
+        """Return the period's figures of targets that have any, and start a new period."""
+        found: list[RequestStat] = []
+        for key, state in list(self.targets.items()):
+            stat = state.figures.close_period(
+                key, now, [e.started for e in state.in_flight], held=len(state.breaker)
+            )
+            if stat is not None:
+                found.append(stat)
+            if state.removed and not state.in_flight:
+                del self.targets[key]
+        return found
+
+
+def _address_order(address: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in address.split("."))
+    except ValueError:
+        return (0,)
+
+
+def _dial_error(place: EndpointState, error: OSError | TimeoutError) -> str:
+    """Return Go's words for a connection that could not be made."""
+    where = f"{place.endpoint.address}:{place.endpoint.port}"
+    if isinstance(error, TimeoutError):
+        return f"dial tcp {where}: i/o timeout"
+    code = error.errno or errno.ECONNREFUSED
+    return f"dial tcp {where}: connect: {os.strerror(code).lower()}"
+
+
+def _read_error(place: EndpointState | None, error: Exception | None) -> str:
+    """Return Go's words for a connection that ended before an answer."""
+    if isinstance(error, OSError) and error.errno and place is not None:
+        where = f"{place.endpoint.address}:{place.endpoint.port}"
+        return f"read tcp {where}: read: {os.strerror(error.errno).lower()}"
+    return "EOF"

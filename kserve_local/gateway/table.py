@@ -1,0 +1,264 @@
+"""Host, path or model name -> route: one `RouteTable` compiled for look-up. Pure.
+
+A request is matched in this order: exact host; `/serving/<namespace>/<name>` on any other host;
+and on a host that names this machine only (localhost, an address, a single label) the short form
+by model name. Everything else is a miss, which the cluster's gateway answers with 404.
+
+Source: DESIGN section 5, traffic.md sections 7.2, 7.3.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from kserve_local.interfaces.routing import Route, RouteTable
+
+PEEK_LIMIT = 256 * 1024
+
+_V1_MODEL = re.compile(r"/(?:openai/)?v1/models/(.+?)(?::predict|:explain)?/?")
+_V2_MODEL = re.compile(r"/v2/(?:repository/)?models/([^/]+)(?:/.*)?")
+_BY_BODY = re.compile(r"(?:/openai)?/v1/(?:chat/completions|completions|embeddings|rerank)/?")
+_PATH_FORM = re.compile(rb"(/serving/[^/?]+/[^/?]+)(?=[/?]|\Z)")
+_ADDRESS = re.compile(rb"[0-9.]+|\[[0-9a-f:.]+\]")
+
+
+class CompiledRoute:
+    """A route with what every request needs made ready.
+
+    Attributes:
+        shares: Running sums of the percents; empty with one target.
+        lines: Header lines that the cluster's gateway adds on this route.
+        cut: Length of the path prefix to cut off when matched by path.
+    """
+
+    __slots__ = ("ids", "lines", "route", "shares")
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        targets = [t for t in route.targets if t.percent > 0] or list(route.targets[:1])
+        self.ids = tuple(t.id for t in targets)
+        self.shares = (
+            list(itertools.accumulate(t.percent for t in targets)) if len(targets) > 1 else []
+        )
+        self.lines = b"KServe-Isvc-Name: %b\r\nKServe-Isvc-Namespace: %b\r\n" % (
+            route.service.encode(),
+            route.namespace.encode(),
+        )
+
+    def draw(self, random: float) -> int:
+        """Return the index of the target that the draw `random` (0 <= random < 1) falls on."""
+        return bisect.bisect_right(self.shares, random * self.shares[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A match; `cut` bytes of the target's path go."""
+
+    route: CompiledRoute
+    cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """No match. `model` is set when the short form's model is unknown or claimed twice."""
+
+    hint: str
+    model: str = ""
+    text: str = ""
+
+
+class NeedsModel:
+    """The short form of OpenAI: the route hangs on `model` in the body."""
+
+
+class CompiledTable:
+    """One snapshot. Look-ups never change it."""
+
+    def __init__(self, table: RouteTable) -> None:
+        self.version = table.version
+        self.table = table
+        self.routes = [CompiledRoute(r) for r in table.routes]
+        self.by_host: dict[bytes, CompiledRoute] = {}
+        self.by_path: dict[bytes, CompiledRoute] = {}
+        self.by_model: dict[str, list[CompiledRoute]] = {}
+        for compiled in self.routes:
+            for host in compiled.route.hosts:
+                self.by_host.setdefault(host.encode(), compiled)
+            if compiled.route.path:
+                self.by_path.setdefault(compiled.route.path.encode(), compiled)
+            for model in compiled.route.models:
+                self.by_model.setdefault(model, []).append(compiled)
+        entries = [c for c in self.routes if c.route.models or c.route.path]
+        self.only = (
+            entries[0]
+            if len(entries) == 1
+            else self.routes[0]
+            if not entries and len(self.routes) == 1
+            else None
+        )
+
+    def find(self, host: bytes, target: bytes) -> Found | Missed | NeedsModel:
+        """Return where a request goes.
+
+        Args:
+            host: Lower case, without port.
+            target: Path and query.
+        """
+        compiled = self.by_host.get(host)
+        if compiled is not None:
+            return Found(compiled)
+        if prefix := _PATH_FORM.match(target):
+            compiled = self.by_path.get(prefix.group(1))
+            if compiled is not None:
+                return Found(compiled, prefix.end())
+            return Missed(self.hint())
+        if not _names_this_machine(host):
+            return Missed(self.hint())
+        path = unquote(target.partition(b"?")[0].decode("latin-1"))
+        match = _V2_MODEL.fullmatch(path) or _V1_MODEL.fullmatch(path)
+        if match:
+            return self.find_model(match.group(1))
+        if self.only is not None:
+            return Found(self.only)
+        if _BY_BODY.fullmatch(path):
+            return NeedsModel()
+        return Missed(self.hint())
+
+    def find_model(self, model: str) -> Found | Missed:
+        """Return the one route that claims `model`.
+
+        With one service, everything is its business, also to say that it has no such model.
+        """
+        claims = self.by_model.get(model, ())
+        if len(claims) == 1:
+            return Found(claims[0])
+        if self.only is not None:
+            return Found(self.only)
+        if not claims:
+            text = f"Model with name {model} does not exist."
+            return Missed(self.hint(), model, text)
+        owners = ", ".join(sorted(f"{c.route.namespace}/{c.route.service}" for c in claims))
+        text = f"Model with name {model} is served by {owners}; name one by host or path."
+        return Missed(self.hint(), model, text)
+
+    def hint(self) -> str:
+        """Return the names that are served, for a header; at most about 900 characters."""
+        entries = [c.route for c in self.routes if c.route.models or c.route.path] or [
+            c.route for c in self.routes
+        ]
+        if not entries:
+            return "nothing is served yet"
+        names = [
+            " or ".join(filter(None, (r.hosts[0] if r.hosts else "", r.path))) for r in entries
+        ]
+        text = "served: " + ", ".join(names[:8])
+        return text[:880] + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def model_of(body: bytes) -> str | None:
+    """Return the top-level `model` string of a JSON object of which `body` is a beginning.
+
+    None: not seen yet. Empty: there will be none (no object, no string, no such key).
+    """
+    return _scan_model(body)
+
+
+_BLANKS = b" \t\r\n"
+_STRING = re.compile(rb'"((?:[^"\\\x00-\x1f]|\\.)*+)"', re.DOTALL)
+_SCALAR = re.compile(rb"[^\s,{}\[\]\"]++")
+_NESTED = re.compile(rb'[^"{}\[\]]++|"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
+
+
+def _scan_model(body: bytes) -> str | None:
+    at = _skip_blanks(body, 0)
+    if at >= len(body):
+        return None
+    if body[at : at + 1] != b"{":
+        return ""
+    at += 1
+    while True:
+        at = _skip_blanks(body, at)
+        if at >= len(body):
+            return None
+        if body[at : at + 1] == b"}":
+            return ""
+        key = _STRING.match(body, at)
+        if key is None:
+            return None if body[at : at + 1] == b'"' else ""
+        at = _skip_blanks(body, key.end())
+        if at >= len(body):
+            return None
+        if body[at : at + 1] != b":":
+            return ""
+        at = _skip_blanks(body, at + 1)
+        if at >= len(body):
+            return None
+        lead = body[at : at + 1]
+        if key.group(1) == b"model":
+            value = _STRING.match(body, at)
+            if value is None:
+                return None if lead == b'"' else ""
+            return _unescape(value.group(1))
+        end = _skip_value(body, at)
+        if end is None:
+            return None
+        at = _skip_blanks(body, end)
+        if at >= len(body):
+            return None
+        if body[at : at + 1] == b",":
+            at += 1
+        elif body[at : at + 1] != b"}":
+            return ""
+
+
+def _skip_blanks(body: bytes, at: int) -> int:
+    while at < len(body) and body[at] in _BLANKS:
+        at += 1
+    return at
+
+
+def _skip_value(body: bytes, at: int) -> int | None:
+    lead = body[at : at + 1]
+    if lead == b'"':
+        value = _STRING.match(body, at)
+        return value.end() if value else None
+    if lead not in (b"{", b"["):
+        scalar = _SCALAR.match(body, at)
+        # A scalar at the very end may go on in the next piece.
+        return scalar.end() if scalar and scalar.end() < len(body) else None
+    depth = 0
+    while at < len(body):
+        token = _NESTED.match(body, at)
+        if token is None:
+            return None
+        at = token.end()
+        if token.group() in (b"{", b"["):
+            depth += 1
+        elif token.group() in (b"}", b"]"):
+            depth -= 1
+            if not depth:
+                return at
+    return None
+
+
+def _unescape(raw: bytes) -> str:
+    text = raw.decode("utf-8", "replace")
+    if "\\" not in text:
+        return text
+    return re.sub(
+        r"\\(u[0-9a-fA-F]{4}|.)",
+        lambda m: chr(int(m[1][1:], 16)) if m[1][0] == "u" and len(m[1]) == 5 else m[1],
+        text,
+    )
+
+
+def _names_this_machine(host: bytes) -> bool:
+    return (
+        b"." not in host
+        or _ADDRESS.fullmatch(host) is not None
+        or host in (b"host.docker.internal", b"host.containers.internal")
+    )
