@@ -1,0 +1,342 @@
+"""InferenceService -> Knative Service, and the status that a KServe user reads.
+
+Reads InferenceServices, runtimes, storage containers, the ConfigMap `inferenceservice-config`, the
+Knative Service below and the newest Revision's Pods; writes the Knative Service, the Service
+`<isvc>`, the finalizer, Events, and the InferenceService's status. Order of steps, what is written
+when a step fails, conditions and Events are KServe v0.20's controller's
+(pkg/controller/v1beta1/inferenceservice; control-plane.md sections 3.3, 5, 6.1, 11).
+
+Two things are faster than upstream: Pods and runtimes wake the reconcile, so that a failure is in
+the status at once instead of at the next retry.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kserve_local.api import names
+from kserve_local.api.config import InferenceServiceConfig, parse
+from kserve_local.api.inferenceservice import framework_of
+from kserve_local.api.meta import (
+    Key,
+    Object,
+    annotations_of,
+    condition_is,
+    controller_of,
+    labels_of,
+    name_of,
+    namespace_of,
+    timestamp,
+    uid_of,
+)
+from kserve_local.api.runtime_selection import Selection, SelectionError, select
+from kserve_local.api.scheme import (
+    CLUSTER_SERVING_RUNTIME,
+    CLUSTER_STORAGE_CONTAINER,
+    CONFIG_MAP,
+    INFERENCE_SERVICE,
+    KNATIVE_SERVICE,
+    POD,
+    SERVICE,
+    SERVING_RUNTIME,
+    TRAINED_MODEL,
+    key_of,
+)
+from kserve_local.controllers import isvc_knative, isvc_status, podspec
+from kserve_local.controllers.garbage import ISVC_FINALIZER, TRAINED_MODEL_PARENT
+from kserve_local.controllers.isvc_status import StatusDraft
+from kserve_local.controllers.knative_service import with_status
+from kserve_local.controllers.pod_state import Failure
+from kserve_local.controllers.revision import pods_of
+from kserve_local.errors import AlreadyExists, Conflict, KServeLocalError, NotFound
+from kserve_local.reconcile.controller import Watch, controlling, itself, labelled
+from kserve_local.reconcile.result import DONE, RETRY, Result
+from kserve_local.store.events import EventRecorder
+from kserve_local.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+COMPONENT = "v1beta1Controllers"
+"""`source.component` of the Events, as KServe's recorder is named."""
+
+_NOT_YET = {
+    names.STANDARD_MODE: (
+        "deploymentMode Standard is not available in this version of kserve-local; remove the "
+        f"annotation {names.DEPLOYMENT_MODE} to run the service in Knative mode"
+    ),
+    names.MODEL_MESH_MODE: (
+        "deploymentMode ModelMesh is not available in kserve-local; remove the annotation "
+        f"{names.DEPLOYMENT_MODE} to run the service in Knative mode"
+    ),
+}
+
+
+class InferenceServiceController:
+    """Writes the next link: the Knative Service of an InferenceService, and its status."""
+
+    name = "inferenceservice"
+
+    def __init__(self, store: Store, events: EventRecorder) -> None:
+        self._store = store
+        self._events = events
+        self.watches = (
+            Watch(INFERENCE_SERVICE.id, itself),
+            Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
+            Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
+            Watch(SERVING_RUNTIME.id, self._users),
+            Watch(CLUSTER_SERVING_RUNTIME.id, self._users),
+        )
+
+    def _users(self, runtime: Object) -> Iterable[Key]:
+        """Map a runtime to the services that use it, and to those still without one."""
+        field = (
+            "servingRuntimeName"
+            if runtime["kind"] == SERVING_RUNTIME.kind
+            else "clusterServingRuntimeName"
+        )
+        namespace = namespace_of(runtime) or None
+        for isvc in self._store.list(INFERENCE_SERVICE.id, namespace=namespace):
+            status = isvc.get("status") or {}
+            model = status.get("modelStatus") or {}
+            uses = status.get(field) == name_of(runtime)
+            if uses or model.get("transitionStatus") == "InvalidSpec":
+                yield key_of(isvc)
+
+    async def reconcile(self, key: Key) -> Result:
+        """Bring the Knative Service to what the spec asks for and say how the service stands."""
+        isvc = self._store.find(key)
+        if isvc is None:
+            return DONE
+        if isvc["metadata"].get("deletionTimestamp"):
+            return await self._finalize(isvc)
+        if annotations_of(isvc).get(names.DISABLE_AUTO_UPDATE) == "true" and condition_is(
+            isvc, isvc_status.READY
+        ):
+            return DONE
+        isvc = await self._with_finalizer(isvc)
+        config = parse(
+            self._store.find(Key(CONFIG_MAP.id, names.KSERVE_NAMESPACE, names.CONFIG_MAP))
+        )
+        draft = StatusDraft(isvc, now=timestamp())
+        mode = config.deployment_mode(
+            annotations_of(isvc).get(names.DEPLOYMENT_MODE),
+            (isvc.get("status") or {}).get("deploymentMode") or "",
+        )
+        draft.mode(mode)
+        if isvc_knative.is_stopped(isvc):
+            return await self._stop(isvc, draft)
+        draft.running()
+        if mode != names.KNATIVE_MODE:
+            return await self._refuse(isvc, draft, _NOT_YET[mode])
+        try:
+            ksvc = await self._apply(isvc, draft, config)
+        except Conflict:
+            raise
+        except KServeLocalError as error:
+            return await self._failed(isvc, draft, error)
+        draft.component("predictor", ksvc)
+        pods = self._pods(isvc, draft)
+        if not draft.model(pods, ksvc):
+            return Result(requeue_after=1.0)
+        await self._other_components(isvc, draft)
+        draft.cross_components()
+        await self._ingress(isvc, draft, config)
+        await self._write(isvc, draft)
+        return DONE
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    async def _apply(
+        self, isvc: Object, draft: StatusDraft, config: InferenceServiceConfig
+    ) -> Object:
+        """Create or update the predictor's Knative Service; return it as stored.
+
+        Raises:
+            SelectionError: No runtime fits; belongs into modelStatus.
+            Invalid: The storage cannot be used.
+        """
+        selection: Selection | None = None
+        if framework_of(isvc["spec"]["predictor"]) is not None:
+            selection = select(
+                isvc,
+                runtimes=self._store.list(SERVING_RUNTIME.id, namespace=namespace_of(isvc)),
+                cluster_runtimes=self._store.list(CLUSTER_SERVING_RUNTIME.id),
+            )
+        draft.runtime(selection.kind if selection else "", selection.name if selection else "")
+        parts = podspec.predictor_pod(
+            isvc,
+            selection,
+            config=config,
+            storage_containers=self._store.list(CLUSTER_STORAGE_CONTAINER.id),
+        )
+        wanted = isvc_knative.knative_service(isvc, parts, rolled_out=draft.rolled_out("predictor"))
+        await self._remove_other_variants(isvc, name_of(wanted))
+        existing = self._store.find(key_of(wanted))
+        if existing is None:
+            created = await self._store.create(wanted)
+            await self._event(
+                isvc, "Normal", "Created", f'Created Knative Service "{name_of(created)}"'
+            )
+            return created
+        owner = controller_of(existing)
+        if owner is None or owner.get("uid") != uid_of(isvc):
+            raise AlreadyExists(
+                f'Knative Service "{name_of(existing)}" exists and is not owned by InferenceService'
+                f' "{name_of(isvc)}"; delete it or rename the InferenceService'
+            )
+        updated = _merged(existing, wanted)
+        return existing if updated is existing else await self._store.update(updated)
+
+    async def _remove_other_variants(self, isvc: Object, keep: str) -> None:
+        """Delete the Knative Service of an earlier `predictor.name`."""
+        for ksvc in self._store.owned_by(uid_of(isvc), KNATIVE_SERVICE.id):
+            component = labels_of(ksvc).get(names.COMPONENT_LABEL)
+            if component == "predictor" and name_of(ksvc) != keep:
+                await self._delete(ksvc)
+
+    def _pods(self, isvc: Object, draft: StatusDraft) -> list[Object]:
+        revision = draft.created_revision("predictor")
+        return pods_of(self._store, namespace_of(isvc), revision) if revision else []
+
+    async def _other_components(self, isvc: Object, draft: StatusDraft) -> None:
+        parts: tuple[isvc_status.Component, ...] = ("transformer", "explainer")
+        for component in parts:
+            if isvc["spec"].get(component):
+                message = (
+                    f"spec.{component} is accepted but not run by this version of kserve-local; "
+                    f"the predictor answers under its own name, "
+                    f"{isvc_knative.predictor_service_name(isvc)}"
+                )
+                draft.not_available(component, message)
+                if not _says(isvc, isvc_status.READY_OF[component], message):
+                    await self._event(isvc, "Warning", isvc_status.NOT_AVAILABLE, message)
+
+    async def _ingress(
+        self, isvc: Object, draft: StatusDraft, config: InferenceServiceConfig
+    ) -> None:
+        ingress = config.ingress
+        address = isvc_status.cluster_address(isvc)
+        url = isvc_status.knative_url(draft.component_url, scheme=ingress.url_scheme)
+        if ingress.disable_istio_virtual_host:
+            url, address = draft.component_url, draft.component_address
+        else:
+            if ingress.path_template:
+                path = (
+                    ingress.path_template.replace("{{ .Namespace }}", namespace_of(isvc))
+                    .replace("{{ .Name }}", name_of(isvc))
+                    .strip()
+                )
+                url = f"{ingress.url_scheme}://{ingress.domain}{path}"
+            await self._external_service(isvc)
+        draft.ingress(url=url, address=address)
+
+    async def _external_service(self, isvc: Object) -> None:
+        if self._store.find(Key(SERVICE.id, namespace_of(isvc), name_of(isvc))) is None:
+            try:
+                await self._store.create(isvc_knative.external_service(isvc))
+            except AlreadyExists:
+                return
+
+    async def _stop(self, isvc: Object, draft: StatusDraft) -> Result:
+        for resource in (KNATIVE_SERVICE.id, SERVICE.id):
+            for obj in self._store.owned_by(uid_of(isvc), resource):
+                await self._delete(obj)
+        draft.stop()
+        await self._write(isvc, draft)
+        return DONE
+
+    async def _refuse(self, isvc: Object, draft: StatusDraft, message: str) -> Result:
+        """Say that the whole service is of a kind that is not run yet."""
+        draft.not_available("predictor", message)
+        await self._write(isvc, draft)
+        if not _says(isvc, isvc_status.PREDICTOR_READY, message):
+            await self._event(isvc, "Warning", isvc_status.NOT_AVAILABLE, message)
+        return DONE
+
+    async def _failed(self, isvc: Object, draft: StatusDraft, error: KServeLocalError) -> Result:
+        """The predictor step failed: an Event, for a bad spec the model status, and a retry."""
+        if isinstance(error, SelectionError):
+            draft.invalid_spec(Failure(error.reason, error.failure))
+        await self._write(isvc, draft)
+        await self._event(isvc, "Warning", "InternalError", str(error))
+        return RETRY
+
+    async def _write(self, isvc: Object, draft: StatusDraft) -> None:
+        status = draft.finish()
+        await self._store.update_status(with_status(isvc, status))
+        is_ready = draft.conditions.is_true(isvc_status.READY)
+        if is_ready and not draft.was_ready:
+            await self._event(
+                isvc,
+                "Normal",
+                "InferenceServiceReady",
+                f"InferenceService [{name_of(isvc)}] is Ready",
+            )
+        elif draft.was_ready and draft.conditions.status(isvc_status.READY) == "False":
+            failed = ", ".join(isvc_status.false_conditions(status["conditions"]))
+            await self._event(
+                isvc,
+                "Warning",
+                "InferenceServiceNotReady",
+                f"InferenceService [{name_of(isvc)}] is no longer Ready because of: {failed}",
+            )
+        failure = draft.failure
+        known = ((isvc.get("status") or {}).get("modelStatus") or {}).get("lastFailureInfo")
+        if failure is not None and failure != known and failure["reason"] == "ModelLoadFailed":
+            await self._event(isvc, "Warning", failure["reason"], failure["message"])
+
+    # -- metadata and deletion --------------------------------------------------------------------
+
+    async def _with_finalizer(self, isvc: Object) -> Object:
+        finalizers = isvc["metadata"].get("finalizers") or []
+        if ISVC_FINALIZER in finalizers:
+            return isvc
+        metadata = {**isvc["metadata"], "finalizers": [*finalizers, ISVC_FINALIZER]}
+        return await self._store.update({**isvc, "metadata": metadata})
+
+    async def _finalize(self, isvc: Object) -> Result:
+        if ISVC_FINALIZER in (isvc["metadata"].get("finalizers") or ()):
+            for model in self._store.list(
+                TRAINED_MODEL.id,
+                namespace=namespace_of(isvc),
+                labels={TRAINED_MODEL_PARENT: name_of(isvc)},
+            ):
+                await self._delete(model)
+            await self._store.finalize(key_of(isvc), ISVC_FINALIZER)
+        return DONE
+
+    async def _delete(self, obj: Object) -> None:
+        try:
+            await self._store.delete(key_of(obj), uid=uid_of(obj))
+        except (NotFound, Conflict):
+            return
+
+    async def _event(self, isvc: Object, type_: Any, reason: str, message: str) -> None:
+        await self._events.event(isvc, type_, reason, message, component=COMPONENT)
+
+
+def _merged(existing: Object, wanted: Object) -> Object:
+    """Return `existing` with what KServe manages replaced, or itself when nothing differs.
+
+    Labels and annotations that others put on the Knative Service stay.
+    """
+    labels = {**labels_of(existing), **labels_of(wanted)}
+    annotations = {**annotations_of(existing), **annotations_of(wanted)}
+    same = (
+        existing["spec"] == wanted["spec"]
+        and labels == dict(labels_of(existing))
+        and annotations == dict(annotations_of(existing))
+    )
+    if same:
+        return existing
+    metadata: dict[str, Any] = {**existing["metadata"], "labels": labels}
+    if annotations:
+        metadata["annotations"] = annotations
+    return {**existing, "metadata": metadata, "spec": wanted["spec"]}
+
+
+def _says(isvc: Object, type_: str, message: str) -> bool:
+    conditions: Iterable[Mapping[str, Any]] = (isvc.get("status") or {}).get("conditions") or ()
+    return any(c.get("type") == type_ and c.get("message") == message for c in conditions)

@@ -1,0 +1,148 @@
+"""InferenceService -> the Knative Service of its predictor. Pure.
+
+Copies KServe v0.20's ksvc reconciler (pkg/controller/v1beta1/inferenceservice/reconcilers/knative):
+autoscaling annotations out of the component's fields (traffic.md 1.10), the traffic block of a
+canary (control-plane.md 6.1), and what goes to the service instead of the revision template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kserve_local.api import names
+from kserve_local.api.meta import (
+    Object,
+    annotations_of,
+    name_of,
+    namespace_of,
+    owner_reference,
+)
+from kserve_local.api.scheme import KNATIVE_SERVICE, SERVICE
+from kserve_local.controllers import knative_names
+from kserve_local.controllers.podspec import PodParts
+
+
+def predictor_service_name(isvc: Object) -> str:
+    """Return `<isvc>-predictor`, or `<isvc>-<predictor.name>-predictor`."""
+    return names.predictor_name(name_of(isvc), isvc["spec"]["predictor"].get("name") or "")
+
+
+def knative_service(isvc: Object, parts: PodParts, *, rolled_out: str) -> Object:
+    """Return the predictor's Knative Service.
+
+    Args:
+        parts: The Pod that the runtime and the spec make.
+        rolled_out: `latestRolledoutRevision` of the status, empty before the first rollout.
+    """
+    predictor: Mapping[str, Any] = isvc["spec"]["predictor"]
+    annotations = template_annotations(predictor, parts.annotations)
+    own = {k: v for k, v in annotations.items() if k == names.ROLLOUT_DURATION}
+    template = {
+        "metadata": {
+            "labels": dict(parts.labels),
+            "annotations": {k: v for k, v in annotations.items() if k not in own},
+        },
+        "spec": {**parts.spec, **_limits(predictor)},
+    }
+    metadata: dict[str, Any] = {
+        "name": predictor_service_name(isvc),
+        "namespace": namespace_of(isvc),
+        "labels": dict(parts.object_labels),
+        "ownerReferences": [owner_reference(isvc)],
+    }
+    if own:
+        metadata["annotations"] = own
+    return {
+        "apiVersion": KNATIVE_SERVICE.api_version,
+        "kind": KNATIVE_SERVICE.kind,
+        "metadata": metadata,
+        "spec": {
+            "template": template,
+            "traffic": traffic(
+                predictor.get("canaryTrafficPercent"),
+                rolled_out=rolled_out,
+                tag_latest=annotations.get(names.ENABLE_TAG_ROUTING) == "true",
+            ),
+        },
+    }
+
+
+def traffic(canary: int | None, *, rolled_out: str, tag_latest: bool) -> list[dict[str, Any]]:
+    """Return the traffic block for `canaryTrafficPercent` (control-plane.md 6.1)."""
+    percent = 100 if canary is None or not rolled_out else int(canary)
+    latest: dict[str, Any] = {"latestRevision": True, "percent": percent}
+    if tag_latest:
+        latest["tag"] = "latest"
+    if percent >= 100:
+        return [latest]
+    previous = {
+        "latestRevision": False,
+        "percent": 100 - percent,
+        "revisionName": rolled_out,
+        "tag": "prev",
+    }
+    return [latest, previous]
+
+
+def template_annotations(component: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the revision template's annotations: those given plus the autoscaling ones."""
+    annotations = dict(given)
+    annotations.setdefault(names.AUTOSCALING_CLASS, names.KPA_CLASS)
+    initial = annotations.get(names.INITIAL_SCALE)
+    if initial is not None and (not _is_int(initial) or int(initial) == 0):
+        # Zero would need `allow-zero-initial-scale` in Knative's config, which ships false.
+        del annotations[names.INITIAL_SCALE]
+    least = component.get("minReplicas")
+    annotations[names.MIN_SCALE] = str(1 if least is None else int(least))
+    for field, annotation in (
+        ("maxReplicas", names.MAX_SCALE),
+        ("scaleTarget", names.AUTOSCALING_TARGET),
+        ("scaleMetric", names.AUTOSCALING_METRIC),
+    ):
+        value = component.get(field)
+        if value is not None and not (field == "maxReplicas" and value == 0):
+            annotations[annotation] = str(value)
+    return annotations
+
+
+def _limits(component: Mapping[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = {}
+    if component.get("containerConcurrency") is not None:
+        spec["containerConcurrency"] = component["containerConcurrency"]
+    if component.get("timeout") is not None:
+        spec["timeoutSeconds"] = component["timeout"]
+        spec["responseStartTimeoutSeconds"] = component["timeout"]
+    return spec
+
+
+def _is_int(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+def external_service(isvc: Object) -> Object:
+    """Return the Service `<isvc>`, ExternalName to the local gateway (control-plane.md 4.1)."""
+    return {
+        "apiVersion": SERVICE.api_version,
+        "kind": SERVICE.kind,
+        "metadata": {
+            "name": name_of(isvc),
+            "namespace": namespace_of(isvc),
+            "labels": {names.ISVC_LABEL: name_of(isvc)},
+            "ownerReferences": [owner_reference(isvc)],
+        },
+        "spec": {
+            "type": "ExternalName",
+            "externalName": knative_names.LOCAL_GATEWAY,
+            "sessionAffinity": "None",
+        },
+    }
+
+
+def is_stopped(isvc: Object) -> bool:
+    """Whether the stop annotation says so, in any case (control-plane.md 11)."""
+    return annotations_of(isvc).get(names.STOP, "").lower() == "true"

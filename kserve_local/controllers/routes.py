@@ -1,0 +1,365 @@
+"""InferenceServices, Revisions and ready Pods -> the gateway's RouteTable.
+
+Reads the store; writes nothing to it and publishes whole snapshots to a RouteSink. `compile_routes`
+is pure and works on one InferenceService, so that a change costs the routes of one service; the
+table is put together from what was compiled before. The first change goes out at once, later ones
+are collected for a few milliseconds (longer where a table is expensive to hand over).
+
+Hosts and weights are KServe's and Knative's (control-plane.md 4.2, 6.1; traffic.md 4.2, 7.2); what
+a cluster answers while nothing is ready is not copied: a request waits here while a replica starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kserve_local.api import names
+from kserve_local.api.meta import (
+    Key,
+    Object,
+    annotations_of,
+    condition_is,
+    get_condition,
+    labels_of,
+    name_of,
+    namespace_of,
+    uid_of,
+)
+from kserve_local.api.scheme import INFERENCE_SERVICE, KNATIVE_SERVICE, POD, REVISION, SERVICE
+from kserve_local.controllers import isvc_knative, knative_names, pod_state
+from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT, newest, number_of
+from kserve_local.controllers.revision import pods_of, scale
+from kserve_local.interfaces.routing import Endpoint, Route, RouteSink, RouteTable, Target
+from kserve_local.reconcile.controller import Watch, controlling, itself, labelled
+from kserve_local.reconcile.result import DONE, Result
+from kserve_local.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+COALESCE = 0.005
+"""Seconds in which further changes are collected after a publish."""
+
+PORTS = f"{names.LOCAL_PREFIX}/ports"
+"""Annotation (ours) on a Pod without an address of its own: JSON of named port -> real port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What one Revision has to serve with."""
+
+    revision: Object
+    pods: Sequence[Object]
+
+
+def compile_routes(
+    isvc: Object, ksvc: Object | None, backings: Mapping[str, Backing], *, domain: str
+) -> tuple[Route, ...]:
+    """Return the routes of one InferenceService: its entry, its predictor, its tags.
+
+    Args:
+        ksvc: The predictor's Knative Service; None: nothing could be made of the spec.
+        backings: Revisions of `ksvc` by name.
+        domain: Knative's domain.
+    """
+    if isvc_knative.is_stopped(isvc) or isvc["metadata"].get("deletionTimestamp"):
+        return ()
+    name, namespace = name_of(isvc), namespace_of(isvc)
+    predictor = isvc_knative.predictor_service_name(isvc)
+    local_only = labels_of(isvc).get(names.KNATIVE_VISIBILITY) == "cluster-local"
+    public = "" if local_only else domain
+    targets = _targets(isvc, ksvc, backings)
+    routes = [
+        Route(
+            namespace=namespace,
+            service=name,
+            component="predictor",
+            hosts=hosts_of(name, namespace, public),
+            targets=targets,
+            path=f"/serving/{namespace}/{name}",
+            models=model_names(isvc, backings),
+        ),
+        Route(
+            namespace=namespace,
+            service=name,
+            component="predictor",
+            hosts=hosts_of(predictor, namespace, public),
+            targets=targets,
+        ),
+    ]
+    for entry in _traffic(ksvc):
+        tag, backing = entry.get("tag"), backings.get(entry.get("revisionName", ""))
+        if tag and backing is not None:
+            routes.append(
+                Route(
+                    namespace=namespace,
+                    service=name,
+                    component="predictor",
+                    hosts=hosts_of(f"{tag}-{predictor}", namespace, public),
+                    targets=(_target(isvc, backing, 100),),
+                )
+            )
+    return tuple(routes)
+
+
+def hosts_of(name: str, namespace: str, domain: str) -> tuple[str, ...]:
+    """Return every host a name answers to; without a domain only inside the cluster."""
+    short = f"{name}.{namespace}"
+    cluster = (short, f"{short}.svc", f"{short}.svc.cluster.local")
+    public = (f"{short}.{domain}", f"{short}.localhost") if domain else ()
+    return tuple(host.lower() for host in (*public, *cluster))
+
+
+def model_names(isvc: Object, backings: Mapping[str, Backing]) -> tuple[str, ...]:
+    """Return the model names that plain `/v1/models/<name>` may mean: those the server was given.
+
+    `--model_name` (ours and KServe's servers), MLSERVER_MODEL_NAME, else the service's name.
+    """
+    latest = newest([b.revision for b in backings.values()])
+    if latest is None:
+        return (name_of(isvc),)
+    container = pod_state.serving_container(latest["spec"])
+    words = [*(container.get("command") or ()), *(container.get("args") or ())]
+    for at, word in enumerate(words):
+        for flag in ("--model_name", "--model-name", "--served-model-name"):
+            if word.startswith(f"{flag}="):
+                return (word.partition("=")[2],)
+            if word == flag and at + 1 < len(words):
+                return (words[at + 1],)
+    for entry in container.get("env") or ():
+        if entry.get("name") == "MLSERVER_MODEL_NAME" and entry.get("value"):
+            return (entry["value"],)
+    return (name_of(isvc),)
+
+
+def _traffic(ksvc: Object | None) -> Sequence[Mapping[str, Any]]:
+    return ((ksvc or {}).get("status") or {}).get("traffic") or ()
+
+
+def _targets(
+    isvc: Object, ksvc: Object | None, backings: Mapping[str, Backing]
+) -> tuple[Target, ...]:
+    """Return where requests go. Before the first Revision is ready they wait for the newest."""
+    weights: dict[str, int] = {}
+    for entry in _traffic(ksvc):
+        revision = entry.get("revisionName", "")
+        if revision in backings:
+            weights[revision] = weights.get(revision, 0) + int(entry.get("percent") or 0)
+    # Knative leaves targets of 0 % out of the gateway's rule.
+    weights = {revision: percent for revision, percent in weights.items() if percent}
+    if not weights:
+        latest = newest([b.revision for b in backings.values()])
+        if latest is None:
+            return (_without_revision(isvc),)
+        weights = {name_of(latest): 100}
+    return tuple(_target(isvc, backings[name], percent) for name, percent in weights.items())
+
+
+def _without_revision(isvc: Object) -> Target:
+    """Return the target of a service that has no Revision: on its way, or why there is none."""
+    model = (isvc.get("status") or {}).get("modelStatus") or {}
+    unavailable = get_condition(isvc, "PredictorReady") or {}
+    reason = ""
+    if model.get("transitionStatus") == "InvalidSpec":
+        reason = _reason_text(model.get("lastFailureInfo") or {})
+    elif unavailable.get("status") == "False":
+        reason = _reason_text(unavailable)
+    return Target(
+        id=f"{namespace_of(isvc)}/{isvc_knative.predictor_service_name(isvc)}",
+        percent=100,
+        state="failed" if reason else "starting",
+        reason=reason,
+    )
+
+
+def _target(isvc: Object, backing: Backing, percent: int) -> Target:
+    revision = backing.revision
+    endpoints = tuple(
+        endpoint_of(pod)
+        for pod in sorted(backing.pods, key=name_of)
+        if pod_state.is_ready(pod) and (pod.get("status") or {}).get("podIP")
+    )
+    spec = revision["spec"]
+    state, reason = ("ready", "") if endpoints else _state(backing)
+    return Target(
+        id=f"{namespace_of(revision)}/{name_of(revision)}",
+        percent=percent,
+        endpoints=endpoints,
+        state=state,
+        reason=reason,
+        container_concurrency=int(spec.get("containerConcurrency") or 0),
+        timeout=float(spec.get("timeoutSeconds") or DEFAULT_TIMEOUT),
+    )
+
+
+def _state(backing: Backing) -> tuple[str, str]:
+    """Return state and reason of a Revision without a ready Pod.
+
+    A Revision that served before will again: its Pod restarts. One that never came up and whose
+    newest Pod failed will not without a change; neither will one past its progress deadline.
+    """
+    revision = backing.revision
+    if scale(revision) == 0:
+        return "zero", ""
+    if condition_is(revision, "ResourcesAvailable"):
+        return "starting", ""
+    live = [p for p in backing.pods if not pod_state.is_terminating(p)]
+    for pod in pod_state.newest_first(live)[:1]:
+        failure = pod_state.failure_of(pod)
+        if failure is not None:
+            return "failed", _reason_text(failure.info())
+    ready = get_condition(revision, "Ready") or {}
+    if ready.get("status") == "False":
+        return "failed", _reason_text(ready)
+    return "starting", ""
+
+
+def _reason_text(info: Mapping[str, Any]) -> str:
+    return ": ".join(filter(None, (str(info.get("reason", "")), str(info.get("message", "")))))
+
+
+def endpoint_of(pod: Object) -> Endpoint:
+    """Return how to reach a ready Pod: the serving container's port, and its gRPC port if named."""
+    container = pod_state.serving_container(pod["spec"])
+    real = _real_ports(pod)
+    port = pod_state.serving_port(container)
+    grpc = next(
+        (
+            int(p["containerPort"])
+            for p in container.get("ports") or ()
+            if str(p.get("name", "")).startswith(("grpc", "h2c"))
+        ),
+        0,
+    )
+    return Endpoint(
+        pod=name_of(pod),
+        address=str(pod["status"]["podIP"]),
+        port=real.get(port, port),
+        grpc_port=real.get(grpc, grpc),
+    )
+
+
+def _real_ports(pod: Object) -> dict[int, int]:
+    text = annotations_of(pod).get(PORTS)
+    if not text:
+        return {}
+    return {int(k): int(v) for k, v in json.loads(text).items()}
+
+
+class RoutesController:
+    """Compiles the routes of the InferenceServices that changed and publishes the table.
+
+    Args:
+        sink: Takes the snapshots.
+        domain: Knative's domain.
+        clock: Monotonic seconds.
+    """
+
+    name = "routes"
+    watches = (
+        Watch(INFERENCE_SERVICE.id, itself),
+        Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
+        Watch(REVISION.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
+        Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
+    )
+
+    def __init__(
+        self,
+        store: Store,
+        sink: RouteSink,
+        *,
+        domain: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._sink = sink
+        self._domain = domain
+        self._clock = clock
+        self._routes: dict[Key, tuple[Route, ...]] | None = None
+        self._version = 0
+        self._published: tuple[tuple[Route, ...], Mapping[str, str]] | None = None
+        self._quiet_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def reconcile(self, key: Key) -> Result:
+        """Compile one InferenceService's routes again and publish what changed."""
+        if self._routes is None:
+            # The first table must be whole: a gateway that outlived us serves all of them.
+            self._routes = {}
+            for isvc in self._store.list(INFERENCE_SERVICE.id):
+                self._compile(Key(INFERENCE_SERVICE.id, namespace_of(isvc), name_of(isvc)))
+            self._publish()
+            return DONE
+        if self._compile(key):
+            self._schedule()
+        return DONE
+
+    def close(self) -> None:
+        """Publish what is still waiting and stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._publish()
+
+    def _compile(self, key: Key) -> bool:
+        """Compile one service; return whether its routes are other ones now."""
+        assert self._routes is not None
+        isvc = self._store.find(key)
+        if isvc is None:
+            return self._routes.pop(key, None) is not None
+        ksvc_name = isvc_knative.predictor_service_name(isvc)
+        ksvc = self._store.find(Key(KNATIVE_SERVICE.id, key.namespace, ksvc_name))
+        backings = {} if ksvc is None else self._backings(ksvc)
+        routes = compile_routes(isvc, ksvc, backings, domain=self._domain)
+        if self._routes.get(key) == routes:
+            return False
+        self._routes[key] = routes
+        return True
+
+    def _backings(self, ksvc: Object) -> dict[str, Backing]:
+        routed = {entry.get("revisionName") for entry in _traffic(ksvc)}
+        revisions = self._store.owned_by(uid_of(ksvc), REVISION.id)
+        last = max((number_of(r) for r in revisions), default=0)
+        return {
+            name_of(r): Backing(r, pods_of(self._store, namespace_of(r), name_of(r)))
+            for r in revisions
+            if name_of(r) in routed or number_of(r) == last
+        }
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            return
+        wait = self._quiet_until - self._clock()
+        if wait <= 0:
+            self._publish()
+        else:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(wait, self._publish)
+
+    def _publish(self) -> None:
+        self._timer = None
+        assert self._routes is not None
+        started = self._clock()
+        routes = tuple(route for key in sorted(self._routes) for route in self._routes[key])
+        listen = self._listen()
+        if self._published == (routes, listen):
+            return
+        self._published = (routes, listen)
+        self._version += 1
+        self._sink.publish(RouteTable(version=self._version, routes=routes, listen=listen))
+        # A table of a thousand services takes a while to hand over; never spend most time on it.
+        ended = self._clock()
+        self._quiet_until = ended + max(COALESCE, 4 * (ended - started))
+
+    def _listen(self) -> dict[str, str]:
+        """Return the local gateway's address; it tells services apart by Host."""
+        host = knative_names.LOCAL_GATEWAY.removesuffix(".svc.cluster.local")
+        name, _, namespace = host.partition(".")
+        gateway = self._store.find(Key(SERVICE.id, namespace, name))
+        address = str(((gateway or {}).get("spec") or {}).get("clusterIP") or "")
+        return {address: ""} if address and address != "None" else {}
