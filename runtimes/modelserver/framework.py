@@ -97,7 +97,8 @@ def v1_input(payload: Any, columns: list[str] | None) -> Any:
 
 
 def v2_input(request: InferRequest) -> Any:
-    """Return the first tensor as an array (text: a flat list), or with `content_type: "pd"` a table.
+    """Return the first tensor as an array (text: a flat list), or with `content_type: "pd"` all as
+    a table.
 
     Raises:
         IndexError: The request has no inputs.

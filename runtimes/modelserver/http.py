@@ -430,7 +430,7 @@ class Connection(asyncio.Protocol):
         content_type: bytes | None = JSON,
         headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
-        """Send a whole answer and go on to the next request. Does nothing when the client is gone."""
+        """Send a whole answer and go on to the next request; nothing when the client is gone."""
         head = self._head
         if self.closed or head is None:
             return

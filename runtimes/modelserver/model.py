@@ -29,6 +29,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from modelserver import tensors
 from modelserver.errors import InferenceError, InvalidInput
 from modelserver.tensors import Array
@@ -137,8 +139,8 @@ class InferRequest:
 
 
 class InferOutput:
-    """One output tensor. `data` is an array of any shape or a flat list; None is an error (400) when
-    the output is sent.
+    """One output tensor. `data` is an array of any shape or a flat list; None is an error (400)
+    when the output is sent.
     """
 
     __slots__ = ("data", "datatype", "name", "parameters", "shape")
@@ -290,7 +292,7 @@ class RowModel(Model):
         return self.respond_v1(self.compute(self.prepare_v1(payload, headers)))
 
 
-_NDARRAY = tensors.np.ndarray
+_NDARRAY = np.ndarray
 
 __all__ = [
     "InferInput",

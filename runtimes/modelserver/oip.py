@@ -54,7 +54,10 @@ def decode_json(body: bytes, model_name: str, headers: dict[str, str]) -> InferR
     except orjson.JSONDecodeError:
         document = _python_json(body)
     if type(document) is dict:
-        return parse(document, model_name, headers)
+        request = parse(document, model_name, headers)
+        if _has_huge_number(request):
+            request = parse(_python_json(body), model_name, headers)
+        return request
     if document is None:
         raise missing_body()
     if type(document) is str:
@@ -74,18 +77,30 @@ def _python_json(body: bytes) -> Any:
         raise HTTPError(400, "There was an error parsing the body") from error
 
 
+def _has_huge_number(request: InferRequest) -> bool:
+    """Return whether a parameter may be an integer beyond 64 bits, which orjson makes a float."""
+    return any(
+        type(value) is float and not -9e18 < value < 9e18
+        for parameters in (request.parameters, *(t.parameters for t in request.inputs))
+        if parameters
+        for value in parameters.values()
+    )
+
+
 def check_json_inputs(request: InferRequest) -> None:
-    """Refuse what a JSON request must not carry.
+    """Upper-case datatypes, and refuse what a JSON request must not carry.
 
     Raises:
         InvalidInput: FP16 elements.
     """
     for tensor in request.inputs:
+        # Before upper-casing: upstream's check is case sensitive, its types are not.
         if tensor.datatype == "FP16" and tensor.data:
             raise InvalidInput(
                 "Sending FP16 data via JSON is not supported. "
                 f"Please use the binary data format for input {tensor.name}"
             )
+        tensor.datatype = tensor.datatype.upper()
 
 
 def decode_binary(body: bytes, model_name: str, headers: dict[str, str]) -> InferRequest:
@@ -177,7 +192,7 @@ def encode(response: InferResponse | dict[str, Any], request: InferRequest) -> E
                 "name": output.name,
                 "shape": output.shape,
                 "datatype": output.datatype,
-                "parameters": output.parameters,
+                "parameters": _json_parameters(output.parameters),
                 "data": _json_data(output, name),
             }
             for output in outputs
@@ -206,12 +221,19 @@ def _binary_flags(request: InferRequest, count: int) -> list[bool]:
     return [request.binary_by_default] * count
 
 
+def _json_parameters(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the parameters of an output sent as JSON: `binary_data_size` is not one of them."""
+    if parameters and "binary_data_size" in parameters:
+        parameters = {k: v for k, v in parameters.items() if k != "binary_data_size"}
+    return parameters or None
+
+
 def _json_data(output: InferOutput, model_name: str) -> Any:
     if output.data is None:
         raise InvalidInput(
             f"'data' field is missing for output '{output.name}' for model '{model_name}'"
         )
-    if output.datatype == "FP16":
+    if output.datatype == "FP16" and len(output.data):
         raise InvalidInput(
             "Sending FP16 data via JSON is not supported. "
             f"Please use the binary data format for output {output.name}"
@@ -230,7 +252,7 @@ def _encode_binary(
             "shape": output.shape,
             "datatype": output.datatype,
         }
-        parameters = dict(output.parameters or {})
+        parameters = dict(_json_parameters(output.parameters) or {})
         if as_binary:
             if output.data is None:
                 raise InvalidInput(

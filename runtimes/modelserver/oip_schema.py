@@ -49,7 +49,7 @@ def invalid_json(message: str, offset: int) -> SchemaError:
 
 
 def parse(document: Any, model_name: str, headers: dict[str, str]) -> InferRequest:
-    """Return the request that a JSON value describes.
+    """Return the request that a JSON value describes; datatypes as written, `oip` upper-cases them.
 
     Raises:
         SchemaError: It describes none.
@@ -113,7 +113,7 @@ def _input(item: Any, index: int, errors: list[Detail]) -> InferInput | None:
         errors.append(_absent_or("list_type", (*at, "data"), data, item))
     if len(errors) != before:
         return None
-    return InferInput(name, shape, datatype.upper(), data, parameters)
+    return InferInput(name, shape, datatype, data, parameters)
 
 
 def _shape(shape: list[Any], at: Location, errors: list[Detail]) -> list[int]:

@@ -405,11 +405,24 @@ class _V2Call(_Call):
         if isinstance(model, RowModel):
             result = model.respond(self.request, result)
         body, json_length = oip.encode(result, self.request)
-        if json_length is None:
+        headers = self.head.headers
+        structured = headers.get("content-type") == cloudevents.STRUCTURED_TYPE
+        if structured or ("ce-specversion" in headers and cloudevents.is_binary(headers)):
+            self._answer_event(body, structured)
+        elif json_length is None:
             self.connection.send(200, body)
         else:
             header = (oip.LENGTH_HEADER.encode(), str(json_length).encode())
             self.connection.send(200, body, None, (header,))
+
+    def _answer_event(self, body: bytes, structured: bool) -> None:
+        """Send a V2 answer as a CloudEvent, as the reference does for requests that are one."""
+        attributes = cloudevents.answer_attributes(self.served.model.name, None)
+        if structured:
+            data = cloudevents.structured_body(attributes, orjson.loads(body))
+            self.connection.send(200, data, cloudevents.STRUCTURED_TYPE.encode())
+        else:
+            self.connection.send(200, body, JSON, cloudevents.header_lines(attributes))
 
 
 class _V1Call(_Call):

@@ -76,7 +76,19 @@ def from_json(data: list[Any], datatype: str, shape: list[int]) -> Array:
         InvalidInput: The datatype is unknown.
         ValueError, TypeError, OverflowError: numpy's own words for data that do not fit.
     """
-    return np.array(data, dtype=dtype_of(datatype)).reshape(shape)
+    dtype = dtype_of(datatype)
+    if dtype.kind in "iu" and dtype.itemsize == 8:
+        _refuse_huge(data)
+    return np.array(data, dtype=dtype).reshape(shape)
+
+
+def _refuse_huge(data: list[Any]) -> None:
+    """Integers beyond 64 bits come out of the JSON parser as floats, which numpy would wrap."""
+    if np.array(data).dtype.kind != "f":
+        return
+    for value in np.array(data, dtype=np.object_).ravel():
+        if type(value) is float and not -(2.0**63) < value < 2.0**64:
+            raise OverflowError("Python int too large to convert to C long")
 
 
 def from_raw(raw: bytes | memoryview, datatype: str, shape: list[int]) -> Array:

@@ -1,4 +1,5 @@
-"""A scikit-learn estimator as a served model: `predict`, or `predict_proba` with PREDICT_PROBA=true.
+"""A scikit-learn estimator as a served model: `predict`, or with PREDICT_PROBA=true
+`predict_proba`.
 
 Requests share calls only for estimators known to compute each row by itself in the same way
 whatever its company, and only after a trial at load; linear models, for one, go through a matrix

@@ -1,0 +1,66 @@
+"""A LightGBM booster as a served model, FP64 out.
+
+Tables are put in the order of the model's feature names. Trees are walked row by row, so waiting
+requests share a call, after a trial at load.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+
+from modelserver.errors import LoadError
+from modelserver.framework import FrameworkModel, same_alone_and_together
+from modelserver.repository import one_model_file
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = (".bst",)
+
+
+class LightGBMModel(FrameworkModel):
+    """The booster in the only model file of a folder.
+
+    Args:
+        threads: `--nthread`.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, *, threads: int = 1, force_batching: bool = False
+    ) -> None:
+        super().__init__(name, folder, force_batching=force_batching)
+        self._threads = threads
+
+    def load(self) -> bool:
+        """Read the booster.
+
+        Raises:
+            LoadError: No model file, several, or one that cannot be read.
+        """
+        path = one_model_file(self.folder, EXTENSIONS)
+        try:
+            self._booster = lightgbm.Booster(
+                params={"nthread": self._threads}, model_file=str(path)
+            )
+        except Exception as error:
+            raise LoadError(
+                f"model file {path} could not be loaded: {type(error).__name__}: {error}"
+            ) from error
+        try:
+            together, self.row_seconds = same_alone_and_together(
+                self.call, self._booster.num_feature()
+            )
+            self.batchable = together or self.force_batching
+        except Exception:
+            logger.debug("no trial of shared calls for %s", self.name, exc_info=True)
+        self.ready = True
+        return True
+
+    def columns(self) -> list[str]:
+        return list(self._booster.feature_name())
+
+    def call(self, x: Any) -> Any:
+        return self._booster.predict(x, num_threads=self._threads)
