@@ -221,11 +221,25 @@ class Backend(Protocol):
             Missing: It cannot be had; the message ends with what helps (pip's last lines).
         """
 
+    async def warm(self, container: ContainerSpec) -> None:
+        """Let a start of this container be fast soon (a zygote begins its imports). Returns at
+        once; never fails.
+        """
+
     async def start(self, spec: ReplicaSpec) -> str:
         """Start all containers and return the replica id. Leaves nothing behind when it raises."""
 
     async def start_container(self, replica: str, container: ContainerSpec) -> None:
         """Start one terminated container of a running replica again (restartPolicy)."""
+
+    async def stop_container(self, replica: str, container: str, *, grace: float) -> None:
+        """End one container of a running replica (failed liveness); the others go on.
+
+        SIGTERM, wait `grace`, SIGKILL; returns once it has ended. Idempotent.
+
+        Raises:
+            NotFound: No such replica or container.
+        """
 
     async def stop(self, replica: str, *, grace: float) -> None:
         """SIGTERM, wait `grace`, SIGKILL, reap. Idempotent; returns once nothing is left."""

@@ -1,0 +1,207 @@
+"""Carries out a Pod's `storage-initializer` init container through the `StorageInitializer` seam.
+
+Reads the container's `source target` argument pairs, environment and mounted credentials; writes
+its log file and gives what was fetched. Copies the contract of KServe's image: pairs run one after
+the other, a failure is exit code 1 with the reason as last log line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import orjson
+
+from kserve_local.api import names
+from kserve_local.api.meta import Object, annotations_of, name_of
+from kserve_local.controllers.credentials import storage_config_env
+from kserve_local.controllers.environment import resolve_command, resolve_env
+from kserve_local.controllers.pod_containers import Surroundings
+from kserve_local.controllers.pod_volumes import (
+    Content,
+    VolumePlaces,
+    make_mounts,
+    rewrite_paths,
+)
+from kserve_local.errors import KServeLocalError
+from kserve_local.interfaces.backend import Progress
+from kserve_local.interfaces.storage import StorageInitializer, StorageRequest
+
+# One line and one Event at most in this many seconds; a fetch reports many times a second.
+_LINE_EVERY = 1.0
+_EVENT_EVERY = 10.0
+_STATE_FILE = ".storage.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetches:
+    """What an init container is to fetch: `(source, target)` pairs and the environment."""
+
+    pairs: tuple[tuple[str, str], ...]
+    env: Mapping[str, str]
+    base: Path
+
+
+class InitFailed(Exception):
+    """The init container failed; the text is its last log lines."""
+
+
+def base_folder(pod: Object, project: Path) -> Path:
+    """Return where relative storageUris start: the folder of the YAML file, else the project."""
+    manifest = annotations_of(pod).get(names.MANIFEST, "")
+    return (project / manifest).parent if manifest else project
+
+
+def plan_fetches(
+    pod: Object, container: Mapping[str, Any], places: VolumePlaces, around: Surroundings
+) -> Fetches:
+    """Return what to fetch and with which environment. Blocking: makes credential volumes.
+
+    Raises:
+        ConfigError: A Secret or ConfigMap is missing, in kubelet's words.
+        InitFailed: The arguments are no pairs.
+    """
+    env = resolve_env(pod, container, around.sources, around.node)
+    _, args = resolve_command(container, env)
+    if not args or len(args) % 2:
+        raise InitFailed(f"expected pairs of source and target, got {len(args)} arguments")
+    pairs = tuple(zip(args[::2], args[1::2], strict=True))
+    targets = {target for _, target in pairs}
+    # The volumes that receive the models are the agent's own business (pod_volumes.Content).
+    credentials = [
+        m
+        for m in container.get("volumeMounts") or ()
+        if not any(_covers(str(m.get("mountPath") or ""), target) for target in targets)
+    ]
+    mounts = make_mounts(pod, {**container, "volumeMounts": credentials}, places, around.sources)
+    return Fetches(
+        pairs=pairs,
+        env=rewrite_paths(storage_config_env(env), mounts),
+        base=base_folder(pod, around.settings.project),
+    )
+
+
+def _covers(mount_path: str, target: str) -> bool:
+    mount = mount_path.rstrip("/")
+    return target == mount or target.startswith(f"{mount}/")
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+def progress_line(progress: Progress) -> str:
+    """Return one line of progress: what, bytes done and of how many, and the rate."""
+    parts = [progress.message or progress.phase]
+    if progress.done is not None:
+        of = f" of {_megabytes(progress.total)}" if progress.total else ""
+        parts.append(f"{_megabytes(progress.done)}{of}")
+    if progress.rate:
+        parts.append(f"{_megabytes(progress.rate)}/s")
+    return ", ".join(parts)
+
+
+class _Log:
+    """The init container's log, and its coalesced Events."""
+
+    def __init__(self, path: Path, event: Callable[[str], None]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._event = event
+        self._line_at = 0.0
+        self._event_at = time.monotonic()
+
+    def line(self, text: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self._file.write(f"{stamp} {text}\n")
+        self._file.flush()
+
+    def report(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._line_at >= _LINE_EVERY:
+            self._line_at = now
+            self.line(progress_line(progress))
+        if now - self._event_at >= _EVENT_EVERY:
+            self._event_at = now
+            self._event(progress_line(progress))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+async def fetch_all(
+    fetches: Fetches,
+    storage: StorageInitializer,
+    *,
+    log_path: Path,
+    event: Callable[[str], None],
+) -> tuple[Content, ...]:
+    """Fetch every pair and return what lies where.
+
+    Args:
+        event: Takes a progress line now and then, for an Event.
+
+    Raises:
+        InitFailed: In the words of the storage error, with its hint as next step.
+    """
+    log = _Log(log_path, event)
+    try:
+        contents = []
+        for source, target in fetches.pairs:
+            log.line(f"Copying contents of {source} to {target}")
+            started = time.monotonic()
+            try:
+                fetched = await storage.fetch(
+                    StorageRequest(uri=source, env=fetches.env, base=fetches.base), log.report
+                )
+            except KServeLocalError as error:
+                lines = [error.message]
+                if error.hint:
+                    lines.append(f"Next step: {error.hint}")
+                for line in lines:
+                    log.line(line)
+                raise InitFailed("\n".join(lines)) from error
+            took = time.monotonic() - started
+            how = (
+                "already here"
+                if fetched.cached and not fetched.transferred_bytes
+                else f"{_megabytes(fetched.transferred_bytes)} transferred"
+            )
+            log.line(f"Successfully copied {source} to {target} ({how}, {took:.1f} s)")
+            contents.append(Content(target=target, path=fetched.path))
+        return tuple(contents)
+    finally:
+        log.close()
+
+
+def remember(folder: Path, done: Mapping[str, tuple[Content, ...]]) -> None:
+    """Write which init containers are done and what they fetched, for a later supervisor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        name: [{"target": c.target, "path": str(c.path)} for c in contents]
+        for name, contents in done.items()
+    }
+    temporary = folder / f"{_STATE_FILE}.new"
+    temporary.write_bytes(orjson.dumps(content))
+    temporary.rename(folder / _STATE_FILE)
+
+
+def recall(folder: Path) -> dict[str, tuple[Content, ...]]:
+    """Return what `remember` wrote; nothing when it is missing, broken, or content has vanished."""
+    try:
+        content = orjson.loads((folder / _STATE_FILE).read_bytes())
+        found = {
+            str(name): tuple(Content(str(c["target"]), Path(c["path"])) for c in contents)
+            for name, contents in content.items()
+        }
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return {}
+    return {n: cs for n, cs in found.items() if all(c.path.exists() for c in cs)}
+
+
+def log_path(log_dir: Path, pod: Object, container: Mapping[str, Any]) -> Path:
+    """Return the init container's log file."""
+    return log_dir / name_of(pod) / f"{container.get('name')}.log"

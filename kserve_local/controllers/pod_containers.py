@@ -1,0 +1,318 @@
+"""From a Pod to what a backend starts: containers with their program, environment, probes, limits.
+
+Mostly pure; `container_spec` also writes the volumes that a container mounts. Copies kubelet's
+defaults for probes and KServe's default readiness probe (TCP on the first port, else 8080).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kserve_local.api import names, quantity
+from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of, uid_of
+from kserve_local.controllers.environment import (
+    ConfigError,
+    NodeFacts,
+    Sources,
+    resolve_command,
+    resolve_env,
+)
+from kserve_local.controllers.pod_volumes import VolumePlaces, make_mounts
+from kserve_local.controllers.standins import (
+    ImageRequest,
+    NoStandIn,
+    StandIn,
+    source_for,
+    source_program,
+    stand_in,
+)
+from kserve_local.interfaces.backend import ContainerSpec, Mount, Probe, ReplicaSpec
+from kserve_local.settings import Settings
+
+RUNTIME_ANNOTATION = f"{names.LOCAL_PREFIX}/runtime"
+_PROBED_BY_DEFAULT = frozenset({names.PREDICTOR_CONTAINER, names.TRANSFORMER_CONTAINER})
+_LISTED_DEPTH = 3
+_LISTED_FILES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """What `python` means in this project.
+
+    Args:
+        has_kserve: It can import the `kserve` SDK, so a zygote may import it beforehand.
+    """
+
+    path: Path
+    has_kserve: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Everything but the Pod that its containers depend on."""
+
+    settings: Settings
+    node: NodeFacts
+    sources: Sources
+    interpreter: Interpreter
+
+
+def all_containers(pod: Object) -> list[Mapping[str, Any]]:
+    """Return the Pod's containers that keep running, in order."""
+    return list((pod.get("spec") or {}).get("containers") or ())
+
+
+def init_containers(pod: Object) -> list[Mapping[str, Any]]:
+    """Return the Pod's init containers, in order."""
+    return list((pod.get("spec") or {}).get("initContainers") or ())
+
+
+def ports_of(container: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Return the container's ports by name; a serving container without any has 8080."""
+    ports = tuple(
+        (str(p.get("name") or ""), int(p["containerPort"]))
+        for p in container.get("ports") or ()
+        if p.get("containerPort")
+    )
+    if not ports and container.get("name") in _PROBED_BY_DEFAULT:
+        return (("", names.DEFAULT_PORT),)
+    return ports
+
+
+def probe_of(
+    probe: Mapping[str, Any] | None,
+    ports: tuple[tuple[str, int], ...],
+    *,
+    expand_port: Callable[[str], int] | None = None,
+) -> Probe | None:
+    """Return the probe with Kubernetes' defaults, None when there is none.
+
+    Knative drops a probe's port: 0 or a missing one means the container's first port.
+
+    Raises:
+        ConfigError: A named port does not exist.
+    """
+    if not probe:
+        return None
+
+    def port(value: object) -> int:
+        if isinstance(value, str) and not value.isdigit():
+            found = dict(ports).get(value)
+            if found is None:
+                raise ConfigError(f'probe: couldn\'t find port "{value}" in container ports')
+            return found
+        number = int(str(value or 0))
+        return number or (ports[0][1] if ports else names.DEFAULT_PORT)
+
+    timing: dict[str, Any] = {
+        "initial_delay": float(probe.get("initialDelaySeconds") or 0),
+        "period": float(probe.get("periodSeconds") or 10),
+        "timeout": float(probe.get("timeoutSeconds") or 1),
+        "success_threshold": int(probe.get("successThreshold") or 1),
+        "failure_threshold": int(probe.get("failureThreshold") or 3),
+    }
+    if (http := probe.get("httpGet")) is not None:
+        return Probe(
+            kind="http",
+            port=port(http.get("port")),
+            path=str(http.get("path") or "/"),
+            scheme=str(http.get("scheme") or "HTTP").lower(),
+            host=str(http.get("host") or ""),
+            headers=tuple(
+                (str(h["name"]), str(h.get("value") or "")) for h in http.get("httpHeaders") or ()
+            ),
+            **timing,
+        )
+    if (tcp := probe.get("tcpSocket")) is not None:
+        return Probe(
+            kind="tcp", port=port(tcp.get("port")), host=str(tcp.get("host") or ""), **timing
+        )
+    if (command := probe.get("exec")) is not None:
+        words = tuple(str(word) for word in command.get("command") or ())
+        return Probe(kind="exec", command=words, **timing)
+    if (grpc := probe.get("grpc")) is not None:
+        return Probe(
+            kind="grpc",
+            port=port(grpc.get("port")),
+            service=str(grpc.get("service") or ""),
+            **timing,
+        )
+    return None
+
+
+def readiness_of(container: Mapping[str, Any], ports: tuple[tuple[str, int], ...]) -> Probe | None:
+    """Return the readiness probe, KServe's default for a serving container that gives none."""
+    given = probe_of(container.get("readinessProbe"), ports)
+    if given is not None or container.get("name") not in _PROBED_BY_DEFAULT:
+        return given
+    return Probe(kind="tcp", port=ports[0][1] if ports else names.DEFAULT_PORT)
+
+
+def limit_of(container: Mapping[str, Any], resource: str) -> float | None:
+    """Return `resources.limits.<resource>` as cores or bytes; None: no limit."""
+    value = ((container.get("resources") or {}).get("limits") or {}).get(resource)
+    return None if value is None else float(quantity.parse(value))
+
+
+def missing_devices(pod: Object, available: Mapping[str, int]) -> tuple[str, ...]:
+    """Return extended resources (`nvidia.com/gpu`) that the Pod wants more of than there are."""
+    wanted: dict[str, float] = {}
+    for container in all_containers(pod):
+        limits = (container.get("resources") or {}).get("limits") or {}
+        requests = (container.get("resources") or {}).get("requests") or {}
+        for resource, value in {**requests, **limits}.items():
+            if "/" in resource:
+                wanted[resource] = wanted.get(resource, 0) + float(quantity.parse(value))
+    return tuple(sorted(r for r, n in wanted.items() if n > available.get(r, 0)))
+
+
+def list_files(folder: Path, *, depth: int = _LISTED_DEPTH) -> frozenset[str]:
+    """Return the files below a model directory, relative, at most `depth` levels. Blocking."""
+    found: set[str] = set()
+    base = str(folder)
+    for place, folders, files in os.walk(base, followlinks=True):
+        relative = os.path.relpath(place, base)
+        level = 0 if relative == "." else relative.count(os.sep) + 1
+        if level + 1 >= depth:
+            folders.clear()
+        found.update(os.path.normpath(os.path.join(relative, name)) for name in files)
+        if len(found) > _LISTED_FILES:
+            break
+    return frozenset(found)
+
+
+def _model_settings(folder: Path) -> Mapping[str, Any] | None:
+    try:
+        content = json.loads((folder / "model-settings.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _model_folder(mounts: tuple[Mount, ...]) -> Path | None:
+    return next((m.source for m in mounts if m.path == names.MODEL_DIR), None)
+
+
+def program_of(
+    pod: Object,
+    container: Mapping[str, Any],
+    env: Mapping[str, str],
+    around: Surroundings,
+    *,
+    model_folder: Path | None,
+) -> StandIn | NoStandIn:
+    """Return what runs for the container: local source, else a stand-in, else why nothing.
+
+    Args:
+        model_folder: The fetched model, None while there is none yet.
+    """
+    image = str(container.get("image") or "")
+    command, args = resolve_command(container, env)
+    request = ImageRequest(
+        image=image,
+        command=command,
+        args=args,
+        env=env,
+        model_files=list_files(model_folder) if model_folder is not None else None,
+        model_settings=_model_settings(model_folder) if model_folder is not None else None,
+    )
+    source = source_for(image, around.settings.images)
+    if source is not None:
+        program = source_program(
+            request,
+            source,
+            default_python=around.interpreter.path,
+            has_kserve=around.interpreter.has_kserve,
+        )
+        return program if isinstance(program, NoStandIn) else StandIn(program)
+    runtimes = around.settings.runtimes
+    found = stand_in(request)
+    if isinstance(found, StandIn):
+        named = annotations_of(pod).get(RUNTIME_ANNOTATION, "")
+        for name in (named, f"kserve-{found.program.runtime}", found.program.runtime):
+            if name in runtimes:
+                return stand_in(request, runtime=runtimes[name])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One container ready for the backend."""
+
+    spec: ContainerSpec
+    note: str
+
+
+def container_spec(
+    pod: Object,
+    container: Mapping[str, Any],
+    places: VolumePlaces,
+    around: Surroundings,
+    *,
+    made: dict[str, Path],
+) -> Built | NoStandIn:
+    """Return one container resolved for the backend. Blocking: makes its volumes.
+
+    Raises:
+        ConfigError: A reference cannot be resolved, in kubelet's words.
+    """
+    name = str(container.get("name") or "")
+    env = resolve_env(pod, container, around.sources, around.node)
+    mounts = make_mounts(pod, container, places, around.sources, made=made)
+    found = program_of(pod, container, env, around, model_folder=_model_folder(mounts))
+    if isinstance(found, NoStandIn):
+        return found
+    ports = ports_of(container)
+    command, args = resolve_command(container, env)
+    memory = limit_of(container, "memory")
+    spec = ContainerSpec(
+        name=name,
+        image=str(container.get("image") or ""),
+        argv=(*command, *args),
+        log_path=around.settings.log_dir / name_of(pod) / f"{name}.log",
+        env=tuple(env.items()),
+        program=found.program,
+        working_dir=str(container.get("workingDir") or ""),
+        ports=ports,
+        cpu_limit=limit_of(container, "cpu"),
+        memory_limit_bytes=int(memory) if memory else None,
+        mounts=mounts,
+        readiness=readiness_of(container, ports),
+        liveness=probe_of(container.get("livenessProbe"), ports),
+        startup=probe_of(container.get("startupProbe"), ports),
+    )
+    return Built(spec, found.note)
+
+
+def grace_of(pod: Object) -> float:
+    """Return how long the Pod may take to end."""
+    metadata = pod.get("metadata") or {}
+    given = metadata.get("deletionGracePeriodSeconds")
+    if given is None:
+        given = (pod.get("spec") or {}).get("terminationGracePeriodSeconds")
+    return 30.0 if given is None else max(0.0, float(given))
+
+
+def replica_spec(
+    pod: Object,
+    containers: tuple[ContainerSpec, ...],
+    *,
+    ip: str,
+    resolve: tuple[tuple[str, str], ...],
+) -> ReplicaSpec:
+    """Return the Pod as the backend runs it."""
+    return ReplicaSpec(
+        id=uid_of(pod),
+        namespace=namespace_of(pod),
+        pod=name_of(pod),
+        containers=containers,
+        ip=ip,
+        grace=grace_of(pod),
+        resolve=resolve,
+        labels=dict(labels_of(pod)),
+    )

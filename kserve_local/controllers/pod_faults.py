@@ -1,0 +1,172 @@
+"""What a container's end most likely means, and what the user can do about it. Pure.
+
+Reads the termination and the last log lines; gives one sentence that goes below them into
+`terminated.message`, and from there into Events and `modelStatus.lastFailureInfo`. A catalogue:
+the first rule that matches wins, special ones first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MAX_LINES = 20
+MAX_BYTES = 2048
+_ADDRESS_IN_USE = re.compile(
+    r"address already in use|Errno 98|EADDRINUSE|port is already allocated", re.I
+)
+_ADDRESS = re.compile(
+    r"""\(\s*['"](?P<quoted>[\d.:a-f]*)['"]\s*,\s*(?P<quoted_port>\d+)\)"""
+    r"""|\b(?P<host>\d+\.\d+\.\d+\.\d+|\[::\]|localhost):(?P<port>\d+)\b"""
+    r"""|\bport[ =:]+(?P<bare>\d+)""",
+    re.I,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a container ended.
+
+    Args:
+        memory_limit_bytes: Its limit, None without one.
+        image: As in the Pod.
+        source: The image is local source of the user, not a server of ours.
+        holder: Who holds the port it wanted, if that was found out.
+    """
+
+    reason: str
+    exit_code: int | None
+    image: str = ""
+    source: bool = False
+    memory_limit_bytes: int | None = None
+    holder: str = ""
+
+
+def tail(text: str, *, lines: int = MAX_LINES, size: int = MAX_BYTES) -> str:
+    """Return the last lines, at most `lines` and `size` bytes of whole lines where possible.
+
+    Source: kubelet's FallbackToLogsOnError keeps 80 lines or 2 KiB; 20 are enough to read.
+    """
+    kept = [line.rstrip() for line in text.rstrip().splitlines()][-lines:]
+    while len(kept) > 1 and len("\n".join(kept).encode()) > size:
+        kept.pop(0)
+    joined = "\n".join(kept)
+    return joined.encode()[-size:].decode(errors="ignore") if joined else ""
+
+
+def wanted_address(log: str) -> tuple[str, int] | None:
+    """Return host and port that could not be bound, if the log says so."""
+    for line in reversed(log.splitlines()):
+        if _ADDRESS_IN_USE.search(line) is None:
+            continue
+        match = _ADDRESS.search(line)
+        if match is None:
+            return None
+        host = match.group("quoted") or match.group("host") or ""
+        port = match.group("quoted_port") or match.group("port") or match.group("bare")
+        return host.strip("[]"), int(port)
+    return None
+
+
+def _module_missing(match: re.Match[str], ended: Ended) -> str:
+    module = match.group(1).partition(".")[0]
+    if ended.source:
+        return (
+            f"the interpreter that runs {ended.image} lacks the package that provides `{module}`: "
+            "install it there (pip install), or list it in a requirements file and name that in "
+            f'kserve-local.yaml under images."{ended.image}".requirements'
+        )
+    return (
+        f"the runtime's environment lacks the package that provides `{module}`: list it in a "
+        "requirements file and name that in kserve-local.yaml under runtimes.<name>.requirements"
+    )
+
+
+def _memory(ended: Ended) -> str:
+    limit = ended.memory_limit_bytes
+    shown = f" (now {limit / 2**20:.0f} Mi)" if limit else ""
+    return f"it needs more memory than it may use: raise resources.limits.memory{shown}"
+
+
+def _in_use(_: re.Match[str], ended: Ended) -> str:
+    who = f", held by {ended.holder}" if ended.holder else ""
+    return (
+        f"the port it wants to listen on is taken{who}: end that process, give the containers of "
+        "the Pod different ports, or let the code listen on the port of its --http_port argument"
+    )
+
+
+_Answer = Callable[[re.Match[str], Ended], str]
+
+
+def _say(text: str) -> _Answer:
+    return lambda match, _: match.expand(text)
+
+
+_RULES: tuple[tuple[re.Pattern[str], _Answer], ...] = (
+    (_ADDRESS_IN_USE, _in_use),
+    (re.compile(r"^MemoryError|bad_alloc|Cannot allocate memory", re.M), lambda _, e: _memory(e)),
+    (re.compile(r"More than one model file is detected", re.I), _say(
+        "the storageUri holds several model files: point it at one file or at a folder with one"
+    )),
+    (re.compile(r"unrecognized arguments?: (.+)|no such option: (\S+)", re.I), lambda m, _: (
+        f"the server does not know `{(m.group(1) or m.group(2)).strip()}`: check args of the "
+        "model container"
+    )),
+    (re.compile(r"invalid choice: .+|the following arguments are required: .+|argument \S+: .+"), (
+        lambda m, _: f"the server refuses its arguments ({m.group(0)}): check args of the model "
+        "container"
+    )),
+    (re.compile(
+        r"unpickl|pickle data was truncated|invalid load key|InconsistentVersionWarning"
+        r"|node array from the pickle has an incompatible dtype|Can't get attribute"
+        r"|_pickle\.|could not find MARK|STACK_GLOBAL", re.I), _say(
+        "the model file cannot be unpickled: it is damaged, or was written by another version of "
+        "the library; save it again with the version that serves it, or give the runtime that "
+        "version (kserve-local.yaml: runtimes.<name>.requirements)"
+    )),
+    (re.compile(r"No module named ['\"]?([\w.]+)"), _module_missing),
+    (re.compile(r"cannot import name '(\w+)' from '([\w.]+)'"), _say(
+        r"`\2` is there in a version without `\1`: pin the version the code was written for"
+    )),
+    (re.compile(
+        r"model file .*(?:not found|does not exist|missing)|no model file|"
+        r"Missing (?:M|m)odel file|MissingModelFile|ModelMissingError|Failed to locate model file"
+        , re.I), _say(
+        "the storageUri holds no model file of this format: check modelFormat and storageUri"
+    )),
+    (re.compile(r"can't open file '([^']+)'"), _say(
+        r"there is no file \1: the command's paths start at the image's `context`"
+    )),
+    (re.compile(r"(?:No such file or directory|FileNotFoundError)[^'\n]*'([^'\n]+)'"), _say(
+        r"\1 does not exist: check the path, and storageUri if it lies in /mnt/models"
+    )),
+    (re.compile(r"Permission denied:? ?'?([^'\n]*)'?"), _say(
+        r"the process may not use \1: check the file's permissions"
+    )),
+    (re.compile(r"^SyntaxError|^IndentationError", re.M), _say(
+        "the code does not compile: correct the line shown above"
+    )),
+)  # fmt: skip
+
+
+def diagnose(ended: Ended, log: str) -> str:
+    """Return what the user can do next, one sentence; empty when nothing is known.
+
+    Args:
+        log: The container's last log lines.
+    """
+    if ended.reason == "OOMKilled":
+        return _memory(ended)
+    for pattern, answer in _RULES:
+        matches = list(pattern.finditer(log))
+        if matches:
+            return answer(matches[-1], ended)
+    if ended.exit_code == 127 or ended.reason == "ContainerCannotRun":
+        return "the command cannot be run: check command and args, and that the program exists"
+    if ended.exit_code == 0:
+        return "the server ended by itself without an error; a model server must keep running"
+    if ended.exit_code == 137:
+        return "something killed it (SIGKILL); if memory ran out, raise resources.limits.memory"
+    return "read its log (kserve-local logs) and correct the cause it names"

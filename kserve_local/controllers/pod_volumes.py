@@ -1,0 +1,334 @@
+"""A Pod's volumes as real files and directories on this machine.
+
+Reads the Pod's `volumes` and `volumeMounts`, Secrets, ConfigMaps, the configured claims and what
+the storage initializer fetched; writes below `run/volumes/<uid>/`; gives the mounts of a
+container. Copies kubelet's file layout for Secrets, ConfigMaps and projected volumes (`items`,
+`optional`, `subPath`). Fetched models are linked, not copied: the shared cache is read-only.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of
+from kserve_local.controllers.environment import (
+    ConfigError,
+    Sources,
+    config_map_data,
+    secret_keys,
+    secret_value,
+)
+from kserve_local.interfaces.backend import Mount
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What the storage initializer put at one target path of the Pod."""
+
+    target: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePlaces:
+    """Where volumes come from.
+
+    Args:
+        folder: `run/volumes/<uid>`.
+        project: Project folder; `hostPath` volumes must lie in it.
+        claims: PersistentVolumeClaim name -> folder.
+        contents: What the storage initializer fetched, by target path.
+    """
+
+    folder: Path
+    project: Path
+    claims: Mapping[str, Path]
+    contents: tuple[Content, ...] = ()
+
+
+def missing_claims(pod: Object, claims: Mapping[str, Path]) -> tuple[str, ...]:
+    """Return the claims the Pod names that no folder is configured for."""
+    wanted = (
+        str((v.get("persistentVolumeClaim") or {}).get("claimName") or "")
+        for v in (pod.get("spec") or {}).get("volumes") or ()
+    )
+    return tuple(sorted({name for name in wanted if name and name not in claims}))
+
+
+def _inside(base: Path, relative: str) -> Path:
+    """Return `base/relative`, refusing what leaves `base`."""
+    parts = PurePosixPath(relative.lstrip("/")).parts
+    if ".." in parts:
+        raise ConfigError(f"must not contain '..': {relative}")
+    return base.joinpath(*parts)
+
+
+def _write(folder: Path, files: Mapping[str, bytes], *, mode: int) -> None:
+    for name, content in files.items():
+        path = _inside(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".new")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        temporary.rename(path)
+
+
+def _picked(
+    found: Mapping[str, bytes], items: Sequence[Mapping[str, Any]], *, what: str, optional: bool
+) -> dict[str, bytes]:
+    """Return the files of a Secret or ConfigMap: all keys, or the `items` at their paths."""
+    if not items:
+        return dict(found)
+    files = {}
+    for item in items:
+        key = str(item.get("key", ""))
+        if key in found:
+            files[str(item.get("path") or key)] = found[key]
+        elif not optional:
+            raise ConfigError(f"references non-existent {what} key: {key}")
+    return files
+
+
+def _secret_files(source: Mapping[str, Any], name: str, sources: Sources) -> dict[str, bytes]:
+    optional = bool(source.get("optional"))
+    secret = sources.secret(name)
+    if secret is None:
+        if optional:
+            return {}
+        raise ConfigError(f'secret "{name}" not found')
+    found = {key: secret_value(secret, key) or b"" for key in secret_keys(secret)}
+    return _picked(found, source.get("items") or (), what="secret", optional=optional)
+
+
+def _config_map_files(source: Mapping[str, Any], sources: Sources) -> dict[str, bytes]:
+    optional = bool(source.get("optional"))
+    name = str(source.get("name") or "")
+    config_map = sources.config_map(name)
+    if config_map is None:
+        if optional:
+            return {}
+        raise ConfigError(f'configmap "{name}" not found')
+    found = config_map_data(config_map)
+    return _picked(found, source.get("items") or (), what="config", optional=optional)
+
+
+def _downward_files(source: Mapping[str, Any], pod: Object) -> dict[str, bytes]:
+    fields = {
+        "metadata.name": name_of(pod),
+        "metadata.namespace": namespace_of(pod),
+        "metadata.labels": _lines(labels_of(pod)),
+        "metadata.annotations": _lines(annotations_of(pod)),
+    }
+    return {
+        str(item.get("path", "")): fields.get(
+            str((item.get("fieldRef") or {}).get("fieldPath", "")), ""
+        ).encode()
+        for item in source.get("items") or ()
+    }
+
+
+def _lines(values: Mapping[str, str]) -> str:
+    return "\n".join(f'{k}="{v}"' for k, v in sorted(values.items()))
+
+
+def _projected(source: Mapping[str, Any], pod: Object, sources: Sources) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for part in source.get("sources") or ():
+        if (ref := part.get("secret")) is not None:
+            files |= _secret_files(ref, str(ref.get("name") or ""), sources)
+        elif (ref := part.get("configMap")) is not None:
+            files |= _config_map_files(ref, sources)
+        elif (ref := part.get("downwardAPI")) is not None:
+            files |= _downward_files(ref, pod)
+    return files
+
+
+def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources: Sources) -> Path:
+    """Make one volume and return its directory.
+
+    Raises:
+        ConfigError: A source is missing or not allowed, in kubelet's words.
+    """
+    name = str(volume.get("name", ""))
+    folder = places.folder / name
+    if (ref := volume.get("persistentVolumeClaim")) is not None:
+        claim = str(ref.get("claimName") or "")
+        if claim not in places.claims:
+            raise ConfigError(f'persistentvolumeclaim "{claim}" not found')
+        return places.claims[claim]
+    if (ref := volume.get("hostPath")) is not None:
+        path = (places.project / str(ref.get("path") or "")).resolve()
+        if not path.is_relative_to(places.project.resolve()):
+            raise ConfigError(
+                f'volume "{name}": hostPath {ref.get("path")} lies outside the project folder; '
+                "only paths inside it can be mounted"
+            )
+        if str(ref.get("type") or "") == "DirectoryOrCreate":
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (ref := volume.get("secret")) is not None:
+        files = _secret_files(ref, str(ref.get("secretName") or ""), sources)
+        _write(folder, files, mode=0o600)
+    elif (ref := volume.get("configMap")) is not None:
+        _write(folder, _config_map_files(ref, sources), mode=0o644)
+    elif (ref := volume.get("downwardAPI")) is not None:
+        _write(folder, _downward_files(ref, pod), mode=0o644)
+    elif (ref := volume.get("projected")) is not None:
+        _write(folder, _projected(ref, pod, sources), mode=0o600)
+    elif volume.get("emptyDir") is None and set(volume) - {"name"}:
+        kind = next(iter(set(volume) - {"name"}))
+        raise ConfigError(
+            f'volume "{name}": {kind} volumes cannot be mounted on this machine; emptyDir, '
+            "configMap, secret, projected, downwardAPI, persistentVolumeClaim and hostPath can"
+        )
+    return folder
+
+
+def _below(path: str, parent: str) -> str | None:
+    """Return `path` relative to `parent`, `""` when equal, None when it lies elsewhere."""
+    here, there = PurePosixPath(path), PurePosixPath(parent)
+    if not here.is_relative_to(there):
+        return None
+    relative = here.relative_to(there)
+    return "" if relative == PurePosixPath(".") else str(relative)
+
+
+def link_contents(folder: Path, mount_path: str, contents: Sequence[Content]) -> None:
+    """Show fetched contents below a volume that is mounted at `mount_path`, as symbolic links.
+
+    Two sources with one target are merged entry by entry, the later one winning, as the storage
+    initializer's downloads into one directory do.
+    """
+    for content in contents:
+        relative = _below(content.target, mount_path)
+        if relative is None:
+            continue
+        target = _inside(folder, relative)
+        target.mkdir(parents=True, exist_ok=True)
+        entries = sorted(content.path.iterdir()) if content.path.is_dir() else [content.path]
+        for entry in entries:
+            link = target / entry.name
+            if link.is_symlink() or link.is_file():
+                link.unlink()
+            elif link.is_dir():
+                shutil.rmtree(link)
+            link.symlink_to(entry)
+
+
+def copy_contents(folder: Path, mount_path: str, contents: Sequence[Content]) -> None:
+    """Put private, writable copies of fetched contents below a volume's folder. Blocking."""
+    for content in contents:
+        relative = _below(content.target, mount_path)
+        if relative is None:
+            continue
+        target = _inside(folder, relative)
+        if content.path.is_dir():
+            shutil.copytree(content.path, target, dirs_exist_ok=True, copy_function=_copy)
+            for place, _, _ in os.walk(target):
+                os.chmod(place, 0o700)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            _copy(str(content.path), str(target / content.path.name))
+
+
+def _copy(source: str, target: str) -> str:
+    shutil.copyfile(source, target)
+    return target
+
+
+def make_mounts(
+    pod: Object,
+    container: Mapping[str, Any],
+    places: VolumePlaces,
+    sources: Sources,
+    *,
+    made: dict[str, Path] | None = None,
+) -> tuple[Mount, ...]:
+    """Make what the container mounts and return the mounts, the longest paths first.
+
+    A volume that received exactly one fetched source at its own mount path is mounted as that
+    source, so that process mode sees the real model directory. Blocking (small files only, except
+    copies for writable models).
+
+    Args:
+        made: Volumes made so far by name, shared by the containers of one Pod.
+
+    Raises:
+        ConfigError: In kubelet's words.
+    """
+    spec = pod.get("spec") or {}
+    volumes = {str(v.get("name", "")): v for v in spec.get("volumes") or ()}
+    made = {} if made is None else made
+    mounts: list[Mount] = []
+    for entry in container.get("volumeMounts") or ():
+        name, path = str(entry.get("name", "")), str(entry.get("mountPath", ""))
+        volume = volumes.get(name)
+        if volume is None:
+            raise ConfigError(f'volumeMount "{name}" has no volume of that name')
+        read_only = bool(entry.get("readOnly"))
+        inside = [c for c in places.contents if _below(c.target, path) is not None]
+        if volume.get("emptyDir") is not None and inside:
+            source = _with_contents(name, path, inside, places, read_only=read_only, made=made)
+        else:
+            if name not in made:
+                made[name] = _make(volume, pod, places, sources)
+            source = made[name]
+        sub_path = str(entry.get("subPath") or "")
+        if sub_path:
+            source = _inside(source, sub_path)
+            if not source.exists() and volume.get("emptyDir") is not None:
+                source.mkdir(parents=True, exist_ok=True)
+        mounts.append(Mount(path=path.rstrip("/") or "/", source=source, read_only=read_only))
+    return tuple(sorted(mounts, key=lambda m: -len(m.path)))
+
+
+def _with_contents(
+    name: str,
+    path: str,
+    inside: Sequence[Content],
+    places: VolumePlaces,
+    *,
+    read_only: bool,
+    made: dict[str, Path],
+) -> Path:
+    if read_only and len(inside) == 1 and _below(inside[0].target, path) == "":
+        return inside[0].path
+    variant = name if read_only else f"{name}.writable"
+    if variant not in made:
+        folder = places.folder / variant
+        # Kept over restarts of the container: an emptyDir lives as long as the Pod.
+        if not (folder.exists() and any(folder.iterdir())):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (link_contents if read_only else copy_contents)(folder, path, inside)
+        made[variant] = folder
+    return made[variant]
+
+
+def rewrite_paths(env: Mapping[str, str], mounts: Sequence[Mount]) -> dict[str, str]:
+    """Return the environment with values that are paths below a mount turned into real paths."""
+
+    def one(value: str) -> str:
+        for mount in mounts:
+            relative = _below(value, mount.path) if value.startswith("/") else None
+            if relative is not None:
+                return str(mount.source / relative) if relative else str(mount.source)
+        return value
+
+    return {name: one(value) for name, value in env.items()}
+
+
+def remove_volumes(folder: Path, on_error: Callable[[OSError], None]) -> None:
+    """Delete a Pod's volumes; links are removed, never what they point at. Blocking."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        on_error(error)

@@ -1,0 +1,378 @@
+"""Which server of ours stands in for a container image, or why none does. Pure.
+
+Reads an image name, the container's resolved command, arguments and environment, and what the
+model directory holds; gives the `Program` the process backend starts. The Pod itself stays exactly
+KServe's. Image names are compared by repository: registry, tag and digest do not matter. Flags,
+variables and folder layouts are those of KServe's, MLServer's, Triton's and TorchServe's own
+images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kserve_local.interfaces.backend import Program
+from kserve_local.settings import ImageSource, RuntimeConfig
+
+# What a zygote may import before it forks: imports that leave one thread behind. onnxruntime
+# starts a thread when imported, so it never is one of them.
+PRELOAD: Mapping[str, tuple[str, ...]] = {
+    "sklearnserver": ("sklearnserver.warm:warm",),
+    "xgbserver": ("xgbserver.warm:warm",),
+    "lgbserver": ("lgbserver.warm:warm",),
+    "predictiveserver": ("predictiveserver.warm:warm",),
+    "torchserver": ("torchserver.server", "modelserver.warm:warm"),
+    "onnxserver": ("modelserver.warm:warm",),
+}
+_SAME_NAME = frozenset({"sklearnserver", "xgbserver", "lgbserver", "predictiveserver"})
+_OURS = frozenset({"onnxserver", "torchserver"})
+_MLSERVER = {
+    "mlserver_sklearn.SKLearnModel": "sklearnserver",
+    "mlserver_xgboost.XGBoostModel": "xgbserver",
+    "mlserver_lightgbm.LightGBMModel": "lgbserver",
+}
+_NO_SERVER_YET = {
+    "huggingfaceserver": "Hugging Face models",
+    "vllm-openai": "vLLM",
+    "vllm-openai-cpu": "vLLM",
+    "serving": "TensorFlow SavedModels",
+    "pmmlserver": "PMML",
+    "paddleserver": "PaddlePaddle",
+    "autogluonserver": "AutoGluon",
+    "model_server": "OpenVINO",
+    "art-explainer": "ART explanations",
+    "agent": "KServe's agent",
+    "router": "InferenceGraphs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """What is known about the container whose image needs a program.
+
+    Args:
+        command / args: Resolved, as the Pod says them.
+        model_files: Paths relative to the model directory, at least three levels deep; None while
+            the model has not been fetched.
+        model_settings: Content of `model-settings.json` in the model directory.
+    """
+
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    model_files: Collection[str] | None = None
+    model_settings: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """A program for the image. `note` says what stands in for what; empty for local source."""
+
+    program: Program
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NoStandIn:
+    """Why no program of ours can run, in one sentence, and what the user can do."""
+
+    message: str
+
+
+def repository(image: str) -> str:
+    """Return the repository without registry, tag and digest: `kserve/sklearnserver`."""
+    name = image.partition("@")[0]
+    first, slash, rest = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        name = rest
+    head, slash, last = name.rpartition("/")
+    return f"{head}{slash}{last.partition(':')[0]}".removeprefix("library/")
+
+
+def source_for(image: str, images: Mapping[str, ImageSource]) -> ImageSource | None:
+    """Return the local source an image is mapped to: by the full name, else without the digest or
+    tag, else by repository alone.
+    """
+    undigested = image.partition("@")[0]
+    head, slash, last = undigested.rpartition("/")
+    untagged = f"{head}{slash}{last.partition(':')[0]}"
+    for name in (image, undigested, untagged):
+        if name in images:
+            return images[name]
+    wanted = repository(image)
+    tag = last.partition(":")[2]
+    for name, source in images.items():
+        named_tag = name.rpartition("/")[2].partition(":")[2]
+        if repository(name) == wanted and (not named_tag or named_tag == tag):
+            return source
+    return None
+
+
+def option(args: Sequence[str], *names: str) -> str | None:
+    """Return the value of the last of these options: `--a=b` or `--a b`; None if absent."""
+    found = None
+    for i, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name.replace("_", "-") in {n.replace("_", "-") for n in names}:
+            found = value if equals else (args[i + 1] if i + 1 < len(args) else "")
+    return found
+
+
+def _way_out(image: str) -> str:
+    return (
+        f'map the image to local source in kserve-local.yaml (images: {{"{image}": {{context: '
+        "DIR, command: [python, model.py]}}), or choose a runtime that has a stand-in"
+    )
+
+
+def _server_args(request: ImageRequest, server: str) -> tuple[str, ...] | None:
+    """Return the server's arguments when command and args start `server` the usual way.
+
+    The image's entry point is `python -m <server>`; a Pod may repeat it as its command. None: the
+    Pod starts something else.
+    """
+    words = (*request.command, *request.args)
+    if not request.command:
+        return request.args
+    interpreter = PurePosixPath(words[0]).name
+    if re.fullmatch(r"python(3(\.\d+)?)?", interpreter) and words[1:3] == ("-m", server):
+        return words[3:]
+    return None
+
+
+def _program(server: str, args: Sequence[str], runtime: RuntimeConfig | None) -> Program:
+    return Program(
+        kind="runtime",
+        runtime=server,
+        argv=("-m", server, *args),
+        python=runtime.python if runtime else None,
+        requirements=runtime.requirements if runtime else None,
+        preload=PRELOAD.get(server, ()),
+    )
+
+
+def _mlserver(request: ImageRequest) -> tuple[str, tuple[str, ...]] | NoStandIn:
+    """Return our server and its arguments for an MLServer container.
+
+    `model-settings.json` wins over `MLSERVER_MODEL_*`, as in MLServer.
+    """
+    if request.command or (request.args and request.args[:2] != ("mlserver", "start")):
+        return NoStandIn(
+            f"the stand-in for {request.image} understands the image's own start command only"
+        )
+    settings = request.model_settings or {}
+    parameters = settings.get("parameters") or {}
+    env = request.env
+    implementation = str(
+        settings.get("implementation") or env.get("MLSERVER_MODEL_IMPLEMENTATION") or ""
+    )
+    server = _MLSERVER.get(implementation)
+    if server is None:
+        known = ", ".join(_MLSERVER)
+        return NoStandIn(
+            f"MLServer's implementation {implementation or '(none given)'} has no stand-in; "
+            f"those of {known} do"
+        )
+    directory = env.get("MLSERVER_MODEL_URI") or "/mnt/models"
+    uri = str(parameters.get("uri") or "")
+    if uri:
+        directory = str(PurePosixPath(directory) / uri)
+    name = str(settings.get("name") or env.get("MLSERVER_MODEL_NAME") or "")
+    args = ["--model_dir", directory, "--http_port", env.get("MLSERVER_HTTP_PORT") or "8080"]
+    if name:
+        args = ["--model_name", name, *args]
+    if env.get("MLSERVER_GRPC_PORT"):
+        args += ["--grpc_port", env["MLSERVER_GRPC_PORT"]]
+    return server, tuple(args)
+
+
+def triton_server(files: Collection[str]) -> str | NoStandIn:
+    """Return the server for a Triton model repository, by its files: `<name>/<version>/model.*`.
+
+    Source: Triton Inference Server, model repository layout.
+    """
+    found = set()
+    for path in files:
+        parts = PurePosixPath(path).parts
+        if len(parts) == 3 and parts[1].isdigit():
+            if parts[2] == "model.onnx":
+                found.add("onnxserver")
+            elif parts[2] == "model.pt":
+                found.add("torchserver")
+            elif parts[2].startswith("model."):
+                found.add(parts[2])
+    served = found & _OURS
+    if len(served) == 1:
+        return served.pop()
+    if not found:
+        return NoStandIn(
+            "the model directory is no Triton model repository: expected <name>/<version>/"
+            "model.onnx or model.pt; the runtimes kserve-local-onnxserver and "
+            "kserve-local-torchserver serve a plain folder"
+        )
+    if not served:
+        return NoStandIn(
+            f"Triton's {', '.join(sorted(found))} has no stand-in; model.onnx and model.pt do"
+        )
+    return NoStandIn(
+        "the model repository mixes model.onnx and model.pt, and one stand-in serves only one of "
+        "the two; split it into two InferenceServices"
+    )
+
+
+def _triton(request: ImageRequest) -> tuple[str, tuple[str, ...]] | NoStandIn:
+    words = (*request.command, *request.args)
+    if words and PurePosixPath(words[0]).name != "tritonserver":
+        return NoStandIn(f"the stand-in for {request.image} understands `tritonserver` only")
+    server = "onnxserver" if request.model_files is None else triton_server(request.model_files)
+    if isinstance(server, NoStandIn):
+        return server
+    args = [
+        "--model_repository",
+        option(words, "--model-repository", "--model-store") or "/mnt/models",
+        "--layout",
+        "triton",
+        "--http_port",
+        option(words, "--http-port") or "8000",
+    ]
+    grpc_port = option(words, "--grpc-port")
+    if grpc_port:
+        args += ["--grpc_port", grpc_port]
+    return server, tuple(args)
+
+
+def _torchserve(request: ImageRequest) -> tuple[str, tuple[str, ...]] | NoStandIn:
+    words = (*request.command, *request.args)
+    if words and PurePosixPath(words[0]).name != "torchserve":
+        return NoStandIn(f"the stand-in for {request.image} understands `torchserve` only")
+    args = [
+        "--model_repository",
+        option(words, "--model-store") or "/mnt/models/model-store",
+        "--layout",
+        "torchserve",
+        "--ts_config",
+        option(words, "--ts-config") or "/mnt/models/config/config.properties",
+        "--http_port",
+        "8080",
+    ]
+    return "torchserver", tuple(args)
+
+
+def _stand_in(request: ImageRequest) -> tuple[str, tuple[str, ...]] | NoStandIn:
+    """Return the server of ours and its arguments."""
+    name = repository(request.image)
+    owner, _, last = name.rpartition("/")
+    if last in _SAME_NAME or (last in _OURS and owner == "kserve-local"):
+        args = _server_args(request, last)
+        if args is None:
+            shown = " ".join(request.command)
+            return NoStandIn(
+                f"the Pod replaces the image's command with `{shown}`, which the stand-in for "
+                f"{request.image} does not have; `python -m {last}` it does"
+            )
+        return last, args
+    if last == "mlserver":
+        return _mlserver(request)
+    if last == "tritonserver":
+        return _triton(request)
+    if last in ("torchserve-kfs", "torchserve"):
+        return _torchserve(request)
+    if last in _NO_SERVER_YET:
+        return NoStandIn(f"no stand-in for {_NO_SERVER_YET[last]} yet")
+    return NoStandIn("no stand-in for this image, and no container engine is used")
+
+
+def _entry_imports_kserve(source: ImageSource, argv: Sequence[str]) -> bool:
+    """Whether the program's file (the first `.py` argument, or `-m module`) imports kserve."""
+    candidates = [a for a in argv if a.endswith(".py")]
+    if argv[:1] == ["-m"] or tuple(argv[:1]) == ("-m",):
+        path = argv[1].replace(".", "/") if len(argv) > 1 else ""
+        candidates = [f"{path}.py", f"{path}/__main__.py"]
+    for candidate in candidates[:2]:
+        try:
+            text = (source.context / candidate).read_text(errors="replace")
+        except OSError:
+            continue
+        return re.search(r"^\s*(?:from|import)\s+kserve\b", text, re.MULTILINE) is not None
+    return False
+
+
+def interpreter(project: Path, environ: Mapping[str, str]) -> Path | None:
+    """Return the interpreter that `python` means: the project's `.venv`, else `$VIRTUAL_ENV`;
+    None: the one that runs kserve-local.
+    """
+    for folder in (
+        project / ".venv",
+        Path(environ["VIRTUAL_ENV"]) if environ.get("VIRTUAL_ENV") else None,
+    ):
+        if folder is not None and (folder / "bin" / "python").exists():
+            return folder / "bin" / "python"
+    return None
+
+
+def source_program(
+    request: ImageRequest,
+    source: ImageSource,
+    *,
+    default_python: Path,
+    has_kserve: bool,
+) -> Program | NoStandIn:
+    """Return the program for an image that is mapped to local source.
+
+    Docker's rules: the Pod's command replaces the image's; with a command from the image the Pod's
+    args are appended; a Pod command without an image command needs nothing else.
+
+    Args:
+        default_python: What `python` means here.
+        has_kserve: That interpreter can import `kserve`, so a zygote may have it imported already.
+    """
+    words = (*(request.command or source.command), *request.args)
+    if not words:
+        return NoStandIn(
+            f'kserve-local.yaml: images."{request.image}" has no command and the Pod gives none; '
+            "add command: [python, model.py]"
+        )
+    first = PurePosixPath(words[0])
+    python: Path | None
+    if re.fullmatch(r"python(3(\.\d+)?)?", first.name):
+        argv, is_python = words[1:], True
+        python = source.python or default_python
+    elif first.suffix == ".py":
+        argv, is_python = words, True
+        python = source.python or default_python
+    else:
+        argv, is_python, python = words, False, source.python
+    argv = tuple(a for a in argv if a != "-u") if is_python and argv[:1] == ("-u",) else argv
+    preload = (
+        ("kserve",) if is_python and has_kserve and _entry_imports_kserve(source, argv) else ()
+    )
+    return Program(
+        kind="source",
+        runtime=request.image,
+        argv=argv,
+        python=python,
+        requirements=source.requirements,
+        cwd=source.context,
+        preload=preload,
+        is_python=is_python,
+    )
+
+
+def stand_in(request: ImageRequest, *, runtime: RuntimeConfig | None = None) -> StandIn | NoStandIn:
+    """Return the program of ours that stands in for the image, or why there is none."""
+    found = _stand_in(request)
+    if isinstance(found, NoStandIn):
+        return NoStandIn(
+            f'Container image "{request.image}" cannot run here: {found.message}. '
+            f"{_way_out(request.image)[0].upper()}{_way_out(request.image)[1:]}."
+        )
+    server, args = found
+    return StandIn(
+        _program(server, args, runtime),
+        note=f"{server} of kserve-local stands in for image {request.image}",
+    )
