@@ -1,0 +1,268 @@
+"""Kubernetes probes: the four kinds of check, and the state machine that runs them.
+
+Semantics are the kubelet's (initial delay, period, timeout, thresholds, startup before the others)
+with one difference in favour of the developer: until a container is ready, readiness is asked
+every few milliseconds instead of once a period, so it counts as ready when it is. These extra
+looks never count as failures. Checks speak raw HTTP on asyncio streams: a probe costs a fraction
+of what an HTTP client library takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kserve_local.backends import grpc_health
+from kserve_local.interfaces.backend import Probe
+
+_FIRST_LOOK = 0.004
+_SLOWER = 1.25
+_SLOWEST_LOOK = 0.5
+_BODY = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a container's probes go.
+
+    Args:
+        ports: The Pod's ports -> those really listened on.
+        env, cwd: For exec probes.
+    """
+
+    ip: str
+    ports: Mapping[int, int] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+
+
+class ProbeFailed(Exception):
+    """The check said no; the message is worded as the kubelet's."""
+
+
+async def check(probe: Probe, target: Target) -> None:
+    """Do one check, within the probe's timeout.
+
+    Raises:
+        ProbeFailed: It did not pass.
+    """
+    run = {"http": _http, "tcp": _tcp, "exec": _exec, "grpc": _grpc}[probe.kind]
+    try:
+        async with asyncio.timeout(max(probe.timeout, 0.001)):
+            await run(probe, target)
+    except TimeoutError:
+        raise ProbeFailed(_timed_out(probe, target)) from None
+
+
+def _port(probe: Probe, target: Target) -> int:
+    return target.ports.get(probe.port, probe.port)
+
+
+def _host(probe: Probe, target: Target) -> str:
+    return probe.host or target.ip or "127.0.0.1"
+
+
+def _url(probe: Probe, target: Target) -> str:
+    return f"{probe.scheme.lower()}://{_host(probe, target)}:{_port(probe, target)}{probe.path}"
+
+
+def _timed_out(probe: Probe, target: Target) -> str:
+    if probe.kind == "http":
+        return (
+            f'Get "{_url(probe, target)}": context deadline exceeded '
+            "(Client.Timeout exceeded while awaiting headers)"
+        )
+    if probe.kind == "tcp":
+        return f"dial tcp {_host(probe, target)}:{_port(probe, target)}: i/o timeout"
+    if probe.kind == "exec":
+        return f'command "{" ".join(probe.command)}" timed out'
+    return (
+        f'timeout: failed to connect service "{_host(probe, target)}:{_port(probe, target)}" '
+        f"within {probe.timeout:g}s: context deadline exceeded"
+    )
+
+
+async def _open(
+    probe: Probe, target: Target, context: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = _host(probe, target), _port(probe, target)
+    try:
+        return await asyncio.open_connection(host, port, ssl=context, limit=65536)
+    except ConnectionRefusedError:
+        raise ProbeFailed(f"dial tcp {host}:{port}: connect: connection refused") from None
+    except OSError as error:
+        raise ProbeFailed(f"dial tcp {host}:{port}: {error.strerror or error}") from None
+
+
+async def _tcp(probe: Probe, target: Target) -> None:
+    _, writer = await _open(probe, target)
+    writer.close()
+
+
+async def _http(probe: Probe, target: Target) -> None:
+    context = None
+    if probe.scheme.lower() == "https":
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    try:
+        reader, writer = await _open(probe, target, context)
+    except ProbeFailed as failed:
+        raise ProbeFailed(f'Get "{_url(probe, target)}": {failed}') from None
+    try:
+        headers = {
+            "host": f"{_host(probe, target)}:{_port(probe, target)}",
+            "user-agent": "kube-probe/1.34",
+            "accept": "*/*",
+        }
+        headers.update((name.lower(), value) for name, value in probe.headers)
+        lines = [f"GET {probe.path or '/'} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in headers.items() if value]
+        writer.write(("\r\n".join(lines) + "\r\nconnection: close\r\n\r\n").encode("latin-1"))
+        try:
+            status = (await reader.readline()).split(b" ", 2)
+        except (OSError, ValueError) as error:
+            raise ProbeFailed(f'Get "{_url(probe, target)}": {error}') from None
+        if len(status) < 2 or not status[0].startswith(b"HTTP/") or not status[1].isdigit():
+            raise ProbeFailed(f'Get "{_url(probe, target)}": EOF')
+        code = int(status[1])
+        if not 200 <= code < 400:
+            raise ProbeFailed(f"HTTP probe failed with statuscode: {code}")
+    finally:
+        writer.close()
+
+
+async def _exec(probe: Probe, target: Target) -> None:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *probe.command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(target.env),
+            cwd=target.cwd,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ProbeFailed(f'exec: "{probe.command[0]}": {error.strerror}') from None
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    if process.returncode != 0:
+        text = output[:_BODY].decode(errors="replace").strip()
+        raise ProbeFailed(text or f"command terminated with exit code {process.returncode}")
+
+
+async def _grpc(probe: Probe, target: Target) -> None:
+    reader, writer = await _open(probe, target)
+    try:
+        authority = f"{_host(probe, target)}:{_port(probe, target)}"
+        status = await grpc_health.ask(reader, writer, probe.service, authority)
+    except (OSError, EOFError, ValueError) as error:
+        raise ProbeFailed(f"error: health rpc failed: {error}") from None
+    finally:
+        writer.close()
+    if status != grpc_health.SERVING:
+        name = grpc_health.NAMES.get(status, str(status))
+        raise ProbeFailed(f'service unhealthy (responded with "{name}")')
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a probe found out: `ready`, `unready`, or `unhealthy` (liveness or startup gave up)."""
+
+    kind: str
+    message: str = ""
+
+
+async def watch(
+    *,
+    startup: Probe | None,
+    readiness: Probe | None,
+    liveness: Probe | None,
+    target: Target,
+    report: Callable[[Change], None],
+) -> None:
+    """Run a container's probes from its start until cancelled, or until it is found unhealthy."""
+    if startup is not None and not await _wait_for_startup(startup, target, report):
+        return
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_watch_readiness(readiness, target, report), name="readiness")
+        if liveness is not None:
+            tasks.create_task(_watch_liveness(liveness, target, report), name="liveness")
+
+
+async def _wait_for_startup(probe: Probe, target: Target, report: Callable[[Change], None]) -> bool:
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(probe.initial_delay)
+    give_up = loop.time() + probe.period * probe.failure_threshold
+    wait = _FIRST_LOOK
+    while True:
+        try:
+            await check(probe, target)
+            return True
+        except ProbeFailed as failed:
+            if loop.time() >= give_up:
+                report(Change("unhealthy", f"Startup probe failed: {failed}"))
+                return False
+        await asyncio.sleep(min(wait, max(give_up - loop.time(), 0.0)))
+        wait = min(wait * _SLOWER, probe.period, _SLOWEST_LOOK)
+
+
+async def _watch_readiness(
+    probe: Probe | None, target: Target, report: Callable[[Change], None]
+) -> None:
+    if probe is None:
+        report(Change("ready"))
+        return
+    await asyncio.sleep(probe.initial_delay)
+    ready, successes, failures = False, 0, 0
+    told = ""
+    wait = _FIRST_LOOK
+    ever = False
+    while True:
+        try:
+            await check(probe, target)
+            successes, failures = successes + 1, 0
+            if not ready and successes >= probe.success_threshold:
+                ready = ever = True
+                told = ""
+                report(Change("ready"))
+        except ProbeFailed as failed:
+            successes, failures = 0, failures + 1
+            message = f"Readiness probe failed: {failed}"
+            if ready and failures >= probe.failure_threshold:
+                ready = False
+                told = message
+                report(Change("unready", message))
+            elif not ready and message != told and "refused" not in message:
+                # Before it listens there is nothing to tell; what it answers then is news.
+                told = message
+                report(Change("unready", message))
+        await asyncio.sleep(probe.period if ever else wait)
+        wait = min(wait * _SLOWER, probe.period, _SLOWEST_LOOK)
+
+
+async def _watch_liveness(probe: Probe, target: Target, report: Callable[[Change], None]) -> None:
+    await asyncio.sleep(probe.initial_delay)
+    failures = 0
+    while True:
+        try:
+            await check(probe, target)
+            failures = 0
+        except ProbeFailed as failed:
+            failures += 1
+            if failures >= probe.failure_threshold:
+                report(Change("unhealthy", f"Liveness probe failed: {failed}"))
+                return
+        await asyncio.sleep(probe.period)

@@ -1,0 +1,83 @@
+"""Run files: what a later supervisor needs to find and adopt the replicas of an earlier one.
+
+`run/pods/<uid>/.replica.json` holds the ReplicaSpec, `<container>.json` how a container was
+started (podlauncher's input; the process adds its pid), `<container>.exit` how it ended. Written in
+one step each and readable by the owner only, for they hold the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from kserve_local.interfaces.backend import ReplicaSpec
+
+_SPEC = TypeAdapter(ReplicaSpec)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace `path` in one step, mode 0600."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+    temporary.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a run file's content; empty if it is missing, empty or not JSON."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class RunFiles:
+    """The run files below one `run/pods` folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def of(self, replica: str) -> Path:
+        """Return the replica's own folder."""
+        return self.folder / replica
+
+    def launch(self, replica: str, container: str) -> Path:
+        """Return the path of a container's run file."""
+        return self.of(replica) / f"{container}.json"
+
+    def exit(self, replica: str, container: str) -> Path:
+        """Return the path of the file that says how a container ended."""
+        return self.of(replica) / f"{container}.exit"
+
+    def save(self, spec: ReplicaSpec) -> None:
+        """Write the replica's spec; makes its folder."""
+        self.of(spec.id).mkdir(parents=True, exist_ok=True, mode=0o700)
+        write(self.of(spec.id) / ".replica.json", _SPEC.dump_json(spec))
+
+    def load(self) -> list[ReplicaSpec]:
+        """Return the specs of all replicas that left run files; folders without one are removed."""
+        found: list[ReplicaSpec] = []
+        try:
+            folders = sorted(self.folder.iterdir())
+        except FileNotFoundError:
+            return found
+        for folder in folders:
+            try:
+                found.append(_SPEC.validate_json((folder / ".replica.json").read_bytes()))
+            except (OSError, ValueError):
+                # A start that died before its spec was written had started nothing yet.
+                self.remove(folder.name)
+        return found
+
+    def remove(self, replica: str) -> None:
+        """Remove everything about a replica."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.of(replica))

@@ -1,0 +1,1 @@
+"""A folder for PYTHONPATH: holds `sitecustomize`, nothing else. Never imported as a package."""
