@@ -48,6 +48,7 @@ class WatchEvent:
     type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
     object: Object
     resource_version: int
+    previous: Object | None = None  # before the change; watches with selectors need it
 
 
 def timestamp(at: datetime | None = None) -> str:

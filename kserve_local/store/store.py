@@ -331,7 +331,7 @@ class Store:
     @asynccontextmanager
     async def watch(
         self, resource: str, *, namespace: str | None = None, since: int | None = None
-    ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+    ) -> AsyncIterator[Watcher]:
         """Follow one resource from now on; nothing between entering and iterating is lost.
 
         Args:
@@ -383,6 +383,16 @@ class Store:
         if obj is None:
             raise _not_found(key)
         return obj
+
+    async def settled(self, key: Key) -> Object | None:
+        """Return the object once its queued writes are on disk: what to start over from after a
+        Conflict.
+        """
+        pending = self._pending.get(key)
+        if pending is not None:
+            with contextlib.suppress(ServiceUnavailable):
+                await asyncio.shield(pending.done)
+        return self.find(key)
 
     async def _settled(self, key: Key, obj: Object) -> Object:
         """Return `obj` once the write that made it is on disk."""
@@ -448,11 +458,11 @@ class Store:
         key, obj = write.record.key, write.object
         if self._pending.get(key) is write:
             del self._pending[key]
-        self._forget(key)
+        previous = self._forget(key)
         if write.type != "DELETED":
             self._remember(key, obj)
         self._committed = write.record.sequence
-        event = WatchEvent(write.type, obj, self._committed)
+        event = WatchEvent(write.type, obj, self._committed, previous)
         history = self._histories.get(key.resource)
         if history is None:
             history = self._histories[key.resource] = History(self._floor, self._history_size)
@@ -470,10 +480,10 @@ class Store:
         for reference in obj["metadata"].get("ownerReferences") or ():
             self._owned.setdefault(reference.get("uid"), set()).add(key)
 
-    def _forget(self, key: Key) -> None:
+    def _forget(self, key: Key) -> Object | None:
         old = self._objects[key.resource].pop((key.namespace, key.name), None)
         if old is None:
-            return
+            return None
         self._keys.pop(uid_of(old), None)
         for reference in old["metadata"].get("ownerReferences") or ():
             owned = self._owned.get(reference.get("uid"))
@@ -481,6 +491,7 @@ class Store:
                 owned.discard(key)
                 if not owned:
                     del self._owned[reference["uid"]]
+        return old
 
 
 def _version(obj: Object) -> str:

@@ -9,24 +9,24 @@ strategies and `ValidateObjectMeta`; the messages are the API server's.
 from __future__ import annotations
 
 import base64
-import re
 import secrets
 import uuid
 from typing import Any
 
-from kserve_local.api import scheme
+from kserve_local.api import metadata_rules, scheme
 from kserve_local.api.meta import Object, timestamp
 from kserve_local.api.scheme import ResourceType
 from kserve_local.errors import Cause, Conflict, Invalid
 
 FOREGROUND = "foregroundDeletion"
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
-_QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 _KEPT_METADATA = ("labels", "annotations", "ownerReferences", "finalizers", "managedFields")
-_LABEL_NAMED = frozenset({"namespaces", "services"})
+_REASONS = {
+    "invalid": "FieldValueInvalid",
+    "required": "FieldValueRequired",
+    "type": "FieldValueTypeInvalid",
+    "toolong": "FieldValueTooLong",
+}
 _WITHOUT_GENERATION = frozenset(
     {
         "namespaces",
@@ -140,26 +140,12 @@ def check_metadata(kind: ResourceType, obj: Object) -> None:
     Raises:
         Invalid: With one cause per finding.
     """
-    metadata: dict[str, Any] = obj.get("metadata") or {}
-    name = str(metadata.get("name") or "")
-    causes: list[Cause] = []
-    if not name:
-        text = "Required value: name or generateName is required"
-        causes.append(Cause("FieldValueRequired", text, "metadata.name"))
-    elif kind.id in _LABEL_NAMED and (len(name) > 63 or not _LABEL.fullmatch(name)):
-        causes.append(_value("metadata.name", name, _RFC1123_LABEL))
-    elif len(name) > 253:
-        causes.append(_value("metadata.name", name, "must be no more than 253 characters"))
-    elif not _SUBDOMAIN.fullmatch(name):
-        causes.append(_value("metadata.name", name, _RFC1123_SUBDOMAIN))
-    for key, value in (metadata.get("labels") or {}).items():
-        causes += _check_key("metadata.labels", key)
-        if not isinstance(value, str) or len(value) > 63 or not _LABEL_VALUE.fullmatch(value):
-            causes.append(_value("metadata.labels", str(value), _LABEL_VALUE_RULE))
-    for key in metadata.get("annotations") or {}:
-        causes += _check_key("metadata.annotations", key.lower())
+    causes = [
+        Cause(_REASONS[reason], message, ".".join(["metadata", *(str(p) for p in path)]))
+        for path, reason, message in metadata_rules.check(obj, kind)
+    ]
     if causes:
-        raise invalid(kind, name, causes)
+        raise invalid(kind, str(obj["metadata"].get("name") or ""), causes)
 
 
 def mark_deleted(
@@ -234,34 +220,3 @@ def _check_immutable(kind: ResourceType, new: Object, old: Object) -> None:
 
 def _value(field: str, value: str, rule: str) -> Cause:
     return Cause("FieldValueInvalid", f'Invalid value: "{value}": {rule}', field)
-
-
-def _check_key(field: str, key: str) -> list[Cause]:
-    prefix, slash, name = key.rpartition("/")
-    if slash and not _SUBDOMAIN.fullmatch(prefix):
-        return [_value(field, key, f"prefix part {_RFC1123_SUBDOMAIN}")]
-    if not name or len(name) > 63 or not _QUALIFIED.fullmatch(name):
-        return [_value(field, key, _NAME_PART)]
-    return []
-
-
-_RFC1123_LABEL = (
-    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and "
-    "must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for "
-    "validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
-)
-_RFC1123_SUBDOMAIN = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or "
-    "'.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for "
-    "validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-)
-_NAME_PART = (
-    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end "
-    "with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for "
-    "validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
-)
-_LABEL_VALUE_RULE = (
-    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', "
-    "and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or "
-    "'12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-)

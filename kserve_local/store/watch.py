@@ -8,6 +8,7 @@ bounded queue is ended with Gone instead of slowing the store or the other watch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 
@@ -91,15 +92,36 @@ class Watcher:
         return self
 
     async def __anext__(self) -> WatchEvent:
-        while True:
-            if self._events:
-                return self._events.popleft()
-            if self._lost:
-                raise Gone("too old resource version: the watch fell behind; list again")
-            if self._closed:
+        while not self._events:
+            if self._ended():
                 raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._arrival()
+        return self._events.popleft()
+
+    async def take(self, seconds: float | None) -> list[WatchEvent] | None:
+        """Return everything queued, waiting for it up to `seconds`; [] then, None at the end.
+
+        Raises:
+            Gone: The watcher fell too far behind.
+        """
+        if not self._events and not self._ended() and (seconds is None or seconds > 0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._arrival()
+        if not self._events:
+            return None if self._ended() else []
+        taken = list(self._events)
+        self._events.clear()
+        return taken
+
+    def _ended(self) -> bool:
+        if self._lost:
+            raise Gone("too old resource version: the watch fell behind; list again")
+        return self._closed
+
+    async def _arrival(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
