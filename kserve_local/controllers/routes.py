@@ -357,9 +357,9 @@ class RoutesController:
         self._quiet_until = ended + max(COALESCE, 4 * (ended - started))
 
     def _listen(self) -> dict[str, str]:
-        """Return the local gateway's address; it tells services apart by Host."""
+        """Return the local gateway's address under its own name: callers there name a Host."""
         host = knative_names.LOCAL_GATEWAY.removesuffix(".svc.cluster.local")
         name, _, namespace = host.partition(".")
         gateway = self._store.find(Key(SERVICE.id, namespace, name))
         address = str(((gateway or {}).get("spec") or {}).get("clusterIP") or "")
-        return {address: ""} if address and address != "None" else {}
+        return {address: knative_names.LOCAL_GATEWAY} if address and address != "None" else {}
