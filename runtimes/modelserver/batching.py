@@ -160,6 +160,7 @@ class Runner:
 
     def _take(self) -> list[Job]:
         """Return the oldest job and, in order, those that may share its call."""
+        # A client that left has its call dropped here, before it costs anything.
         waiting = self._waiting
         while waiting and waiting[0].abandoned:
             waiting.popleft()

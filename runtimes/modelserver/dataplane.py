@@ -31,12 +31,13 @@ class ModelRepository(Protocol):
 
 
 class Served:
-    """A registered model with its queue and metrics."""
+    """A registered model with its queue and metrics; `rows` is the model if it is a `RowModel`."""
 
-    __slots__ = ("metrics", "model", "runner")
+    __slots__ = ("metrics", "model", "rows", "runner")
 
     def __init__(self, model: Model, runner: Runner, metrics: ModelMetrics) -> None:
         self.model = model
+        self.rows = model if isinstance(model, RowModel) else None
         self.runner = runner
         self.metrics = metrics
 

@@ -65,8 +65,9 @@ class FrameworkModel(RowModel):
             raise InferenceError(str(error)) from error
 
     def respond(self, request: InferRequest, y: Any) -> InferResponse:
-        array = np.asarray(y)
-        return InferResponse(self.name, [InferOutput.of("output-0", array)], request.id)
+        if not isinstance(y, np.ndarray):
+            y = np.asarray(y)
+        return InferResponse(self.name, [InferOutput.of("output-0", y)], request.id)
 
     def respond_v1(self, y: Any) -> dict[str, Any]:
         return {"predictions": y.tolist() if hasattr(y, "tolist") else y}

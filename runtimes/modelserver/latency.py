@@ -20,12 +20,14 @@ _Entry = tuple[str | None, float, float, float, float]
 class LatencyLog:
     """Collects latencies (seconds) and logs them (milliseconds)."""
 
-    __slots__ = ("_entries", "_loop", "_more", "_timer")
+    __slots__ = ("_entries", "_loop", "_timer", "full", "more")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._entries: list[_Entry] = []
-        self._more = 0
+        # Once `full`, requests are only counted, in `more`, until the next flush.
+        self.full = False
+        self.more = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def add(
@@ -37,12 +39,11 @@ class LatencyLog:
         postprocess: float,
     ) -> None:
         """Take one request's latencies."""
-        if len(self._entries) < MAX_LINES:
-            self._entries.append((request_id, preprocess, explain, predict, postprocess))
-            if self._timer is None:
-                self._timer = self._loop.call_later(INTERVAL, self.flush)
-        else:
-            self._more += 1
+        self._entries.append((request_id, preprocess, explain, predict, postprocess))
+        if self._timer is None:
+            self._timer = self._loop.call_later(INTERVAL, self.flush)
+        elif len(self._entries) == MAX_LINES:
+            self.full = True
 
     def flush(self) -> None:
         """Write what was collected."""
@@ -50,7 +51,8 @@ class LatencyLog:
             self._timer.cancel()
             self._timer = None
         entries, self._entries = self._entries, []
-        more, self._more = self._more, 0
+        more, self.more = self.more, 0
+        self.full = False
         for request_id, preprocess, explain, predict, postprocess in entries:
             logger.info(
                 "requestId: %s, preprocess_ms: %.9f, explain_ms: %.9f, predict_ms: %.9f, "

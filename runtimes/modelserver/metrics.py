@@ -42,7 +42,8 @@ class Histogram:
 
     def observe(self, seconds: float) -> None:
         """Count one duration."""
-        self.buckets[bisect_left(_BOUNDS, seconds)] += 1
+        # Most are below the first bound.
+        self.buckets[0 if seconds <= 0.005 else bisect_left(_BOUNDS, seconds)] += 1
         self.total += seconds
 
 

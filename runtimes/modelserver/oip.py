@@ -29,6 +29,8 @@ LENGTH_HEADER = "inference-header-content-length"
 # An answer: body, and the length of its JSON part when binary tensors follow (else None).
 Encoded = tuple[bytes, int | None]
 
+_PLAIN_TYPES = tensors.DTYPES.keys() - {"FP16"}
+
 
 def is_json(content_type: str | None) -> bool:
     """Return whether a V2 body of this content type is JSON; anything else is a binary request."""
@@ -54,6 +56,9 @@ def decode_json(body: bytes, model_name: str, headers: dict[str, str]) -> InferR
     except orjson.JSONDecodeError:
         document = _python_json(body)
     if type(document) is dict:
+        request = _plain(document, model_name, headers)
+        if request is not None:
+            return request
         request = parse(document, model_name, headers)
         if _has_huge_number(request):
             request = parse(_python_json(body), model_name, headers)
@@ -63,6 +68,49 @@ def decode_json(body: bytes, model_name: str, headers: dict[str, str]) -> InferR
     if type(document) is str:
         return None
     return parse(document, model_name, headers)
+
+
+def _plain(
+    document: dict[str, Any], model_name: str, headers: dict[str, str]
+) -> InferRequest | None:
+    """Return the request if it is of the plainest kind, most are; None leaves it to `parse`.
+
+    Plain: no parameters, no outputs, known datatypes in upper case, every value of the right type.
+    """
+    get = document.get
+    items = get("inputs")
+    request_id = get("id")
+    if (
+        type(items) is not list
+        or (request_id is not None and type(request_id) is not str)
+        or get("parameters") is not None
+        or get("outputs") is not None
+    ):
+        return None
+    inputs: list[InferInput] = []
+    for item in items:
+        if type(item) is not dict or len(item) != 4:
+            return None
+        try:
+            name = item["name"]
+            shape = item["shape"]
+            datatype = item["datatype"]
+            data = item["data"]
+        except KeyError:
+            return None
+        if (
+            type(name) is not str
+            or type(shape) is not list
+            or type(data) is not list
+            or type(datatype) is not str
+            or datatype not in _PLAIN_TYPES
+        ):
+            return None
+        for size in shape:
+            if type(size) is not int:
+                return None
+        inputs.append(InferInput(name, shape, datatype, data))
+    return InferRequest(model_name, inputs, request_id, None, None, headers)
 
 
 def _python_json(body: bytes) -> Any:
@@ -177,7 +225,7 @@ def encode(response: InferResponse | dict[str, Any], request: InferRequest) -> E
     outputs = response.outputs
     if request.outputs:
         outputs = _select(response, request.outputs)
-    if request.wants_binary:
+    if (request.outputs or request.parameters) and request.wants_binary:
         binary = _binary_flags(request, len(outputs))
         if any(binary):
             return _encode_binary(response, request, outputs, binary)
@@ -192,7 +240,7 @@ def encode(response: InferResponse | dict[str, Any], request: InferRequest) -> E
                 "name": output.name,
                 "shape": output.shape,
                 "datatype": output.datatype,
-                "parameters": _json_parameters(output.parameters),
+                "parameters": _json_parameters(output.parameters) if output.parameters else None,
                 "data": _json_data(output, name),
             }
             for output in outputs

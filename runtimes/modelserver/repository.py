@@ -1,5 +1,6 @@
 """Finds model files: one file in `--model_dir` makes a single-model server; none, but
-sub-directories, a server of several models. Texts and rules are those of KServe's framework servers.
+sub-directories, a server of several models. Texts and rules are those of
+KServe's framework servers.
 """
 
 from __future__ import annotations

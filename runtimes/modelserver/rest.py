@@ -257,39 +257,41 @@ class Rest:
             request = oip.decode_binary(body, name, headers)
         else:
             oip.check_json_inputs(request)
-        _V2Call(self, connection, head, served, started).begin(request)
+        _V2Call(self, connection, head, served, request, started).begin()
 
     def _v1_predict(self, connection: Connection, head: Head, body: bytes, name: str) -> None:
         started = perf_counter()
         served = self._data.get_ready(name)
         payload, event = v1.decode(body, head.headers)
-        call = _V1Call(self, connection, head, served, started)
+        call = _V1Call(self, connection, head, served, payload, started)
         call.event = event
-        call.begin(payload)
+        call.begin()
 
     def _v1_explain(self, connection: Connection, head: Head, body: bytes, name: str) -> None:
         started = perf_counter()
         served = self._data.get_ready(name)
         payload, event = v1.decode(body, head.headers)
-        call = _V1Call(self, connection, head, served, started)
+        call = _V1Call(self, connection, head, served, payload, started)
         call.event = event
         call.explain = True
-        call.begin(payload)
+        call.begin()
 
-    def finished(self, call: _Call, preprocess: float, predict: float, postprocess: float) -> None:
+    def finished(self, call: _Call, preprocess: float, postprocess: float) -> None:
         """Count and log a call that was answered."""
+        seconds = call.seconds
         if call.explain:
-            call.served.metrics.explained(preprocess, predict, postprocess)
+            call.served.metrics.explained(preprocess, seconds, postprocess)
         else:
-            call.served.metrics.predicted(preprocess, predict, postprocess)
-        if self._latency is not None:
-            self._latency.add(
-                call.head.headers.get("x-request-id"),
-                preprocess,
-                predict if call.explain else 0.0,
-                0.0 if call.explain else predict,
-                postprocess,
-            )
+            call.served.metrics.predicted(preprocess, seconds, postprocess)
+        latency = self._latency
+        if latency is None:
+            return
+        if latency.full:
+            latency.more += 1
+        else:
+            explain, predict = (seconds, 0.0) if call.explain else (0.0, seconds)
+            request_id = call.head.headers.get("x-request-id")
+            latency.add(request_id, preprocess, explain, predict, postprocess)
 
     def failed(self, call: _Call, error: Exception) -> None:
         """Answer a call that failed."""
@@ -297,50 +299,56 @@ class Rest:
 
 
 class _Call(Job):
-    """One inference on its way through the model's queue: the common part of V1 and V2."""
+    """One inference on its way through the model's queue: the common part of V1 and V2.
+
+    Args:
+        request: `InferRequest` or V1 payload.
+        started: When the server began on it (`perf_counter`).
+    """
 
     __slots__ = ("app", "connection", "explain", "head", "prepared", "request", "served", "started")
 
     def __init__(
-        self, app: Rest, connection: Connection, head: Head, served: Served, started: float
+        self,
+        app: Rest,
+        connection: Connection,
+        head: Head,
+        served: Served,
+        request: Any,
+        started: float,
     ) -> None:
         self.app = app
         self.connection = connection
         self.explain = False
         self.head = head
         self.served = served
+        self.request = request
         self.started = started
         self.prepared = started
-        self.request: Any = None
 
     @property
     def abandoned(self) -> bool:
         return self.connection.closed
 
-    def begin(self, request: Any) -> None:
+    def begin(self) -> None:
         """Queue the call, or run it as a task when the model's method is a coroutine function."""
-        self.request = request
-        model = self.served.model
-        if isinstance(model, RowModel) and not self.explain:
-            x = self.prepare(model)
+        rows = self.served.rows
+        if rows is not None and not self.explain:
+            x = self.prepare(rows)
             self.prepared = perf_counter()
-            Job.__init__(self, model.batch_key(x), x, model.compute)
+            Job.__init__(self, rows.batch_key(x), x, rows.compute)
         else:
             work = self.work()
-            self.prepared = perf_counter()
             if inspect.iscoroutinefunction(work):
                 self.connection.start_task(self._run(work))
                 return
-            Job.__init__(self, None, request, self._invoke(work))
+            Job.__init__(self, None, self.request, self.bound(work))
         self.served.runner.submit(self)
-
-    def _invoke(self, work: Callable[..., Any]) -> Callable[[Any], Any]:
-        return work
 
     async def _run(self, work: Callable[..., Awaitable[Any]]) -> None:
         started = perf_counter()
         try:
-            result = await self._invoke(work)(self.request)
+            result = await self.bound(work)(self.request)
         except Exception as error:
             self.failed(error)
             return
@@ -348,17 +356,25 @@ class _Call(Job):
         await self._finish(result)
 
     def prepare(self, model: RowModel) -> Any:
+        """Return the model's input."""
         raise NotImplementedError
 
     def work(self) -> Callable[..., Any]:
+        """Return the model's method, for a model that is no `RowModel`."""
         raise NotImplementedError
 
+    def bound(self, work: Callable[..., Any]) -> Callable[[Any], Any]:
+        """Return `work` as a function of the request alone."""
+        return work
+
     def answer(self, result: Any) -> None:
-        """Send the result of the model."""
+        """Send what the model returned."""
         raise NotImplementedError
 
     def done(self, result: Any) -> None:
-        if inspect.isawaitable(result) or isinstance(result, AsyncIterator):
+        if self.served.rows is None and (
+            inspect.isawaitable(result) or isinstance(result, AsyncIterator)
+        ):
             self.connection.start_task(self._finish(result))
             return
         started = perf_counter()
@@ -367,9 +383,7 @@ class _Call(Job):
         except Exception as error:
             self.failed(error)
             return
-        self.app.finished(
-            self, self.prepared - self.started, self.seconds, perf_counter() - started
-        )
+        self.app.finished(self, self.prepared - self.started, perf_counter() - started)
 
     async def _finish(self, result: Any) -> None:
         """Take a result that has to be awaited, or a stream."""
@@ -381,7 +395,7 @@ class _Call(Job):
                 return
         if isinstance(result, AsyncIterator):
             await _stream(self.connection, result)
-            self.app.finished(self, self.prepared - self.started, self.seconds, 0.0)
+            self.app.finished(self, self.prepared - self.started, 0.0)
         else:
             self.done(result)
 
@@ -401,9 +415,9 @@ class _V2Call(_Call):
         return self.served.model.predict
 
     def answer(self, result: Any) -> None:
-        model = self.served.model
-        if isinstance(model, RowModel):
-            result = model.respond(self.request, result)
+        rows = self.served.rows
+        if rows is not None:
+            result = rows.respond(self.request, result)
         body, json_length = oip.encode(result, self.request)
         headers = self.head.headers
         structured = headers.get("content-type") == cloudevents.STRUCTURED_TYPE
@@ -439,20 +453,20 @@ class _V1Call(_Call):
         model = self.served.model
         return model.explain_v1 if self.explain else model.predict_v1
 
-    def _invoke(self, work: Callable[..., Any]) -> Callable[[Any], Any]:
+    def bound(self, work: Callable[..., Any]) -> Callable[[Any], Any]:
         headers = self.head.headers
         return lambda payload: work(payload, headers)
 
     def answer(self, result: Any) -> None:
-        model = self.served.model
-        if isinstance(model, RowModel) and not self.explain:
-            result = model.respond_v1(result)
+        rows = self.served.rows
+        if rows is not None and not self.explain:
+            result = rows.respond_v1(result)
         structured = self.head.headers.get("content-type") == cloudevents.STRUCTURED_TYPE
         if self.event is None and not structured:
             body, kind = v1.encode_explanation(result) if self.explain else v1.encode(result)
             self.connection.send(200, body, kind)
             return
-        attributes = cloudevents.answer_attributes(model.name, self.event)
+        attributes = cloudevents.answer_attributes(self.served.model.name, self.event)
         if structured:
             self.connection.send(
                 200,
