@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -138,16 +137,6 @@ def load(text: str, path: str = "-") -> list[Document]:
         except ManifestError as error:
             documents.append(Document(path, None, error))
     return documents
-
-
-def load_file(path: Path) -> list[Document]:
-    """Return the documents of a file on disk; unreadable or binary content is an error document."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        problem = ManifestError(f"not UTF-8 text: {error.reason} at byte {error.start}")
-        return [Document(str(path), None, problem)]
-    return load(text, str(path))
 
 
 def _documents(node: _Node, path: str) -> Iterator[Document]:

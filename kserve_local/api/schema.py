@@ -122,7 +122,10 @@ def prune(obj: Object) -> Object:
 
 
 def apply_defaults(obj: Object) -> Object:
-    """Return the object with the schema's defaults filled in, and null dropped for them."""
+    """Return the object with the schema's defaults filled in.
+
+    Null at a field that is not nullable is dropped first, as if it had not been given.
+    """
     defaulted: Object = _default(_kind(obj), obj)
     return defaulted
 
@@ -158,9 +161,47 @@ def fields_of(api_version: str, kind: str, path: Path_) -> list[str]:
     return list(node.get("properties", ()))
 
 
-def openapi(api_version: str, kind: str) -> tuple[Node, dict[str, Node]]:
-    """Return the kind's node and all types it may refer to (by `$ref` name)."""
-    return _kind({"apiVersion": api_version, "kind": kind}), _document()["types"]
+def openapi(group: str, version: str) -> dict[str, Node]:
+    """Return `components.schemas` of one group version's OpenAPI v3 document.
+
+    Kinds are named as Kubernetes names them (`io.kserve.serving.v1beta1.InferenceService`) and say
+    which group, version and kind they are; what they refer to comes along.
+    """
+    api_version = f"{group}/{version}" if group else version
+    parts = [*reversed(group.split(".")), version] if group else ["io", "k8s", "api", version]
+    prefix = ".".join(parts)
+    document = _document()
+    schemas: dict[str, Node] = {}
+    waiting: list[str] = []
+    for key, node in document["kinds"].items():
+        of, _, kind = key.rpartition("/")
+        if of == api_version:
+            gvk = {"group": group, "version": version, "kind": kind}
+            target = {**_resolve(node), "x-kubernetes-group-version-kind": [gvk]}
+            schemas[f"{prefix}.{kind}"] = _with_openapi_refs(target, waiting)
+    while waiting:
+        name = waiting.pop()
+        if name not in schemas:
+            schemas[name] = {}
+            schemas[name] = _with_openapi_refs(document["types"][name], waiting)
+    return schemas
+
+
+def _with_openapi_refs(node: Any, waiting: list[str]) -> Any:
+    if isinstance(node, list):
+        return [_with_openapi_refs(item, waiting) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" not in node:
+        return {
+            key: value if key == "default" else _with_openapi_refs(value, waiting)
+            for key, value in node.items()
+        }
+    waiting.append(node["$ref"])
+    # OpenAPI ignores what stands beside a reference, unless it is wrapped.
+    reference = {"$ref": f"#/components/schemas/{node['$ref']}"}
+    rest = {key: value for key, value in node.items() if key != "$ref"}
+    return {"allOf": [reference], **rest} if rest else reference
 
 
 # --- the compiled file -----------------------------------------------------------------------
@@ -252,7 +293,7 @@ class _Check:
 
     def node(self, node: Node, value: Any, path: Path_) -> None:
         if value is None and (not self.strict or node.get("nullable")):
-            return
+            return  # Go's zero value
         if node.get("x-kubernetes-int-or-string"):
             self.int_or_string(node, value, path)
             return
@@ -274,19 +315,18 @@ class _Check:
     def object(self, node: Node, value: dict[str, Any], path: Path_) -> None:
         properties = node.get("properties", {})
         for name in node.get("required", ()):
-            if value.get(name) is None and not (name in value and self.strict):
-                child = properties.get(name, {})
-                if "default" not in child:
-                    self.add(path, name, kind="required", message="Required value")
+            child = properties.get(name, {})
+            if name in value and (value[name] is not None or child.get("nullable")):
+                continue
+            if "default" not in child:
+                self.add(path, name, kind="required", message="Required value")
         values = node.get("additionalProperties")
         inner = _resolve(values) if isinstance(values, dict) else None
         for name, item in value.items():
             child = properties.get(name)
+            if item is None or (not path and name == "metadata"):
+                continue  # null at a field is dropped before validation, where it is not kept
             if child is not None:
-                if not path and name == "metadata":
-                    continue
-                if item is None and "default" in child and not child.get("nullable"):
-                    continue
                 self.node(_resolve(child), item, (*path, name))
             elif inner is not None:
                 self.node(inner, item, (*path, name))
@@ -466,7 +506,7 @@ def _default(node: Node, value: Any) -> Any:
     properties = node.get("properties", {})
     for name, item in value.items():
         child = _child(node, name)
-        if item is None and child is not None and "default" in child and not child.get("nullable"):
+        if item is None and child is not None and not child.get("nullable"):
             continue
         out[name] = item if child is None else _default(child, item)
     for name, child in properties.items():

@@ -1,0 +1,493 @@
+"""Judges manifests without a server: schema, CEL, KServe's webhooks, runtime match. Pure.
+
+Does with each document what a cluster would do with it, in a cluster's order: unknown fields are
+pruned (a warning), the mutating webhook runs, then schema and CEL rules, then the validating
+webhook. Every finding gets the line and column of the field it is about. `validate` prints the
+result; `up` refuses to start on errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from kserve_local.api import builtin, defaults, runtime_selection, schema, scheme, validation
+from kserve_local.api import inferenceservice as shape
+from kserve_local.api.config import InferenceServiceConfig
+from kserve_local.api.config import parse as parse_config
+from kserve_local.api.manifest import Document
+from kserve_local.api.meta import Object, name_of, namespace_of
+from kserve_local.errors import Forbidden, Invalid, NotFound
+
+Path_ = tuple[str | int, ...]
+Severity = Literal["error", "warning"]
+Source = Literal["yaml", "kind", "schema", "metadata", "field", "webhook", "runtime", "project"]
+
+_OUR_GROUPS = frozenset(r.group for r in scheme.ALL if "." in r.group)
+_KINDS = frozenset(r.kind for r in scheme.ALL)
+_FIELD = re.compile(r"^((?:spec|metadata|status)(?:\.[\w./-]+|\[\d+\])+): ")
+_STRUCT = re.compile(r"specified in (Predictor|Transformer|Explainer)Spec")
+_GATE = re.compile(r"denied the request: (.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Args:
+        object: `Kind/name`, empty where there is none.
+        field: Dotted path, empty where there is none.
+        details: More lines, e.g. each runtime and why it does not fit.
+        source: What found it; `valid` and `schema_valid` go by it.
+    """
+
+    line: int
+    column: int
+    severity: Severity
+    object: str
+    field: str
+    message: str
+    source: Source
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """All findings of one file, in the order of its lines.
+
+    Args:
+        objects: How many Kubernetes objects it holds.
+    """
+
+    path: str
+    findings: tuple[Finding, ...]
+    objects: int
+
+    @property
+    def valid(self) -> bool:
+        """Whether a cluster would take every object: schema, CEL rules and webhooks."""
+        return not any(f.severity == "error" and f.source != "runtime" for f in self.findings)
+
+    @property
+    def schema_valid(self) -> bool:
+        """Whether every object fits schema and CEL rules as it is written, without webhooks."""
+        # A warning of the schema is what only KServe's mutating webhook puts right.
+        return not any(
+            f.source == "schema" or (f.source in ("yaml", "kind") and f.severity == "error")
+            for f in self.findings
+        )
+
+
+def review(
+    files: Mapping[str, Sequence[Document]], *, namespace: str = "default", strict: bool = False
+) -> list[FileReport]:
+    """Return a report for each file, in the order given.
+
+    Args:
+        files: Path -> its documents.
+        namespace: Where objects go that name none.
+        strict: Unknown and repeated fields are errors.
+    """
+    project = _Project(files, namespace)
+    reports = []
+    for path, documents in files.items():
+        found: list[Finding] = []
+        for document in documents:
+            found.extend(_Reviewer(document, project, strict=strict).findings())
+        found.sort(key=lambda f: (f.line, f.column, f.severity))
+        objects = sum(document.is_kubernetes for document in documents)
+        reports.append(FileReport(path, tuple(found), objects))
+    return reports
+
+
+class _Project:
+    """What the given files and a fresh installation hold together."""
+
+    def __init__(self, files: Mapping[str, Sequence[Document]], namespace: str) -> None:
+        self.namespace = namespace
+        self.first: dict[tuple[str, str, str], Document] = {}
+        self.objects: list[Object] = []
+        for documents in files.values():
+            for document in documents:
+                if document.is_kubernetes and _identity(document.object, namespace) is not None:
+                    obj = self.placed(document.object)
+                    self.objects.append(obj)
+                    self.first.setdefault(_key(obj), document)
+
+    def placed(self, obj: Object) -> Object:
+        """Return the object in its namespace."""
+        if not scheme.of(obj).namespaced or obj["metadata"].get("namespace"):
+            return obj
+        return {**obj, "metadata": {**obj["metadata"], "namespace": self.namespace}}
+
+    @cached_property
+    def builtins(self) -> list[Object]:
+        return builtin.builtin_objects()
+
+    @cached_property
+    def config(self) -> InferenceServiceConfig:
+        own = (o for o in self.objects if o["kind"] == "ConfigMap" and namespace_of(o) == "kserve")
+        named = (o for o in own if name_of(o) == "inferenceservice-config")
+        return parse_config(next(named, builtin.config_map()))
+
+    def lookup(self, resource: str, namespace: str | None) -> list[Object]:
+        """Return all objects of a resource; the files' own replace built-in ones."""
+        by_name: dict[tuple[str, str], Object] = {}
+        for obj in (*self.builtins, *self.objects):
+            if scheme.of(obj).id == resource and namespace in (None, namespace_of(obj)):
+                by_name[namespace_of(obj), name_of(obj)] = obj
+        return list(by_name.values())
+
+
+class _Reviewer:
+    """The review of one document."""
+
+    def __init__(self, document: Document, project: _Project, *, strict: bool) -> None:
+        self.document = document
+        self.project = project
+        self.strict = strict
+        self.label = ""
+        if document.is_kubernetes:
+            metadata = document.object.get("metadata")
+            name = metadata.get("name") if isinstance(metadata, dict) else None
+            self.label = f"{document.object['kind']}/{name or ''}".rstrip("/")
+
+    def findings(self) -> Iterator[Finding]:
+        document = self.document
+        if document.error is not None:
+            line, column = document.error.position
+            yield Finding(line, column, "error", "", "", document.error.message, "yaml")
+            return
+        if not document.is_kubernetes:
+            yield self.finding((), _what_is_missing(document.object), "kind")
+            return
+        obj = document.object
+        if not scheme_knows(obj):
+            yield from self.unknown_kind(obj)
+            return
+        yield from self.repeated_and_unknown(obj)
+        broken = list(self.schema_findings(obj))
+        yield from broken
+        if any(f.severity == "error" for f in broken):
+            return
+        yield from self.twice(obj)
+        placed = self.project.placed(obj)
+        refusal = list(self.webhooks(placed))
+        yield from refusal
+        if not any(f.severity == "error" for f in refusal):
+            yield from self.runtime(placed)
+
+    def finding(
+        self,
+        path: Path_,
+        message: str,
+        source: Source,
+        severity: Severity = "error",
+        details: Iterable[str] = (),
+    ) -> Finding:
+        line, column = self.document.position_of(path)
+        field = schema.dotted(path)
+        return Finding(line, column, severity, self.label, field, message, source, tuple(details))
+
+    def unknown_kind(self, obj: Object) -> Iterator[Finding]:
+        version, kind = obj["apiVersion"], obj["kind"]
+        group = version.rpartition("/")[0]
+        message = f'no matches for kind "{kind}" in version "{version}"'
+        served = [r.api_version for r in scheme.ALL if r.kind == kind]
+        if served:
+            better = schema.closest(version, served) or served[-1]
+            message += f'; did you mean apiVersion "{better}"?'
+            yield self.finding(("apiVersion",), message, "kind")
+        elif group in _OUR_GROUPS or not group or schema.closest(kind, sorted(_KINDS)):
+            better = schema.closest(kind, sorted(_KINDS))
+            message += f'; did you mean "{better}"?' if better else ""
+            is_ours = group in _OUR_GROUPS or better
+            yield self.finding(("kind",), message, "kind", "error" if is_ours else "warning")
+        else:
+            message = f'not checked: kserve-local has no kind "{kind}" in "{version}"'
+            yield self.finding(("kind",), message, "field", "warning")
+
+    def repeated_and_unknown(self, obj: Object) -> Iterator[Finding]:
+        severity: Severity = "error" if self.strict else "warning"
+        for path, (line, column) in self.document.duplicates:
+            field = schema.dotted(path)
+            message = f'field "{field}" is given twice; the last one counts'
+            yield Finding(line, column, severity, self.label, field, message, "field")
+        for found in schema.unknown(obj):
+            parent = schema.dotted(found.path[:-1])
+            message = f'unknown field "{found.path[-1]}"' + (f" in {parent}" if parent else "")
+            message += f'; did you mean "{found.suggestion}"?' if found.suggestion else ""
+            yield self.finding(found.path, message, "field", severity)
+
+    def schema_findings(self, obj: Object) -> Iterator[Finding]:
+        written = schema.check(obj)
+        if not written:
+            return
+        stays = {(f.field, f.message) for f in self.after_mutation(obj)}
+        for found in written:
+            message = f"{found.field}: {found.message}"
+            if found.suggestion:
+                message += f'; did you mean "{found.suggestion}"?'
+            healed = (_after_conversion(found.field), found.message) not in stays and (
+                found.field,
+                found.message,
+            ) not in stays
+            if healed:
+                message += " (KServe's mutating webhook puts it right)"
+            source: Source = "metadata" if found.path[0] == "metadata" else "schema"
+            yield self.finding(found.path, message, source, "warning" if healed else "error")
+
+    def after_mutation(self, obj: Object) -> list[schema.Finding]:
+        """Return what is still wrong once KServe's mutating webhook has rewritten the object."""
+        if not isinstance(obj.get("metadata"), dict):
+            return schema.check(obj)
+        try:
+            return schema.check(self.mutated(obj))
+        except (TypeError, AttributeError, ValueError, KeyError):
+            # Too broken for the webhook's Go types: a cluster refuses it as well.
+            return schema.check(obj)
+
+    def mutated(self, obj: Object) -> Object:
+        pruned = schema.prune(obj)
+        if obj["kind"] in ("InferenceService", "LLMInferenceService"):
+            pruned = schema.normalize_quantities(pruned)
+        return defaults.default(pruned, config=self.project.config, lookup=self.project.lookup)
+
+    def twice(self, obj: Object) -> Iterator[Finding]:
+        placed = self.project.placed(obj)
+        first = self.project.first.get(_key(placed))
+        if first is not None and first is not self.document:
+            line, _ = first.position
+            where = f"line {line}" if first.path == self.document.path else f"{first.path}:{line}"
+            message = f"{self.label} is also in {where}; the last one counts"
+            yield self.finding(("metadata", "name"), message, "project", "warning")
+
+    def webhooks(self, obj: Object) -> Iterator[Finding]:
+        try:
+            warnings = self.admit(obj)
+        except Invalid as error:
+            for cause in error.causes:
+                path = _path(cause.field)
+                yield self.finding(path, f"{cause.field}: {cause.message}", "webhook")
+            if not error.causes:
+                yield self.finding(("spec",), str(error), "webhook")
+        except Forbidden as error:
+            yield self.finding(self.blamed(obj, str(error)), _reason(str(error)), "webhook")
+        else:
+            for warning in warnings:
+                found = _FIELD.match(warning)
+                path = _path(found[1]) if found else ("spec",)
+                yield self.finding(path, warning, "webhook", "warning")
+
+    def admit(self, obj: Object) -> list[str]:
+        stored = schema.apply_defaults(self.mutated(obj))
+        return validation.validate(
+            stored, old=None, config=self.project.config, lookup=self.project.lookup
+        )
+
+    def blamed(self, obj: Object, refusal: str) -> Path_:
+        """Return the field that a webhook refused the object for.
+
+        KServe's messages rarely name it. It is the deepest one without which the object would be
+        taken; failing that, without which something else would be wrong.
+        """
+        named = _FIELD.match(_reason(refusal))
+        if named:
+            return _path(named[1])
+        renamed = _replaced(obj, ("metadata", "name"), "a")
+        own_name = name_of(obj)
+        if self.verdict(renamed, "a") != _anonymous(refusal, own_name):
+            return ("metadata", "name")
+        best: tuple[bool, int] = (False, 0)
+        blamed: Path_ = ()
+        waiting: list[Path_] = [("spec",), ("metadata", "annotations"), ("metadata", "labels")]
+        while waiting:
+            path = waiting.pop(0)
+            verdict = self.verdict(_without(obj, path), own_name)
+            if verdict == _anonymous(refusal, own_name):
+                continue
+            rank = (verdict == "", len(path))
+            if rank > best:
+                best, blamed = rank, path
+            waiting.extend((*path, part) for part in _parts(_at(obj, path)))
+        struct = _STRUCT.search(refusal)
+        if struct and len(blamed) < 2:
+            return ("spec", struct[1].lower())
+        return blamed or ("spec",)
+
+    def verdict(self, obj: Object, name: str) -> str:
+        """Return what the webhooks say, empty when they take the object."""
+        try:
+            self.admit(obj)
+        except (Forbidden, Invalid) as error:
+            return _anonymous(str(error), name)
+        except (TypeError, AttributeError, ValueError, KeyError):
+            return "not an object of this kind any more"
+        return ""
+
+    def runtime(self, obj: Object) -> Iterator[Finding]:
+        if obj["kind"] != "InferenceService":
+            return
+        isvc = self.mutated(obj)
+        model = runtime_selection.model_of(isvc)
+        if not model:
+            return
+        runtimes = self.project.lookup(scheme.SERVING_RUNTIME.id, None)
+        cluster = self.project.lookup(scheme.CLUSTER_SERVING_RUNTIME.id, None)
+        path = self.model_path(obj)
+        try:
+            chosen = runtime_selection.select(isvc, runtimes=runtimes, cluster_runtimes=cluster)
+        except runtime_selection.SelectionError as error:
+            yield self.no_runtime(isvc, error, path, runtimes, cluster)
+            return
+        if builtin.is_local_only(chosen.runtime) and chosen.runtime not in self.project.objects:
+            message = (
+                f"runtime {chosen.name} is kserve-local's own: a cluster has no such runtime, so"
+                " send it along with the service"
+            )
+            yield self.finding((*path, "runtime"), message, "runtime", "warning")
+
+    def model_path(self, obj: Object) -> Path_:
+        predictor = obj["spec"]["predictor"]
+        names = ("model", *shape.FRAMEWORKS)
+        field = next((f for f in names if predictor.get(f) is not None), "model")
+        return ("spec", "predictor", field)
+
+    def no_runtime(
+        self,
+        isvc: Object,
+        error: runtime_selection.SelectionError,
+        path: Path_,
+        runtimes: Sequence[Object],
+        cluster: Sequence[Object],
+    ) -> Finding:
+        model = runtime_selection.model_of(isvc)
+        name, version = runtime_selection.model_format(model)
+        wanted = f"{name}/{version}" if version else name
+        asked = model.get("runtime")
+        misses = runtime_selection.considered(isvc, runtimes, cluster)
+        if asked:
+            known = [name_of(r) for r in (*runtimes, *cluster)]
+            better = "" if asked in known else schema.closest(str(asked), known)
+            message = f"runtime {asked}: {error.event_message}"
+            message += f'; did you mean "{better}"?' if better else ""
+            path = (*path, "runtime")
+        else:
+            message = f"no runtime fits modelFormat {wanted}"
+            protocol = model.get("protocolVersion")
+            message += f" with protocol {protocol}" if protocol else ""
+            path = (*path, "modelFormat", "name")
+        width = max((len(name) for name, _ in misses), default=0)
+        details = [f"{name.ljust(width)}  {why}" for name, why in misses]
+        return self.finding(path, message, "runtime", details=details)
+
+
+def scheme_knows(obj: Object) -> bool:
+    """Whether the object's kind and version are served."""
+    try:
+        scheme.of(obj)
+    except NotFound:
+        return False
+    return True
+
+
+def is_known(document: Document) -> bool:
+    """Whether a document is meant for kserve-local, judging by its kind and group only."""
+    if not document.is_kubernetes:
+        return False
+    group = document.object["apiVersion"].rpartition("/")[0]
+    return (
+        scheme_knows(document.object)
+        or group in _OUR_GROUPS
+        or (document.object["kind"] in _KINDS and "kubeflow" in group)
+    )
+
+
+def _identity(obj: Object, namespace: str) -> tuple[str, str, str] | None:
+    """Return what makes an object itself, None if it is too broken to have that."""
+    metadata = obj.get("metadata")
+    if not scheme_knows(obj) or not isinstance(metadata, dict):
+        return None
+    if not isinstance(metadata.get("name"), str) or not isinstance(
+        metadata.get("namespace", ""), str
+    ):
+        return None
+    return scheme.of(obj).id, metadata.get("namespace") or namespace, metadata["name"]
+
+
+def _key(obj: Object) -> tuple[str, str, str]:
+    return scheme.of(obj).id, namespace_of(obj), str(obj["metadata"].get("name") or "")
+
+
+def _what_is_missing(value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"not a Kubernetes object but {schema.type_name(value)}"
+    missing = [
+        name
+        for name in ("apiVersion", "kind")
+        if not isinstance(value.get(name), str) or not value[name]
+    ]
+    return f"not a Kubernetes object: {' and '.join(missing)} not set"
+
+
+def _after_conversion(field: str) -> str:
+    """Return the field where a legacy framework field goes: `spec.predictor.model...`."""
+    for name in shape.FRAMEWORKS:
+        prefix = f"spec.predictor.{name}"
+        if field == prefix or field.startswith((f"{prefix}.", f"{prefix}[")):
+            return f"spec.predictor.model{field[len(prefix) :]}"
+    return field
+
+
+def _reason(refusal: str) -> str:
+    found = _GATE.search(refusal)
+    return found[1] if found else refusal
+
+
+def _anonymous(text: str, name: str) -> str:
+    return text.replace(f'"{name}"', '"?"')
+
+
+def _path(field: str) -> Path_:
+    """Return the path that a dotted field stands for."""
+    parts: list[str | int] = []
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", field):
+        parts.append(int(index) if index else name)
+    return tuple(parts)
+
+
+def _parts(value: Any) -> list[str | int]:
+    if isinstance(value, dict):
+        return list(value)
+    return list(range(len(value))) if isinstance(value, list) else []
+
+
+def _at(value: Any, path: Path_) -> Any:
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _without(value: Any, path: Path_) -> Any:
+    """Return a copy without what is at the path; unchanged if nothing is there."""
+    part, rest = path[0], path[1:]
+    if isinstance(value, list) and isinstance(part, int):
+        if not rest:
+            return [item for i, item in enumerate(value) if i != part]
+        return [_without(item, rest) if i == part else item for i, item in enumerate(value)]
+    if not isinstance(value, dict) or part not in value:
+        return value
+    if not rest:
+        return {k: v for k, v in value.items() if k != part}
+    return {k: _without(v, rest) if k == part else v for k, v in value.items()}
+
+
+def _replaced(obj: Object, path: tuple[str, str], value: str) -> Object:
+    outer, inner = path
+    return {**obj, outer: {**obj[outer], inner: value}}

@@ -1,0 +1,88 @@
+"""Finds and reads manifest files: files as named, folders walked for what is meant for us.
+
+In a folder only YAML and JSON files count that hold an object of a known kind; Helm values, CI
+configuration and other people's manifests lie around there, too. A file named by the user always
+counts. Hidden folders and virtual environments are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kserve_local.api import scheme
+from kserve_local.api.manifest import Document, ManifestError, load
+from kserve_local.api.review import is_known
+from kserve_local.errors import UsageError
+
+SUFFIXES = (".yaml", ".yml", ".json")
+STDIN = "-"
+_SKIPPED = frozenset(("node_modules", "venv", "site-packages", "__pycache__"))
+_MAX_BYTES = 8 * 1024 * 1024
+_OURS = re.compile(
+    r"""["']?apiVersion["']?\s*:\s*["']?("""
+    + "|".join(sorted({re.escape(r.group) for r in scheme.ALL if "." in r.group}))
+    + ")/"
+)
+
+
+def read_all(paths: Sequence[str]) -> dict[str, list[Document]]:
+    """Return path -> documents, in the order of the arguments, folders sorted.
+
+    Raises:
+        UsageError: A path does not exist or cannot be read.
+    """
+    found: dict[str, list[Document]] = {}
+    for name in paths:
+        path = Path(name)
+        if name == STDIN:
+            found[name] = load(sys.stdin.read(), name)
+        elif path.is_dir():
+            for file in _walk(path):
+                documents = _read(file)
+                if any(map(is_known, documents)) or _is_broken_one_of_ours(file, documents):
+                    found.setdefault(str(file), documents)
+        elif path.exists():
+            found[name] = _read(path)
+        else:
+            raise UsageError(f'"{name}" does not exist')
+    return found
+
+
+def _walk(folder: Path) -> list[Path]:
+    files: list[Path] = []
+    try:
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith(".") or entry.name in _SKIPPED:
+                continue
+            if entry.is_dir():
+                if not entry.is_symlink():
+                    files.extend(_walk(entry))
+            elif entry.suffix.lower() in SUFFIXES and entry.is_file():
+                files.append(entry)
+    except OSError as error:
+        raise UsageError(f'"{folder}" cannot be read: {error.strerror}') from error
+    return files
+
+
+def _read(path: Path) -> list[Document]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            problem = ManifestError(f"larger than {_MAX_BYTES // 1024**2} MiB: not a manifest")
+            return [Document(str(path), None, problem)]
+        return load(path.read_text(encoding="utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        problem = ManifestError(f"not UTF-8 text: {error.reason} at byte {error.start}")
+        return [Document(str(path), None, problem)]
+    except OSError as error:
+        raise UsageError(f'"{path}" cannot be read: {error.strerror}') from error
+
+
+def _is_broken_one_of_ours(path: Path, documents: Sequence[Document]) -> bool:
+    if all(document.error is None for document in documents):
+        return False
+    text = path.read_bytes()[:_MAX_BYTES].decode("utf-8", "replace")
+    # Templates are YAML only after they have been filled in.
+    return "{{" not in text and _OURS.search(text) is not None

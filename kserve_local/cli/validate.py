@@ -1,0 +1,106 @@
+"""`kserve-local validate`: what is wrong with manifests, with file, line and column. No server.
+
+Reads files only. What it reports is `api/review.py`'s; see there for what counts as an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kserve_local.cli.options import Common, common
+
+if TYPE_CHECKING:
+    from kserve_local.api.review import FileReport, Finding
+
+INVALID = 3
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--strict", is_flag=True, help="Unknown and repeated fields are errors.")
+@common
+def validate(flags: Common, paths: tuple[str, ...], strict: bool) -> None:
+    """Check YAML without a server.
+
+    PATH is a file, a folder or "-" for standard input; without one, the project folder is checked.
+    Reports `file:line:column severity message` and exits 3 if there are errors.
+    """
+    from kserve_local.api.review import review
+    from kserve_local.cli.manifest_files import read_all
+
+    files = read_all(paths or flags.files or (str(flags.project),))
+    reports = review(files, namespace=flags.namespace or "default", strict=strict)
+    output = flags.output("validate")
+    errors = _count(reports, "error")
+    if flags.as_json:
+        _print_envelope(output, reports)
+    else:
+        for report in reports:
+            for finding in report.findings:
+                output.data(_line(report, finding))
+                for detail in finding.details:
+                    output.data(f"    {detail}")
+        output.data(summary(reports))
+    if errors:
+        click.get_current_context().exit(INVALID)
+
+
+command = validate
+
+
+def summary(reports: Sequence[FileReport]) -> str:
+    """Return the last line: `3 objects, 0 errors, 1 warning`."""
+    counts = (
+        (sum(report.objects for report in reports), "object"),
+        (_count(reports, "error"), "error"),
+        (_count(reports, "warning"), "warning"),
+    )
+    text = ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in counts)
+    return f"{text} (exit {INVALID})" if counts[1][0] else text
+
+
+def _line(report: FileReport, finding: Finding) -> str:
+    place = f"{report.path}:{finding.line}:{finding.column}"
+    return f"{place} {finding.severity} {finding.message}"
+
+
+def _count(reports: Sequence[FileReport], severity: str) -> int:
+    return sum(f.severity == severity for report in reports for f in report.findings)
+
+
+def _print_envelope(output: Any, reports: Sequence[FileReport]) -> None:
+    from kserve_local.cli.output import error_body
+
+    errors = _count(reports, "error")
+    data = {
+        "files": [
+            {
+                "path": report.path,
+                "valid": report.valid,
+                "schema_valid": report.schema_valid,
+                "findings": [
+                    {
+                        "line": f.line,
+                        "column": f.column,
+                        "severity": f.severity,
+                        "object": f.object,
+                        "field": f.field,
+                        "message": "\n".join((f.message, *f.details)),
+                    }
+                    for f in report.findings
+                ],
+            }
+            for report in reports
+        ]
+    }
+    warnings = [
+        _line(report, f) for report in reports for f in report.findings if f.severity == "warning"
+    ]
+    if errors:
+        body = error_body(summary(reports), exit_code=INVALID, code="VALIDATION_FAILED")
+        output.envelope(data, status="error", warnings=warnings, error=body)
+    else:
+        output.envelope(data, warnings=warnings)
