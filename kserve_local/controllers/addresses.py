@@ -204,7 +204,8 @@ class AddressPool:
             return ""
         if owner in self._owner:
             return str(ipaddress.ip_address(self._owner[owner]))
-        listened = self._listening()
+        # Pods only: on a Service's address a surviving gateway listens, and rightly so.
+        listened = self._listening() if offsets is _POD_OFFSETS else ()
         for offset in _rotated(offsets, _start_of(owner, len(offsets))):
             address = self._base + offset
             if address not in self._taken and address not in listened:
