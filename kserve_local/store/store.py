@@ -169,7 +169,7 @@ class Store:
         if self._newest(key) is not None:
             raise AlreadyExists(f'{kind.id} "{name}" already exists')
         if dry_run:
-            return new
+            return _unwritten(new, None)
         writes = [self._submit(key, "ADDED", new)]
         account_key = Key(scheme.SERVICE_ACCOUNT.id, name, "default")
         if kind is scheme.NAMESPACE and self._newest(account_key) is None:
@@ -202,7 +202,7 @@ class Store:
         _check_version(key, obj, old)
         new = strategy.prepare_update(kind, obj, old, sequence=self._sequence + 1)
         if dry_run:
-            return new
+            return _unwritten(new, old)
         if new is old:
             return await self._settled(key, old)
         metadata = new["metadata"]
@@ -235,7 +235,9 @@ class Store:
         new.pop("status", None)
         if obj.get("status") is not None:
             new["status"] = obj["status"]
-        return new if dry_run else await self._submit(key, "MODIFIED", new)
+        if dry_run:
+            return _unwritten(new, old)
+        return await self._submit(key, "MODIFIED", new)
 
     async def delete(
         self,
@@ -289,7 +291,7 @@ class Store:
             metadata = {**old["metadata"], "resourceVersion": str(self._sequence + 1)}
             gone = {**old, "metadata": metadata}
             if dry_run:
-                return gone
+                return old
             return await self._submit(key, "DELETED", gone)
         at = timestamp(datetime.now(UTC) + timedelta(seconds=seconds))
         marked = strategy.mark_deleted(
@@ -299,7 +301,7 @@ class Store:
             marked["status"] = {**(marked.get("status") or {}), "phase": "Terminating"}
         unchanged = {**marked["metadata"], "resourceVersion": _version(old)} == old["metadata"]
         if dry_run:
-            return marked
+            return _unwritten(marked, old)
         if unchanged:
             return await self._settled(key, old)
         return await self._submit(key, "MODIFIED", marked)
@@ -496,6 +498,14 @@ class Store:
 
 def _version(obj: Object) -> str:
     return str(obj["metadata"]["resourceVersion"])
+
+
+def _unwritten(obj: Object, old: Object | None) -> Object:
+    """Return what a dry run answers: the object with the resourceVersion that it keeps."""
+    metadata = {k: v for k, v in obj["metadata"].items() if k != "resourceVersion"}
+    if old is not None:
+        metadata["resourceVersion"] = _version(old)
+    return {**obj, "metadata": metadata}
 
 
 def _not_found(key: Key) -> NotFound:
