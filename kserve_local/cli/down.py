@@ -1,0 +1,37 @@
+"""`kserve-local down`: stop everything this project runs; safe to call at any time."""
+
+from __future__ import annotations
+
+import shutil
+
+import click
+
+from kserve_local.cli.options import Common, Duration, common
+
+
+@click.command("down")
+@click.argument("directory", required=False, type=click.Path())
+@click.option("--volumes", is_flag=True, help="Also delete the project's state and logs.")
+@click.option(
+    "--grace", type=Duration(), default="40s", help="Time for running requests and processes."
+)
+@common
+def command(flags: Common, directory: str | None, volumes: bool, grace: float) -> int:
+    """Stop gateway, replicas and supervisor. Keeps cache and state; says what it did."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from kserve_local.cli.launch import stop_supervisor
+
+    if directory is not None:
+        flags = replace(flags, project=Path(directory))
+    settings = flags.settings()
+    out = flags.output("down")
+    stopped = stop_supervisor(settings, grace=grace) if settings.state.is_dir() else False
+    if volumes and settings.state.is_dir():
+        shutil.rmtree(settings.state)
+    if flags.as_json:
+        out.envelope({"stopped": stopped, "deleted": volumes})
+    else:
+        out.say(f"{settings.name} stopped" if stopped else f"{settings.name} was not running")
+    return 0

@@ -1,0 +1,234 @@
+"""Following services until they are Ready or have failed: lines for people, NDJSON for programs.
+
+Reads watches of the API; the words for a state are KServe's conditions and model states.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from kserve_local.api import scheme
+from kserve_local.api.meta import Object, condition_is, get_condition, name_of, namespace_of
+from kserve_local.cli.output import Output
+from kserve_local.client.client import Client
+from kserve_local.errors import KServeLocalError
+
+ISVC_LABEL = "serving.kserve.io/inferenceservice"
+FAILED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
+# A spec that has just changed still shows the old revision's status; this much quiet settles it.
+SETTLE = 0.3
+
+Name = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One service as a progress line shows it."""
+
+    state: str
+    text: str
+    reason: str = ""
+    message: str = ""
+
+
+def view(isvc: Object) -> View:
+    """Return the state (`Ready`, `Failed`, `Loading`, `Pending`, `Stopped`) and words for it."""
+    status = isvc.get("status") or {}
+    model = status.get("modelStatus") or {}
+    predictor = (status.get("components") or {}).get("predictor") or {}
+    revision = str(predictor.get("latestCreatedRevision", "")).rpartition("-")[2]
+    shown = f"rev {revision}" if revision else ""
+    if condition_is(isvc, "Stopped"):
+        return View("Stopped", "stopped")
+    failure = model.get("lastFailureInfo") or {}
+    if model.get("transitionStatus") in FAILED:
+        reason, message = str(failure.get("reason", "")), str(failure.get("message", ""))
+        return View("Failed", f"{reason or 'failed'} {shown}".rstrip(), reason, message)
+    newest = predictor.get("latestCreatedRevision")
+    current = newest == predictor.get("latestReadyRevision")
+    if condition_is(isvc, "Ready") and current:
+        return View("Ready", "Ready")
+    ready = get_condition(isvc, "Ready") or {}
+    reason, message = str(ready.get("reason", "")), str(ready.get("message", ""))
+    if ready.get("status") == "False":
+        configuration = get_condition(isvc, "PredictorConfigurationReady") or {}
+        if configuration.get("status") == "False":
+            reason = str(configuration.get("reason", reason))
+            message = str(configuration.get("message", message))
+            return View("Failed", f"{reason} {shown}".rstrip(), reason, message)
+    state = (model.get("states") or {}).get("targetModelState") or "Pending"
+    words = {"Pending": "starting", "Loading": "fetching the model"}.get(state, state.lower())
+    return View("Loading", f"predictor {shown} · {words}" if shown else words, reason, message)
+
+
+@dataclass
+class Reporter:
+    """Prints what happens, once each, as lines or as NDJSON."""
+
+    out: Output
+    sequence: int = 0
+
+    def emit(self, type_: str, **fields: Any) -> None:
+        """Write one NDJSON event (`--json` only)."""
+        if self.out.as_json:
+            self.sequence += 1
+            line = {"type": type_, "ts": round(time.time(), 3), "seq": self.sequence, **fields}
+            self.out.data(json.dumps(line, ensure_ascii=False))
+
+    def state(self, name: Name, seen: View, seconds: float) -> None:
+        """Tell of a service's new state."""
+        marks = {"Ready": "✓", "Failed": "✗", "Stopped": "○"}
+        self.emit(
+            "state", namespace=name[0], name=name[1], state=seen.state, reason=seen.reason,
+            message=seen.message,
+        )  # fmt: skip
+        if not self.out.as_json:
+            self.out.step(marks.get(seen.state, "●"), name[1], seen.text, seconds)
+            if seen.state == "Failed":
+                for line in seen.message.splitlines():
+                    self.out.say(f"      {line}")
+
+    def log(self, name: str, line: str) -> None:
+        """Pass on one line of a container's output."""
+        self.emit("log", name=name, line=line)
+        if not self.out.as_json:
+            self.out.say(f"      {name} │ {line}")
+
+
+@dataclass
+class Follower:
+    """Follows a set of services.
+
+    Args:
+        names: (namespace, name) of the services to wait for.
+        changed: Those whose spec was just changed: their old status does not count yet.
+    """
+
+    client: Client
+    reporter: Reporter
+    names: Collection[Name]
+    changed: Collection[Name] = ()
+    views: dict[Name, View] = field(default_factory=dict)
+    objects: dict[Name, Object] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+    _touched: dict[Name, float] = field(default_factory=dict)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until_settled(self, patience: float) -> str:
+        """Wait until every service is Ready or Failed; return `ready`, `failed` or `timeout`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience), self._following():
+                while not self._settled():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._news.wait(), SETTLE / 3)
+                    self._news.clear()
+        return self.outcome()
+
+    async def for_ever(self) -> None:
+        """Tell of changes until cancelled or the server goes away."""
+        async with self._following():
+            await asyncio.Event().wait()
+
+    def outcome(self) -> str:
+        """Return `ready`, `failed` or `timeout` for what was seen so far."""
+        states = {self.views[n].state if n in self.views else "" for n in self.names}
+        if states <= {"Ready", "Stopped"}:
+            return "ready"
+        return "failed" if "Failed" in states else "timeout"
+
+    def _settled(self) -> bool:
+        now = time.monotonic()
+        return all(
+            name in self.views
+            and self.views[name].state in ("Ready", "Failed", "Stopped")
+            and (name not in self.changed or now - self._touched[name] > SETTLE)
+            for name in self.names
+        )
+
+    @asynccontextmanager
+    async def _following(self) -> AsyncIterator[None]:
+        """Watch services and their Pods' output while the block is open."""
+        async with asyncio.TaskGroup() as tasks:
+            watching = [
+                tasks.create_task(self._services(), name="watch-services"),
+                tasks.create_task(self._pods(tasks), name="watch-pods"),
+            ]
+            try:
+                yield
+            finally:
+                for task in (*watching, *self._tails):
+                    task.cancel()
+
+    _tails: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def _services(self) -> None:
+        async with aclosing(self.client.watch(scheme.INFERENCE_SERVICE)) as events:
+            async for event in events:
+                if event.type in ("ADDED", "MODIFIED"):
+                    self._saw(event.object)
+                elif event.type == "DELETED":
+                    self.views.pop((namespace_of(event.object), name_of(event.object)), None)
+
+    def _saw(self, isvc: Object) -> None:
+        name = (namespace_of(isvc), name_of(isvc))
+        if name not in self.names:
+            return
+        now = time.monotonic()
+        self.objects[name] = isvc
+        self._touched[name] = now
+        seen = view(isvc)
+        before = self.views.get(name)
+        self.views[name] = seen
+        if before is None or (before.state, before.text) != (seen.state, seen.text):
+            self.reporter.state(name, seen, now - self._started)
+        self._news.set()
+
+    async def _pods(self, tasks: asyncio.TaskGroup) -> None:
+        followed: set[tuple[str, str, int]] = set()
+        async with aclosing(self.client.watch(scheme.POD)) as events:
+            async for event in events:
+                pod = event.object
+                if event.type not in ("ADDED", "MODIFIED"):
+                    continue
+                service = (pod["metadata"].get("labels") or {}).get(ISVC_LABEL)
+                if not service or (namespace_of(pod), service) not in self.names:
+                    continue
+                for container in (pod.get("status") or {}).get("containerStatuses") or ():
+                    run = (str(pod["metadata"]["uid"]), container["name"],
+                           int(container.get("restartCount", 0)))  # fmt: skip
+                    if run not in followed and (container.get("state") or {}).get("running"):
+                        followed.add(run)
+                        work = self._tail(pod, str(container["name"]), service)
+                        self._tails.append(tasks.create_task(work, name=f"logs-{name_of(pod)}"))
+
+    async def _tail(self, pod: Object, container: str, service: str) -> None:
+        rest = b""
+        with suppress(KServeLocalError):
+            lines = self.client.logs(
+                name_of(pod), namespace_of(pod), container=container, follow=True
+            )
+            async with aclosing(lines) as chunks:
+                async for chunk in chunks:
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    for line in whole:
+                        self.reporter.log(service, line.decode(errors="replace"))
+
+
+def urls(gateway: str, isvc: Object) -> Mapping[str, str]:
+    """Return the ways to call a service: plain, path, host."""
+    name, namespace = name_of(isvc), namespace_of(isvc)
+    port = gateway.rpartition(":")[2]
+    base = f"http://localhost:{port}" if "127.0.0.1" in gateway else gateway
+    host = str((isvc.get("status") or {}).get("url", "")).removeprefix("http://")
+    return {
+        "path": f"{base}/serving/{namespace}/{name}",
+        "rest": f"{base}/v1/models/{name}:predict",
+        "host": host,
+        "localhost": f"{name}.{namespace}.localhost:{port}",
+    }

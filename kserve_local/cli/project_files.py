@@ -1,0 +1,183 @@
+"""The project's manifests: which files, what is wrong with them, and the objects ready to be sent.
+
+Without `resources`, every YAML file of the folder that holds an object of a known kind is used.
+Each object gets its namespace and an annotation that names its file, from which relative
+storageUris start.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import os.path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kserve_local.api import scheme
+from kserve_local.api.manifest import Document
+from kserve_local.api.meta import Object
+from kserve_local.api.review import FileReport, Finding, review
+from kserve_local.cli.manifest_files import STDIN, read_all
+from kserve_local.errors import Invalid, NotFound, UsageError
+from kserve_local.settings import CONFIG_FILE, Settings
+
+MANIFEST_ANNOTATION = "kserve-local.dev/manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFiles:
+    """What the project's files hold.
+
+    Args:
+        objects: In the order to apply them.
+        reports: The findings of `kserve-local validate` on the same files.
+    """
+
+    objects: tuple[Object, ...]
+    reports: tuple[FileReport, ...]
+
+    def warnings(self) -> list[str]:
+        """Return the lines of what does not keep the project from being applied.
+
+        A model that no runtime fits is among them: a cluster takes it too and says so in status.
+        """
+        return [_line(r, f) for r in self.reports for f in r.findings if not _blocks(f)]
+
+    def errors(self) -> list[str]:
+        """Return the lines of what a cluster would refuse."""
+        return [_line(r, f) for r in self.reports for f in r.findings if _blocks(f)]
+
+
+def _blocks(finding: Finding) -> bool:
+    return finding.severity == "error" and finding.source != "runtime"
+
+
+def _line(report: FileReport, finding: Finding) -> str:
+    place = f"{os.path.relpath(report.path)}:{finding.line}:{finding.column}"
+    return f"{place} {finding.severity} {finding.message}"
+
+
+def load_project(settings: Settings) -> ProjectFiles:
+    """Read the project's files.
+
+    Raises:
+        UsageError: A named file does not exist, or a pattern matches nothing.
+        Invalid: Nothing of a known kind is there, or two files hold the same object.
+    """
+    documents = {
+        path: found
+        for path, found in read_all(_paths(settings)).items()
+        if not _ignored(path, settings)
+    }
+    objects: list[Object] = []
+    seen: dict[object, str] = {}
+    for path, found in documents.items():
+        for document in found:
+            obj = _object(document, path, settings)
+            if obj is None:
+                continue
+            if obj["metadata"].get("name"):
+                key = scheme.key_of(obj)
+                if key in seen:
+                    raise Invalid(f"{key} is in both {seen[key]} and {path}")
+                seen[key] = path
+            objects.append(obj)
+    if not documents:
+        raise Invalid(
+            f"no Kubernetes object of a known kind in {settings.project}",
+            hint="put an InferenceService into a .yaml file there, or name files with -f",
+        )
+    reports = review(documents, namespace=settings.namespace)
+    return ProjectFiles(tuple(sorted(objects, key=_order)), tuple(reports))
+
+
+def _paths(settings: Settings) -> Sequence[str]:
+    paths: list[str] = []
+    for root in settings.resources or (settings.project,):
+        text = str(root)
+        if any(c in text for c in "*?[") and not root.exists():
+            pattern = os.path.relpath(text, settings.project)
+            matches = sorted(str(p) for p in settings.project.glob(pattern))
+            if not matches:
+                raise UsageError(f'no file matches "{pattern}"')
+            paths.extend(matches)
+        else:
+            paths.append(text)
+    return paths
+
+
+def _ignored(path: str, settings: Settings) -> bool:
+    if Path(path).name == CONFIG_FILE and path not in map(str, settings.resources):
+        return True
+    relative = os.path.relpath(path, settings.project)
+    return any(fnmatch.fnmatch(relative, pattern) for pattern in settings.ignore)
+
+
+def _object(document: Document, path: str, settings: Settings) -> Object | None:
+    obj = document.object
+    if document.error is not None or not isinstance(obj, dict):
+        return None
+    try:
+        kind = scheme.by_kind(str(obj.get("apiVersion")), str(obj.get("kind")))
+    except NotFound:
+        return None
+    return mark(obj, kind, path, settings)
+
+
+def mark(obj: Object, kind: scheme.ResourceType, path: str, settings: Settings) -> Object:
+    """Return a copy with the namespace filled in and the annotation that names its file."""
+    out = copy.deepcopy(obj)
+    metadata = out.get("metadata")
+    if not isinstance(metadata, dict):
+        metadata = out["metadata"] = {}
+    if kind.namespaced:
+        metadata.setdefault("namespace", settings.namespace)
+    if path != STDIN:
+        annotations = metadata.get("annotations") or {}
+        if isinstance(annotations, dict):
+            relative = os.path.relpath(Path(path).resolve(), settings.project)
+            metadata["annotations"] = {**annotations, MANIFEST_ANNOTATION: relative}
+    return out
+
+
+_FIRST = ("Namespace", "ConfigMap", "Secret", "ServiceAccount", "PersistentVolumeClaim")
+
+
+def _order(obj: Object) -> int:
+    """Return when to apply: what others refer to first, services last."""
+    kind = str(obj["kind"])
+    if kind in _FIRST:
+        return _FIRST.index(kind)
+    return len(_FIRST) + (0 if "Runtime" in kind or "Container" in kind else 1)
+
+
+def missing_namespaces(objects: Sequence[Object]) -> list[str]:
+    """Return the namespaces that the objects use, none of them is and no cluster starts with."""
+    made = {o["metadata"].get("name") for o in objects if o["kind"] == "Namespace"}
+    used = {o["metadata"].get("namespace") for o in objects}
+    return sorted(str(n) for n in used - made if n and n not in ("default", "kserve"))
+
+
+_SERVERS = {
+    "sklearn": "sklearnserver",
+    "xgboost": "xgbserver",
+    "lightgbm": "lgbserver",
+    "onnx": "onnxserver",
+    "pytorch": "torchserver",
+}
+
+
+def runtimes_needed(objects: Sequence[Object]) -> tuple[str, ...]:
+    """Return our servers that the project will want a zygote for, as far as formats tell."""
+    found: dict[str, None] = {}
+    for obj in objects:
+        predictor = (obj.get("spec") or {}).get("predictor")
+        if obj["kind"] != "InferenceService" or not isinstance(predictor, dict):
+            continue
+        model = predictor.get("model")
+        form = (model.get("modelFormat") or {}).get("name") if isinstance(model, dict) else None
+        for name, server in _SERVERS.items():
+            if form == name or name in predictor:
+                found[server] = None
+    return tuple(found)

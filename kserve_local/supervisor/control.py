@@ -1,0 +1,120 @@
+"""The control plane's loops over one store: controllers, node agent, garbage, Events' expiry.
+
+Builds each with what it needs and keeps them running while the block is open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from kserve_local.aio import running
+from kserve_local.api import builtin, scheme
+from kserve_local.api.config import InferenceServiceConfig, parse
+from kserve_local.api.meta import Key, Object
+from kserve_local.backends.process import ProcessBackend
+from kserve_local.controllers import pod_mutators
+from kserve_local.controllers.addresses import AddressPool
+from kserve_local.controllers.chain import ChainSettings, ensure_local_gateway, knative_chain
+from kserve_local.controllers.environment import NodeFacts
+from kserve_local.controllers.pod import NodeAgent
+from kserve_local.controllers.pod_containers import Interpreter
+from kserve_local.interfaces.routing import RouteSink
+from kserve_local.reconcile.controller import Engine
+from kserve_local.settings import Settings
+from kserve_local.storage.initializer import Initializer
+from kserve_local.store.events import EventRecorder
+from kserve_local.store.store import Store
+
+_CONFIG = Key(scheme.CONFIG_MAP.id, "kserve", "inferenceservice-config")
+NODE_NAME = "kserve-local"
+
+
+class ControlPlane:
+    """Everything that reconciles.
+
+    Args:
+        routes: Where route tables go: the gateway.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        recorder: EventRecorder,
+        backend: ProcessBackend,
+        routes: RouteSink,
+        addresses: AddressPool,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._addresses = addresses
+        chain = knative_chain(
+            store,
+            recorder,
+            routes,
+            ChainSettings(
+                domain=settings.gateway_domain,
+                progress_deadline=settings.progress_deadline,
+                mutate=self._mutate,
+            ),
+        )
+        self._agent = NodeAgent(
+            store,
+            backend,
+            Initializer(
+                cache=settings.cache,
+                project=settings.project,
+                mirrors=settings.mirrors,
+                claims=settings.claims,
+                env={**os.environ, **settings.storage_env},
+                offline=settings.offline,
+            ),
+            recorder,
+            settings,
+            addresses,
+            _interpreter(settings),
+            node=node_facts(),
+        )
+        self._engine = Engine(store, [*chain, self._agent])
+
+    def _config(self) -> InferenceServiceConfig:
+        return parse(self._store.find(_CONFIG) or builtin.config_map())
+
+    def _lookup(self, resource: str, namespace: str | None) -> Sequence[Object]:
+        return self._store.list(resource, namespace=namespace)
+
+    def _mutate(self, pod: Object) -> Object:
+        mutated: Object = pod_mutators.mutate(pod, config=self._config(), lookup=self._lookup)
+        return mutated
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Reconcile while the block is open."""
+        await ensure_local_gateway(self._store, self._addresses.service_ip)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(running(self._agent.run(), name="node-agent"))
+            await stack.enter_async_context(running(self._engine.run(), name="controllers"))
+            yield
+
+
+def node_facts() -> NodeFacts:
+    """Return this machine's size, as the Node object and `resourceFieldRef` show it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return NodeFacts(
+        name=NODE_NAME, host_ip="127.0.0.1", pod_ip="", cpu=float(cores or 1), memory_bytes=memory
+    )
+
+
+def _interpreter(settings: Settings) -> Interpreter:
+    from kserve_local.supervisor.supervisor import interpreter_of
+
+    path, has_kserve = interpreter_of(settings)
+    return Interpreter(path=path, has_kserve=has_kserve)
+
+
+def capacity(facts: NodeFacts) -> Mapping[str, str]:
+    """Return `status.capacity` of the Node."""
+    return {"cpu": f"{facts.cpu:g}", "memory": f"{facts.memory_bytes // 1024}Ki", "pods": "1000"}

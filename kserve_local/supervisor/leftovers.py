@@ -1,0 +1,72 @@
+"""What a killed supervisor leaves behind, found by run files and ended: `down` after `kill -9`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from kserve_local import procs
+from kserve_local.settings import Settings
+from kserve_local.supervisor import statedir
+
+
+def has_leftovers(settings: Settings) -> bool:
+    """Whether run files name anything that may still run."""
+    if not settings.run_dir.is_dir():
+        return False
+    pods = settings.run_dir / "pods"
+    zygotes = settings.run_dir / "zygotes"
+    return (
+        (settings.run_dir / "gateway.json").exists()
+        or any(folder.is_dir() and any(folder.iterdir()) for folder in (pods, zygotes))
+        or (settings.run_dir / "supervisor.json").exists()
+    )
+
+
+def remove(settings: Settings, *, grace: float) -> None:
+    """End everything that run files name, then remove those files.
+
+    Raises:
+        PortTaken: A supervisor runs; it is the one to ask.
+    """
+    from kserve_local.backends.process import stop_everything
+
+    statedir.prepare(settings)
+    lock = statedir.Lock(settings)
+    try:
+        _end_gateway(settings.run_dir / "gateway.json", grace)
+        asyncio.run(stop_everything(settings, grace=grace))
+        statedir.remove_run_file(settings)
+        with suppress(FileNotFoundError, OSError):
+            for entry in settings.runtime.iterdir():
+                entry.unlink()
+            settings.runtime.rmdir()
+    finally:
+        lock.release()
+
+
+def _end_gateway(run_file: Path, grace: float) -> None:
+    try:
+        data = json.loads(run_file.read_bytes())
+        gateway = procs.Identity(int(data["pid"]), float(data["start_time"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if procs.send_signal(gateway, signal.SIGTERM if grace else signal.SIGKILL):
+        end = time.monotonic() + grace
+        while procs.alive(gateway) and time.monotonic() < end:
+            time.sleep(0.01)
+        procs.send_signal(gateway, signal.SIGKILL)
+        _reap(gateway)
+    run_file.unlink(missing_ok=True)
+
+
+def _reap(gateway: procs.Identity) -> None:
+    while procs.alive(gateway):
+        with suppress(ChildProcessError):
+            os.waitpid(gateway.pid, os.WNOHANG)
+        time.sleep(0.002)

@@ -1,0 +1,228 @@
+"""Read this first: the whole wiring of a running project, top to bottom.
+
+`run` builds store, backend, gateway, controllers and API server, in the order in which they must
+end the other way round, says that it is ready, and waits to be told to stop. A clean stop takes
+everything down; a crash leaves gateway and replicas serving, and the next `run` adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import metadata
+from pathlib import Path
+
+from kserve_local import __version__, procs
+from kserve_local.backends.process import ProcessBackend
+from kserve_local.errors import AlreadyExists, Missing
+from kserve_local.settings import Settings, default_python
+from kserve_local.supervisor import statedir
+from kserve_local.supervisor.gateway_process import GatewayProcess
+from kserve_local.supervisor.ports import listen
+from kserve_local.supervisor.stats import Stats
+from kserve_local.supervisor.warm import warm_runtimes
+
+logger = logging.getLogger(__name__)
+
+Ready = Callable[[], None]
+
+
+def run(settings: Settings, *, warm: Sequence[str], ready: Ready) -> int:
+    """Run the project until SIGTERM or SIGINT; return the exit code.
+
+    Args:
+        warm: Runtimes (`sklearnserver`, ...) that the project will need: their zygotes start
+            before anything else is imported.
+        ready: Called once, when everything listens.
+
+    Raises:
+        KServeLocalError: The project cannot be started; nothing is left behind.
+    """
+    try:
+        import uvloop
+
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    except ImportError:
+        runner = asyncio.Runner()
+    with runner:
+        return runner.run(_run(settings, warm, ready))
+
+
+async def _run(settings: Settings, warm: Sequence[str], ready: Ready) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    statedir.prepare(settings)
+    lock = statedir.Lock(settings)
+    try:
+        async with AsyncExitStack() as stack:
+            await _start(settings, warm, stack, stop)
+            ready()
+            logger.info("ready")
+            await stop.wait()
+            logger.info("stopping")
+    finally:
+        lock.release()
+    return 0
+
+
+async def _start(
+    settings: Settings, warm: Sequence[str], stack: AsyncExitStack, stop: asyncio.Event
+) -> None:
+    """Bring everything up; what is up goes onto the stack."""
+    # Ports first: a taken one must be known before anything is started.
+    api_socket = listen("127.0.0.1", _api_port(settings), what="api.port", flag="--api-port")
+    stack.callback(api_socket.close)
+    stats = Stats()
+    gateway = await stack.enter_async_context(GatewayProcess(settings, stats))
+    backend = await stack.enter_async_context(_backend(settings))
+    await warm_runtimes(backend, warm, settings)
+
+    # Only now what is slow to import: the zygotes import on the other core meanwhile.
+    from kserve_local.apiserver.app import create_app
+    from kserve_local.apiserver.serve import serving
+    from kserve_local.apiserver.watch import OpenStreams
+    from kserve_local.controllers.addresses import AddressPool
+    from kserve_local.store.events import EventRecorder
+    from kserve_local.store.store import open_store
+    from kserve_local.supervisor import certificates
+    from kserve_local.supervisor.control import ControlPlane
+    from kserve_local.supervisor.log_reader import FileLogReader
+    from kserve_local.supervisor.summary import routes as summary_routes
+
+    store = await stack.enter_async_context(open_store(settings.database))
+    await _ensure_builtins(store)
+    recorder = EventRecorder(store)
+    addresses = AddressPool(settings.state, settings.cache)
+    stack.callback(addresses.close)
+    plane = ControlPlane(settings, store, recorder, backend, gateway, addresses)
+    await stack.enter_async_context(plane.running())
+
+    token = _token(settings)
+    files = certificates.ensure(settings.state / "tls")
+    streams = OpenStreams()
+    app = create_app(
+        store,
+        token=token,
+        log_reader=FileLogReader(settings),
+        extra_routes=summary_routes(settings, store, backend, stats, stop),
+        streams=streams,
+    )
+    port = api_socket.getsockname()[1]
+    await stack.enter_async_context(
+        serving(app, api_socket, certificate=files.certificate, key=files.key, streams=streams)
+    )
+    _announce(settings, stack, token, files.ca, port, gateway)
+
+
+def _api_port(settings: Settings) -> int | None:
+    """Return the API port to bind; with `auto` the one of before, so kubeconfigs stay true."""
+    from kserve_local.client.project import read_run_file
+
+    if settings.api_port is not None:
+        return settings.api_port
+    before = read_run_file(settings)
+    if before is None or before.alive:
+        return None
+    port = int(before.api_url.rsplit(":", 1)[1])
+    with contextlib.suppress(Exception):
+        listen("127.0.0.1", port, what="", flag="").close()
+        return port
+    return None
+
+
+@asynccontextmanager
+async def _backend(settings: Settings) -> AsyncIterator[ProcessBackend]:
+    backend = await ProcessBackend.open(settings)
+    try:
+        yield backend
+    finally:
+        await backend.close(stop_replicas=True)
+
+
+async def _ensure_builtins(store: object) -> None:
+    """Put in what every cluster with KServe has; objects that are there stay as they are."""
+    from kserve_local.api import scheme
+    from kserve_local.api.builtin import builtin_objects
+    from kserve_local.store.store import Store
+
+    assert isinstance(store, Store)
+
+    async def ensure(obj: dict[str, object]) -> None:
+        with contextlib.suppress(AlreadyExists):
+            await store.create(obj)
+
+    missing = [o for o in builtin_objects() if store.find(scheme.key_of(o)) is None]
+    first = [o for o in missing if o["kind"] == "Namespace"]
+    for group in (first, [o for o in missing if o["kind"] != "Namespace"]):
+        await asyncio.gather(*(ensure(obj) for obj in group))
+
+
+def _token(settings: Settings) -> str:
+    """Return the API's bearer token: kept across restarts, so that a kubeconfig stays valid."""
+    path = settings.run_dir / "token"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        token = secrets.token_urlsafe(32)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token)
+        return token
+
+
+def _announce(
+    settings: Settings,
+    stack: AsyncExitStack,
+    token: str,
+    ca: Path,
+    port: int,
+    gateway: GatewayProcess,
+) -> None:
+    """Write kubeconfig and run file: from here on others find us."""
+    from kserve_local.client import kubeconfig
+
+    url = f"https://127.0.0.1:{port}"
+    access = kubeconfig.Access(url, ca.read_text(), token, settings.namespace)
+    kubeconfig.write(settings.kubeconfig, access)
+    me = procs.identify(os.getpid())
+    assert me is not None  # this process is alive
+    statedir.write_run_file(
+        settings,
+        {
+            "pid": me.pid,
+            "started": me.started,
+            "version": __version__,
+            "project": str(settings.project),
+            "backend": settings.backend,
+            "gateway": {"pid": gateway.pid, "url": gateway.url},
+            "api": {"url": url, "kubeconfig": str(settings.kubeconfig)},
+        },
+    )
+    stack.callback(statedir.remove_run_file, settings)
+
+
+def interpreter_of(settings: Settings) -> tuple[Path, bool]:
+    """Return what `python` means in the project and whether it can import the kserve SDK.
+
+    Raises:
+        Missing: It is not there.
+    """
+    path = default_python(settings.project, os.environ)
+    if not path.exists():
+        raise Missing(f'the interpreter "{path}" does not exist')
+    if path == Path(sys.executable):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            metadata.version("kserve")
+            return path, True
+        return path, False
+    pattern = "lib/python*/site-packages/kserve/__init__.py"
+    return path, any(path.parent.parent.glob(pattern))
