@@ -17,6 +17,7 @@ from kserve_local.controllers.inferenceservice import InferenceServiceController
 from kserve_local.controllers.knative_service import KnativeServiceController
 from kserve_local.controllers.revision import RevisionController
 from kserve_local.controllers.routes import RoutesController
+from kserve_local.controllers.unavailable import UNAVAILABLE, UnavailableController
 from kserve_local.errors import AlreadyExists
 from kserve_local.interfaces.routing import RouteSink
 from kserve_local.reconcile.controller import Reconciler
@@ -49,6 +50,7 @@ def knative_chain(
         RevisionController(store, events, progress_deadline=settings.progress_deadline),
         DeploymentController(store, events, mutate=settings.mutate),
         RoutesController(store, sink, domain=settings.domain),
+        *(UnavailableController(store, events, kind) for kind in UNAVAILABLE),
     ]
 
 

@@ -203,7 +203,9 @@ class InferenceServiceController:
     async def _other_components(self, isvc: Object, draft: StatusDraft) -> None:
         parts: tuple[isvc_status.Component, ...] = ("transformer", "explainer")
         for component in parts:
-            if isvc["spec"].get(component):
+            if not isvc["spec"].get(component):
+                draft.absent(component)
+            else:
                 message = (
                     f"spec.{component} is accepted but not run by this version of kserve-local; "
                     f"the predictor answers under its own name, "

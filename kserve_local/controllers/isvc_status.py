@@ -141,6 +141,12 @@ class StatusDraft:
         """Say that a component is accepted but not run yet."""
         self.conditions.mark_false(READY_OF[component], NOT_AVAILABLE, message)
 
+    def absent(self, component: Component) -> None:
+        """Forget a component that the spec no longer has."""
+        self._components.pop(component, None)
+        for type_ in (READY_OF, ROUTE_READY_OF, CONFIGURATION_READY_OF):
+            self.conditions.clear(type_[component])
+
     def model(self, pods: Sequence[Object], ksvc: Object | None) -> bool:
         """Set `modelStatus` from the newest revision's Pods (5.7).
 
@@ -158,7 +164,7 @@ class StatusDraft:
         pod = pod_state.newest_first(pods)[0]
         init = pod_state.container_status(pod, STORAGE_INITIALIZER, init=True)
         if init is not None:
-            if (init.get("state") or {}).get("running"):
+            if (init.get("state") or {}).get("running") is not None:
                 if pod_state.last_terminated(init):
                     return False
                 self._target("Loading")

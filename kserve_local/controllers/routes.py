@@ -286,6 +286,13 @@ class RoutesController:
         self._quiet_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
+    def attach(self, add: Callable[[Key], None]) -> None:
+        """Have the first table published even when there is no service yet.
+
+        The gateway serves nothing before it has a table.
+        """
+        add(Key(INFERENCE_SERVICE.id, "", ""))
+
     async def reconcile(self, key: Key) -> Result:
         """Compile one InferenceService's routes again and publish what changed."""
         if self._routes is None:

@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from kserve_local.api.meta import Key, Object, WatchEvent, controller_of, labels_of, namespace_of
 from kserve_local.api.scheme import by_kind, key_of
