@@ -71,8 +71,10 @@ def serve(args: argparse.Namespace, open_models: Opener, *, max_workers: int | N
             logger.exception("the model could not be loaded")
             return 1
         # What was imported and loaded stays: keep the collector (and copy-on-write) off it.
+        # The default threshold would run it for every few dozen requests in flight.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         workers = max(1, min(args.workers, max_workers or args.workers))
         if workers > 1:
             return _run_workers(workers, args, listener, models, repository)
