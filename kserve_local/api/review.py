@@ -110,6 +110,7 @@ class _Project:
         self.namespace = namespace
         self.first: dict[tuple[str, str, str], Document] = {}
         self.objects: list[Object] = []
+        self.found: dict[tuple[str, str | None], list[Object]] = {}
         for documents in files.values():
             for document in documents:
                 if document.is_kubernetes and _identity(document.object, namespace) is not None:
@@ -135,11 +136,15 @@ class _Project:
 
     def lookup(self, resource: str, namespace: str | None) -> list[Object]:
         """Return all objects of a resource; the files' own replace built-in ones."""
-        by_name: dict[tuple[str, str], Object] = {}
-        for obj in (*self.builtins, *self.objects):
-            if scheme.of(obj).id == resource and namespace in (None, namespace_of(obj)):
-                by_name[namespace_of(obj), name_of(obj)] = obj
-        return list(by_name.values())
+        wanted = (resource, namespace)
+        if wanted not in self.found:
+            by_name = {
+                (namespace_of(obj), name_of(obj)): obj
+                for obj in (*self.builtins, *self.objects)
+                if scheme.of(obj).id == resource and namespace in (None, namespace_of(obj))
+            }
+            self.found[wanted] = list(by_name.values())
+        return self.found[wanted]
 
 
 class _Reviewer:
@@ -261,8 +266,10 @@ class _Reviewer:
         first = self.project.first.get(_key(placed))
         if first is not None and first is not self.document:
             line, _ = first.position
-            where = f"line {line}" if first.path == self.document.path else f"{first.path}:{line}"
-            message = f"{self.label} is also in {where}; the last one counts"
+            where = (
+                f"at line {line}" if first.path == self.document.path else f"in {first.path}:{line}"
+            )
+            message = f"{self.label} is also {where}; the last one counts"
             yield self.finding(("metadata", "name"), message, "project", "warning")
 
     def webhooks(self, obj: Object) -> Iterator[Finding]:
