@@ -19,6 +19,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS objects (
     resource TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL,
+    checksum INTEGER NOT NULL,
     PRIMARY KEY (resource, namespace, name)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sequence (
@@ -140,6 +142,7 @@ def _quoted(path: Path) -> str:
 
 
 def _damaged(path: Path, why: str) -> str:
+    why = " ".join(why.split())  # SQLite's verdict may have several lines
     return (
         f"{path}: the state database is damaged ({why}) and was left untouched; restore it from a "
         f"backup, or move {path.name} and {path.name}-wal away to start empty"
@@ -168,10 +171,13 @@ def _read(path: Path, uri: str) -> Loaded:
         if row is None:
             raise StateDamaged(_damaged(path, "its sequence is missing"))
         objects = []
-        query = "SELECT resource, namespace, name, body FROM objects"
-        for resource, namespace, name, body in database.execute(query):
+        query = "SELECT resource, namespace, name, body, checksum FROM objects"
+        for resource, namespace, name, body, checksum in database.execute(query):
             key = Key(resource, namespace, name)
             try:
+                # SQLite checks its own structure only; a flipped bit in a body is ours to find.
+                if zlib.crc32(body) != checksum:
+                    raise ValueError("its checksum is another one")
                 obj = orjson.loads(body)
                 readable = resource not in scheme.BY_ID or scheme.key_of(obj) == key
             except Exception as error:
@@ -252,7 +258,8 @@ class Journal:
                 if record.body is None:
                     database.execute(_DELETE, (key.resource, key.namespace, key.name))
                 else:
-                    row = (key.resource, key.namespace, key.name, record.body)
+                    body = record.body
+                    row = (key.resource, key.namespace, key.name, body, zlib.crc32(body))
                     database.execute(_UPSERT, row)
             database.execute("UPDATE sequence SET value = ?", (current[-1].sequence,))
             database.execute("COMMIT")
@@ -266,15 +273,15 @@ class Journal:
 
 
 _UPSERT = (
-    "INSERT INTO objects VALUES (?, ?, ?, ?) "
-    "ON CONFLICT (resource, namespace, name) DO UPDATE SET body = excluded.body"
+    "INSERT INTO objects VALUES (?, ?, ?, ?, ?) ON CONFLICT (resource, namespace, name) "
+    "DO UPDATE SET body = excluded.body, checksum = excluded.checksum"
 )
 _DELETE = "DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?"
 
 
 def _open_for_writing(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    database = sqlite3.connect(path, isolation_level=None)
+    database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
