@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 import click
 
 from kserve_local.cli.options import Common, Duration, common, environment
-from kserve_local.errors import KServeLocalError, ModelError, TimedOut, UsageError
+from kserve_local.errors import ModelError, ServiceUnavailable, TimedOut, UsageError
 
 
 def read_data(data: str | None) -> bytes:
@@ -59,7 +59,7 @@ def call(
 
     Raises:
         TimedOut: No answer in time.
-        KServeLocalError: The gateway cannot be reached.
+        ServiceUnavailable: The gateway cannot be reached.
     """
     at = urlsplit(url)
     connection = http.client.HTTPConnection(at.hostname or "", at.port or 80, timeout=timeout)
@@ -71,7 +71,9 @@ def call(
     except TimeoutError as error:
         raise TimedOut(f"no answer within {timeout:g} s from {url}{path}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise KServeLocalError(f"the gateway at {url} did not answer: {error}") from error
+        raise ServiceUnavailable(
+            f"the gateway at {url} did not answer: {error}", hint="kserve-local up"
+        ) from error
     finally:
         connection.close()
 
@@ -100,10 +102,11 @@ def command(
 
     Prints the answer's body. Exit 9 when the model answered with an error.
     """
-    from kserve_local.client.project import need_running
+    from kserve_local.client.project import need_running, read_run_file
 
     settings = flags.settings()
-    running = need_running(settings)
+    # A gateway goes on serving when its supervisor has died, so only the run file is asked for.
+    running = read_run_file(settings) or need_running(settings)
     body = read_data(data)
     chosen = protocol or detect_protocol(body)
     target = quote(model or name, safe="")

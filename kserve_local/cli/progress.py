@@ -139,17 +139,26 @@ class Follower:
         """Return `ready`, `failed` or `timeout` for what was seen so far."""
         states = {self.views[n].state if n in self.views else "" for n in self.names}
         if states <= {"Ready", "Stopped"}:
-            return "ready"
+            running = [n for n in self.names if self.views[n].state == "Ready"]
+            return "ready" if all(map(self._serves, running)) else "timeout"
         return "failed" if "Failed" in states else "timeout"
 
     def _settled(self) -> bool:
         now = time.monotonic()
         return all(
             name in self.views
-            and self.views[name].state in ("Ready", "Failed", "Stopped")
+            and (
+                self.views[name].state in ("Failed", "Stopped")
+                or (self.views[name].state == "Ready" and self._serves(name))
+            )
             and (name not in self.changed or now - self._touched[name] > SETTLE)
             for name in self.names
         )
+
+    def _serves(self, name: Name) -> bool:
+        """Whether a Pod is there; right after a start a service's status may be yesterday's."""
+        predictor = (self.objects[name].get("spec") or {}).get("predictor") or {}
+        return predictor.get("minReplicas") == 0 or bool(self._ready_pods.get(name))
 
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[None]:
@@ -166,6 +175,7 @@ class Follower:
                     task.cancel()
 
     _tails: list[asyncio.Task[None]] = field(default_factory=list)
+    _ready_pods: dict[Name, set[str]] = field(default_factory=dict)
 
     async def _services(self) -> None:
         async with aclosing(self.client.watch(scheme.INFERENCE_SERVICE)) as events:
@@ -183,6 +193,8 @@ class Follower:
         self.objects[name] = isvc
         self._touched[name] = now
         seen = view(isvc)
+        if seen.state == "Ready" and not self._serves(name):
+            seen = View("Loading", "starting")
         before = self.views.get(name)
         self.views[name] = seen
         if before is None or (before.state, before.text) != (seen.state, seen.text):
@@ -194,10 +206,19 @@ class Follower:
         async with aclosing(self.client.watch(scheme.POD)) as events:
             async for event in events:
                 pod = event.object
-                if event.type not in ("ADDED", "MODIFIED"):
+                service = (pod["metadata"].get("labels") or {}).get(ISVC_LABEL, "")
+                if (namespace_of(pod), service) not in self.names:
                     continue
-                service = (pod["metadata"].get("labels") or {}).get(ISVC_LABEL)
-                if not service or (namespace_of(pod), service) not in self.names:
+                ready = self._ready_pods.setdefault((namespace_of(pod), service), set())
+                leaving = event.type == "DELETED" or pod["metadata"].get("deletionTimestamp")
+                if condition_is(pod, "Ready") and not leaving:
+                    ready.add(name_of(pod))
+                else:
+                    ready.discard(name_of(pod))
+                isvc = self.objects.get((namespace_of(pod), service))
+                if isvc is not None:
+                    self._saw(isvc)
+                if event.type not in ("ADDED", "MODIFIED"):
                     continue
                 for container in (pod.get("status") or {}).get("containerStatuses") or ():
                     run = (str(pod["metadata"]["uid"]), container["name"],

@@ -39,7 +39,6 @@ class Client:
         self.access = access
         self._on_warning = on_warning
         headers = {
-            "Accept": "application/json",
             "Authorization": f"Bearer {access.token}",
             "User-Agent": MANAGER,
         }
@@ -293,9 +292,13 @@ class Client:
         body: Any = None,
         query: Mapping[str, str] | None = None,
         media_type: str = "application/json",
+        accept: str = "application/json",
         seconds: float = _TIMEOUT,
     ) -> Any:
         """Send one request and return the JSON that comes back.
+
+        Args:
+            accept: `application/json;as=Table;v=v1;g=meta.k8s.io` asks for a table.
 
         Raises:
             KServeLocalError: What the server's `Status` says.
@@ -306,7 +309,11 @@ class Client:
             async with (
                 asyncio.timeout(seconds),
                 self._http.request(
-                    method, _with_query(path, query or {}), body=data, media_type=media_type
+                    method,
+                    _with_query(path, query or {}),
+                    body=data,
+                    media_type=media_type,
+                    accept=accept,
                 ) as reply,
             ):
                 await self._check(reply)

@@ -99,14 +99,21 @@ class Http:
 
     @contextlib.asynccontextmanager
     async def request(
-        self, method: str, path: str, *, body: bytes = b"", media_type: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        media_type: str = "application/json",
+        accept: str = "application/json",
     ) -> AsyncIterator[Reply]:
         """Send a request and yield its answer; the connection is kept if the body was read.
 
         Raises:
             ServiceUnavailable: Nobody answers at that address.
         """
-        head = f"{method} {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n"
+        head = f"{method} {path} HTTP/1.1\r\n{self._head}Accept: {accept}\r\n"
+        head += f"Content-Length: {len(body)}\r\n"
         if body:
             head += f"Content-Type: {media_type}\r\n"
         data = f"{head}\r\n".encode("latin-1") + body

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from kserve_local.aio import running
 from kserve_local.api import builtin, scheme
@@ -20,6 +20,7 @@ from kserve_local.controllers.chain import ChainSettings, ensure_local_gateway, 
 from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.pod import NodeAgent
 from kserve_local.controllers.pod_containers import Interpreter
+from kserve_local.errors import NotFound
 from kserve_local.interfaces.routing import RouteSink
 from kserve_local.reconcile.controller import Engine
 from kserve_local.settings import Settings
@@ -91,12 +92,19 @@ class ControlPlane:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Reconcile while the block is open."""
+        """Reconcile while the block is open.
+
+        At a clean end the Pods are deleted, since nothing of them runs on: the next start makes
+        new ones instead of reporting the old ones as failed.
+        """
         await ensure_local_gateway(self._store, self._addresses.service_ip)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(running(self._agent.run(), name="node-agent"))
             await stack.enter_async_context(running(self._engine.run(), name="controllers"))
             yield
+        for pod in self._store.list(scheme.POD.id):
+            with suppress(NotFound):
+                await self._store.delete(scheme.key_of(pod), grace=0)
 
 
 def node_facts() -> NodeFacts:

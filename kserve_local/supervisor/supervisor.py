@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 Ready = Callable[[], None]
 
+DRAIN = 10.0
+"""Seconds that running requests have at a clean stop."""
+
 
 def run(settings: Settings, *, warm: Sequence[str], ready: Ready) -> int:
     """Run the project until SIGTERM or SIGINT; return the exit code.
@@ -64,11 +67,13 @@ async def _run(settings: Settings, warm: Sequence[str], ready: Ready) -> int:
     lock = statedir.Lock(settings)
     try:
         async with AsyncExitStack() as stack:
-            await _start(settings, warm, stack, stop)
+            gateway = await _start(settings, warm, stack, stop)
             ready()
             logger.info("ready")
             await stop.wait()
             logger.info("stopping")
+            # First of all, so that running requests end while their replicas still live.
+            await gateway.stop(DRAIN)
     finally:
         lock.release()
     return 0
@@ -76,8 +81,8 @@ async def _run(settings: Settings, warm: Sequence[str], ready: Ready) -> int:
 
 async def _start(
     settings: Settings, warm: Sequence[str], stack: AsyncExitStack, stop: asyncio.Event
-) -> None:
-    """Bring everything up; what is up goes onto the stack."""
+) -> GatewayProcess:
+    """Bring everything up; what is up goes onto the stack. Returns the gateway."""
     # Ports first: a taken one must be known before anything is started.
     api_socket = listen("127.0.0.1", _api_port(settings), what="api.port", flag="--api-port")
     stack.callback(api_socket.close)
@@ -121,6 +126,7 @@ async def _start(
         serving(app, api_socket, certificate=files.certificate, key=files.key, streams=streams)
     )
     _announce(settings, stack, token, files.ca, port, gateway)
+    return gateway
 
 
 def _api_port(settings: Settings) -> int | None:

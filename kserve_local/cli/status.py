@@ -1,0 +1,84 @@
+"""`kserve-local status`: services, URLs, replicas, memory, and why something is not Ready."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kserve_local.cli.options import Common, common
+from kserve_local.cli.output import table
+
+HEADER = ("NAME", "READY", "REPLICAS", "URL", "REV (TRAFFIC)", "MEM", "P95", "LAST ERROR")
+
+
+@click.command("status")
+@click.argument("names", nargs=-1)
+@click.option("--exit-code", is_flag=True, help="Exit 4 if a service is not Ready.")
+@common
+def command(flags: Common, names: tuple[str, ...], exit_code: bool) -> int:
+    """Show the project's services (or those NAMEd)."""
+    from kserve_local.cli.session import run
+    from kserve_local.client.client import Client
+    from kserve_local.client.project import need_running
+    from kserve_local.errors import NotFound
+
+    settings = flags.settings()
+    running = need_running(settings)
+
+    async def fetch(client: Client) -> Any:
+        return await client.call("GET", "/apis/kserve-local.dev/v1/status")
+
+    data: dict[str, Any] = run(settings, fetch)
+    services = data["services"]
+    if flags.namespace:
+        services = [s for s in services if s["namespace"] == flags.namespace]
+    missing = [n for n in names if all(s["name"] != n for s in services)]
+    if missing:
+        raise NotFound(f'inferenceservices.serving.kserve.io "{missing[0]}" not found')
+    if names:
+        services = [s for s in services if s["name"] in names]
+    bad = any(not s["ready"] for s in services)
+    out = flags.output("status")
+    if flags.as_json:
+        out.envelope(
+            {**data, "services": services, "gateway": running.raw["gateway"],
+             "api": running.raw["api"], "backend": running.backend, "pid": running.identity.pid}
+        )  # fmt: skip
+    elif not services:
+        out.data("no services")
+    else:
+        port = running.gateway_url.rpartition(":")[2]
+        many = len({s["namespace"] for s in services}) > 1
+        out.data(table([_row(s, port, many) for s in services], HEADER))
+        for service in services:
+            lines = str(service["message"]).splitlines()
+            if not service["ready"] and len(lines) > 1:
+                out.data(f"\n{service['name']}: {service['reason']}")
+                for line in lines:
+                    out.data(f"  {line}")
+    return 4 if exit_code and bad else 0
+
+
+def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
+    revisions = [r for r in service["revisions"] if r["percent"] or r["replicas"]]
+    ready = sum(r["replicas"] for r in revisions)
+    pods = sum(len(r["pods"]) for r in service["revisions"])
+    shown = " · ".join(f"{r['name'].rpartition('-')[2]} {r['percent']}%" for r in revisions)
+    words = {"Ready": "True", "Failed": "False", "Loading": "Unknown"}
+    error = ""
+    if not service["ready"]:
+        first = str(service["message"]).splitlines()[:1]
+        error = ": ".join(filter(None, (str(service["reason"]), *first)))
+    url = f"{service['name']}.{service['namespace']}.localhost:{port}" if service["url"] else "-"
+    name = f"{service['namespace']}/{service['name']}" if many else service["name"]
+    return [
+        name,
+        words.get(service["state"], service["state"]),
+        f"{ready}/{pods}",
+        url,
+        shown or "-",
+        f"{service['memory'] // 2**20}M" if service["memory"] else "-",
+        f"{service['p95'] * 1000:.0f}ms" if service["p95"] else "-",
+        error if len(error) <= 100 else error[:97] + "...",
+    ]
