@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -67,7 +68,6 @@ class World:
         raise AssertionError("the watch ended")
 
     async def edit(self, name: str, change: Callable[[dict[str, Any]], None]) -> Object:
-        import copy
 
         obj = copy.deepcopy(self.store.get(Key(ISVC, "default", name)))
         del obj["metadata"]["resourceVersion"]
@@ -86,8 +86,13 @@ class World:
                     return found
                 await self.tables.changed.wait()
 
-    def events(self, reason: str) -> list[str]:
-        return [e["message"] for e in self.store.list("events") if e["reason"] == reason]
+    async def event(self, reason: str) -> str:
+        """Return the message of the first Event with that reason; they follow the status."""
+        async with asyncio.timeout(20), self.store.watch("events") as events:
+            async for event in events:
+                if event.object["reason"] == reason:
+                    return str(event.object["message"])
+        raise AssertionError("the watch ended")
 
 
 @asynccontextmanager
@@ -178,7 +183,7 @@ async def test_a_fresh_service_becomes_ready_with_the_status_of_a_cluster(tmp_pa
             "observedGeneration": 1,
             "url": "http://sklearn-iris.default.example.com",
         }
-        assert w.events("InferenceServiceReady") == ["InferenceService [sklearn-iris] is Ready"]
+        assert await w.event("InferenceServiceReady") == "InferenceService [sklearn-iris] is Ready"
         pods = w.store.list("pods")
         assert len(pods) == 1
         assert name_of(pods[0]).startswith("sklearn-iris-predictor-00001-deployment-")
@@ -313,7 +318,7 @@ async def test_a_container_that_exits_fails_the_revision_at_once(tmp_path: Path)
             "exitCode": 1,
             "message": "ValueError: bad pickle",
         }
-        assert w.events("ModelLoadFailed") == ["ValueError: bad pickle"]
+        assert await w.event("ModelLoadFailed") == "ValueError: bad pickle"
 
 
 async def test_canary_promote_and_rollback_move_traffic_and_status(tmp_path: Path) -> None:
@@ -517,21 +522,13 @@ async def test_no_runtime_is_told_in_the_model_status_and_by_an_event(tmp_path: 
             "sklearn-iris.default.localhost", lambda r: r.targets[0].state == "failed"
         )
         assert route.targets[0].reason.startswith("NoSupportingRuntime: ")
-        await w.until(
-            "events",
-            next(name_of(e) for e in w.store.list("events") if e["reason"] == "InternalError"),
-            lambda e: "{sklern <nil>}" in e["message"],
-        )
+        assert "{sklern <nil>}" in await w.event("InternalError")
 
 
 async def test_unsupported_storage_is_an_event_only(tmp_path: Path) -> None:
     async with world(tmp_path) as w, node_agent(w.store):
         await w.apply(iris(uri="s4://bucket/model"))
-        async with asyncio.timeout(20), w.store.watch("events") as events:
-            async for event in events:
-                if event.object["reason"] == "InternalError":
-                    message = event.object["message"]
-                    break
+        message = await w.event("InternalError")
         assert message.endswith("StorageUri [s4://bucket/model] is not supported")
         isvc = w.store.get(Key(ISVC, "default", "sklearn-iris"))
         assert "modelStatus" not in isvc["status"]

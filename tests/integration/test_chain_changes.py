@@ -1,0 +1,259 @@
+"""The chain while things change: updates, restarts, dead Pods, refusals, late runtimes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kserve_local.api.builtin import builtin_objects
+from kserve_local.api.meta import Key, Object, get_condition, name_of
+from kserve_local.errors import Invalid
+from tests.fakes.node_agent import node_agent, running
+from tests.integration.test_chain import ISVC, REVISIONS, World, iris, is_loaded, world
+
+HOST = "sklearn-iris.default.example.com"
+
+
+def change_uri(obj: dict[str, Any]) -> None:
+    obj["spec"]["predictor"]["model"]["storageUri"] = "gs://kfserving/iris-2"
+
+
+async def test_no_table_is_without_a_replica_while_a_revision_follows_another(
+    tmp_path: Path,
+) -> None:
+    """New up before old goes, and a Pod leaves the table before it is told to stop."""
+    async with world(tmp_path) as w, node_agent(w.store):
+        await w.apply(iris())
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+        await w.until_route(HOST, lambda r: r.targets[0].endpoints)
+        start = len(w.tables.seen)
+        await w.edit("sklearn-iris", change_uri)
+        await w.until_route(HOST, lambda r: r.targets[0].id.endswith("00002"))
+        await w.until(
+            "deployments.apps",
+            "sklearn-iris-predictor-00001-deployment",
+            lambda d: d["spec"]["replicas"] == 0 and not d["status"].get("replicas"),
+        )
+        assert len(w.tables.seen) > start
+        for table in w.tables.seen[start:]:
+            (route,) = [r for r in table.routes if HOST in r.hosts]
+            assert sum(t.percent for t in route.targets) == 100
+            assert all(t.endpoints for t in route.targets), table
+
+
+async def test_a_new_supervisor_finds_nothing_to_do(tmp_path: Path) -> None:
+    """Level-triggered: looking at a settled world again writes nothing."""
+    async with world(tmp_path) as w, node_agent(w.store):
+        await w.apply(iris())
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+        await settled(w)
+        before = w.store.resource_version
+        routes = w.tables.last.routes
+    async with world(tmp_path) as w:
+        await w.until_route(HOST, lambda r: r.targets[0].endpoints)
+        await settled(w)
+        assert w.store.resource_version == before
+        assert [t.routes for t in w.tables.seen] == [routes]
+
+
+async def settled(w: World) -> None:
+    """Wait until no controller has anything left to look at."""
+
+    async with asyncio.timeout(20):
+        quiet = 0
+        while quiet < 5:
+            await asyncio.sleep(0.02)
+            quiet = quiet + 1 if w.engine.idle else 0
+
+
+async def test_a_pod_that_died_is_replaced(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, node_agent(w.store) as agent:
+        await w.apply(iris())
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+        (pod,) = w.store.list("pods")
+        status = {**pod["status"], "phase": "Failed", "reason": "Evicted", "conditions": []}
+        await agent.set_status(pod, status)
+        route = await w.until_route(
+            HOST,
+            lambda r: r.targets[0].endpoints and r.targets[0].endpoints[0].pod != name_of(pod),
+        )
+        assert len(route.targets[0].endpoints) == 1
+
+
+async def test_requests_wait_while_the_only_replica_restarts(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, node_agent(w.store) as agent:
+        await w.apply(iris())
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+        (pod,) = w.store.list("pods")
+        ended = {"terminated": {"reason": "Error", "exitCode": 137, "message": "killed"}}
+        container = {**pod["status"]["containerStatuses"][0], "ready": False, "state": ended}
+        down = {**pod["status"], "conditions": [], "containerStatuses": [container]}
+        await agent.set_status(pod, down)
+        route = await w.until_route(HOST, lambda r: not r.targets[0].endpoints)
+        assert route.targets[0].state == "starting"
+        isvc = await w.until(
+            ISVC,
+            "sklearn-iris",
+            lambda o: (get_condition(o, "Ready") or {}).get("status") == "False",
+        )
+        assert isvc["status"]["modelStatus"]["lastFailureInfo"]["exitCode"] == 137
+        assert (await w.event("InferenceServiceNotReady")).startswith(
+            "InferenceService [sklearn-iris] is no longer Ready because of: "
+        )
+        await agent.set_status(pod, running(pod, pod["status"]["podIP"]))
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+        await w.until_route(HOST, lambda r: r.targets[0].endpoints)
+
+
+async def test_a_refused_pod_is_told_up_to_the_service(tmp_path: Path) -> None:
+    """How the Pod webhook's errors surface: ReplicaFailure, then the Revision, then Ready."""
+
+    def refuse(pod: Object) -> Object:
+        raise Invalid('secrets "storage-config" not found')
+
+    async with world(tmp_path, mutate=refuse) as w, node_agent(w.store):
+        await w.apply(iris())
+        isvc = await w.until(
+            ISVC,
+            "sklearn-iris",
+            lambda o: (
+                (get_condition(o, "PredictorReady") or {}).get("status") == "False"
+                and o["status"]["modelStatus"]["transitionStatus"] == "BlockedByFailedLoad"
+            ),
+        )
+        assert 'secrets "storage-config" not found' in (
+            get_condition(isvc, "PredictorConfigurationReady") or {}
+        ).get("message", "")
+        assert "not found" in await w.event("FailedCreate")
+
+
+async def test_a_runtime_that_comes_later_is_picked_up(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, node_agent(w.store):
+        isvc = iris()
+        isvc["spec"]["predictor"]["model"]["runtime"] = "mine"
+        await w.apply(isvc)
+        waiting = await w.until(
+            ISVC,
+            "sklearn-iris",
+            lambda o: (
+                ((o.get("status") or {}).get("modelStatus") or {}).get("transitionStatus")
+                == "InvalidSpec"
+            ),
+        )
+        info = waiting["status"]["modelStatus"]["lastFailureInfo"]
+        assert info == {
+            "reason": "RuntimeNotRecognized",
+            "message": "Waiting for runtime to become available",
+        }
+        source = next(o for o in builtin_objects() if name_of(o) == "kserve-sklearnserver")
+        runtime = {
+            **source,
+            "kind": "ServingRuntime",
+            "metadata": {"name": "mine", "namespace": "default"},
+        }
+        await w.store.create(runtime)
+        isvc = await w.until(ISVC, "sklearn-iris", is_loaded)
+        assert isvc["status"]["servingRuntimeName"] == "mine"
+        assert "clusterServingRuntimeName" not in isvc["status"]
+
+
+async def test_disable_auto_update_freezes_a_ready_service(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, node_agent(w.store):
+        await w.apply(iris())
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+
+        def freeze(obj: dict[str, Any]) -> None:
+            obj["metadata"]["annotations"] = {"serving.kserve.io/disable-auto-update": "true"}
+            change_uri(obj)
+
+        await w.edit("sklearn-iris", freeze)
+        await settled(w)
+        assert len(w.store.list(REVISIONS)) == 1
+
+
+async def test_metadata_and_canary_percent_make_no_revision_but_min_replicas_does(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w, node_agent(w.store):
+        await w.apply(iris())
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+
+        def harmless(obj: dict[str, Any]) -> None:
+            obj["spec"]["predictor"]["canaryTrafficPercent"] = 50
+
+        await w.edit("sklearn-iris", harmless)
+        await settled(w)
+        assert len(w.store.list(REVISIONS)) == 1
+        await w.edit("sklearn-iris", lambda o: o["spec"]["predictor"].update(minReplicas=2))
+        await w.until_route(HOST, lambda r: any(len(t.endpoints) == 2 for t in r.targets))
+        assert len(w.store.list(REVISIONS)) == 2
+
+
+async def test_a_transformer_is_accepted_and_said_to_be_missing(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, node_agent(w.store):
+        isvc = iris()
+        isvc["spec"]["transformer"] = {"containers": [{"name": "t", "image": "t"}]}
+        await w.apply(isvc)
+        isvc = await w.until(
+            ISVC,
+            "sklearn-iris",
+            lambda o: (get_condition(o, "PredictorReady") or {}).get("status") == "True",
+        )
+        missing = get_condition(isvc, "TransformerReady") or {}
+        assert (missing["status"], missing["reason"]) == ("False", "NotImplemented")
+        assert (get_condition(isvc, "IngressReady") or {})["reason"] == (
+            "Transformer ingress not created"
+        )
+        assert await w.event("NotImplemented") == missing["message"]
+
+        await w.edit("sklearn-iris", lambda o: o["spec"].pop("transformer"))
+        isvc = await w.until(ISVC, "sklearn-iris", is_loaded)
+        assert get_condition(isvc, "TransformerReady") is None
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind", "resource"),
+    [
+        ("serving.kserve.io/v1alpha1", "InferenceGraph", "inferencegraphs.serving.kserve.io"),
+        (
+            "serving.kserve.io/v1alpha2",
+            "LLMInferenceService",
+            "llminferenceservices.serving.kserve.io",
+        ),
+    ],
+)
+async def test_kinds_without_behaviour_say_so(
+    tmp_path: Path, api_version: str, kind: str, resource: str
+) -> None:
+    async with world(tmp_path) as w:
+        await w.store.create(
+            {
+                "apiVersion": api_version,
+                "kind": kind,
+                "metadata": {"name": "x", "namespace": "default"},
+                "spec": {},
+            }
+        )
+        obj = await w.until(resource, "x", lambda o: get_condition(o, "Ready") is not None)
+        ready = get_condition(obj, "Ready") or {}
+        assert (ready["status"], ready["reason"]) == ("False", "NotImplemented")
+        assert kind in ready["message"]
+
+
+async def test_a_knative_service_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, node_agent(w.store):
+        theirs = {
+            "apiVersion": "serving.knative.dev/v1",
+            "kind": "Service",
+            "metadata": {"name": "sklearn-iris-predictor", "namespace": "default"},
+            "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}},
+        }
+        await w.store.create(theirs)
+        await w.apply(iris())
+        await w.until(ISVC, "sklearn-iris", lambda o: get_condition(o, "Ready") is not None)
+        key = Key("services.serving.knative.dev", "default", "sklearn-iris-predictor")
+        assert "is not owned by" in await w.event("InternalError")
+        assert w.store.get(key)["spec"] == theirs["spec"]
