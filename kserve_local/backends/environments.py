@@ -23,6 +23,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from kserve_local.backends.output import tail
@@ -259,10 +260,17 @@ class Environments:
         log = temporary / "build.log"
         try:
             report(Progress("env", f"{program.runtime}: creating a virtual environment"))
-            await self._run([sys.executable, "-m", "venv", str(temporary)], program, log, report)
-            pip = [str(temporary / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-            install = [*pip, "install", "--no-input", "--progress-bar", "off", *arguments]
-            await self._run(install, program, log, report)
+            venv = [sys.executable, "-m", "venv", str(temporary)]
+            inside = str(temporary / "bin" / "python")
+            if find_spec("pip") is not None:
+                # The pip that is here can fill it: bootstrapping another one takes seconds.
+                venv.insert(3, "--without-pip")
+                pip = [sys.executable, "-m", "pip", "--python", inside]
+            else:
+                pip = [inside, "-m", "pip"]
+            await self._run(venv, program, log, report)
+            pip += ["--disable-pip-version-check", "install", "--no-input"]
+            await self._run([*pip, "--progress-bar", "off", *arguments], program, log, report)
             temporary.replace(folder)
             report(Progress("env", f"{program.runtime}: environment ready"))
         finally:

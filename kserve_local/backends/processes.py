@@ -235,8 +235,7 @@ async def wait_gone(pid: int, start: int | None) -> None:
     """Return when that process has ended: by pidfd, kqueue, or else looking five times a second."""
     handle = _exit_handle(pid)
     if handle is None:
-        while is_alive(pid, start):
-            await asyncio.sleep(_POLL)
+        await _poll_until_gone(pid, start)
         return
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()

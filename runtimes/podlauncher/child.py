@@ -186,6 +186,26 @@ def run(path: str, launch: dict[str, Any], *, forked: bool) -> NoReturn:
     _finish(launch, code, forked=forked)
 
 
+# Modules that read `sys.argv` while imported, and who copied names from them: a zygote read its
+# own arguments. The kserve SDK takes the defaults of ModelServer from there.
+_READ_ARGUMENTS = {"kserve.model_server": ("kserve",)}
+
+
+def _reread_arguments() -> None:
+    import importlib
+
+    for name, holders in _READ_ARGUMENTS.items():
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        old = dict(vars(module))
+        importlib.reload(module)
+        for holder in (sys.modules[h] for h in holders if h in sys.modules):
+            for key, value in list(vars(holder).items()):
+                if old.get(key) is value and getattr(module, key, value) is not value:
+                    setattr(holder, key, getattr(module, key))
+
+
 def _leading_u(launch: dict[str, Any]) -> bool:
     return bool(launch["argv"]) and launch["argv"][0] == "-u"
 
@@ -219,12 +239,14 @@ def _run_python(launch: dict[str, Any], argv: list[str]) -> int:
         if argv[0] == "-m":
             sys.path[:] = [home, *path] if launch["home_first"] else [os.getcwd(), *path, home]
             sys.argv[:] = ["-m", *argv[2:]]
+            _reread_arguments()
             _new_main()
             # What `python -m` itself calls; run_module() would undo `__main__` at its end.
             runpy._run_module_as_main(argv[1])  # type: ignore[attr-defined]  # private but stable
         elif argv[0] == "-c":
             sys.path[:] = ["", *path, home]
             sys.argv[:] = ["-c", *argv[2:]]
+            _reread_arguments()
             exec(compile(argv[1], "<string>", "exec"), _new_main().__dict__)
         else:
             _run_file(argv[0], [*argv], path, home)
@@ -255,6 +277,7 @@ def _run_file(name: str, argv: list[str], path: list[str], home: str) -> None:
         )
         raise SystemExit(2) from None
     sys.path[:] = [os.path.dirname(os.path.realpath(full)), *path, home]
+    _reread_arguments()
     main = _new_main()
     from importlib.machinery import SourceFileLoader
 

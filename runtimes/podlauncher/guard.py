@@ -2,7 +2,7 @@
 
 Python programs get one sleeping thread, started after the fork and not through `threading`, so
 user code that counts its threads sees none; other commands get a small process beside them. Both
-look every five seconds: a stat() costs a few microseconds.
+look every two seconds: a stat() costs a few microseconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from podlauncher import procfs
 
-PERIOD = 5.0
+PERIOD = 2.0
 _GRACE = 10.0
 
 

@@ -11,7 +11,7 @@ socket that the backend bound; one JSON message a line in both directions:
 
 Single-threaded by design and checked before each fork: forking a process whose threads hold locks
 makes children that hang now and then. It holds no event loop, no server and no session. While idle
-it wakes every five seconds to see whether the state folder is still there.
+it wakes every two seconds to see whether the state folder is still there.
 """
 
 from __future__ import annotations

@@ -1,0 +1,215 @@
+"""From a container's spec to what its process gets; and the Pod's view of the network."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kserve_local.backends import launch
+from kserve_local.interfaces.backend import ContainerSpec, Mount, Program, ReplicaSpec
+from podlauncher.network import Network
+
+MODELS = Mount("/mnt/models", Path("/real/iris"))
+PLACE = launch.Place(
+    home=Path("/home"), state=Path("/state"), base_env={"PATH": "/bin", "AWS_KEY": "x"}, cpus=8
+)
+
+
+def container(**more: object) -> ContainerSpec:
+    values: dict[str, object] = {
+        "name": "c",
+        "image": "i",
+        "argv": (),
+        "log_path": Path("/log"),
+        "mounts": (MODELS,),
+        "ports": (("", 8080),),
+    }
+    return ContainerSpec(**(values | more))  # type: ignore[arg-type]  # test shorthand
+
+
+def launched(spec: ContainerSpec, program: Program, ip: str = "127.64.0.2") -> dict[str, object]:
+    spec = replace(spec, program=program)
+    replica = ReplicaSpec(id="u", namespace="ns", pod="pod", containers=(spec,), ip=ip)
+    wanted = launch.pod_ports(replica)
+    ports = {p: p if ip else p + 40000 for p in wanted}
+    return launch.launch(
+        replica,
+        spec,
+        program,
+        python=Path("/venv/bin/python"),
+        ports=ports,
+        token="t",
+        run_file=Path("/run/c.json"),
+        exit_file=Path("/run/c.exit"),
+        place=PLACE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("/mnt/models", "/real/iris"),
+        ("/mnt/models/", "/real/iris/"),
+        ("--model_dir=/mnt/models/v1", "--model_dir=/real/iris/v1"),
+        ("file:///mnt/models/x", "file:///real/iris/x"),
+        ("/mnt/models:/mnt/models", "/real/iris:/real/iris"),
+        ("['/mnt/models']", "['/real/iris']"),
+        ("/mnt/models2", "/mnt/models2"),
+        ("/mnt/models-old/x", "/mnt/models-old/x"),
+        ("/mnt/models.bak", "/mnt/models.bak"),
+        ("/data/mnt/models", "/data/mnt/models"),
+        ("s3://bucket/mnt/models", "s3://bucket/mnt/models"),
+    ],
+)
+def test_paths_are_rewritten_at_their_boundaries(text: str, want: str):
+    assert launch.rewrite_paths(text, [MODELS]) == want
+
+
+def test_the_longest_mount_wins_and_backslashes_stay():
+    inner = Mount("/mnt/models/lora", Path("/real/\\1lora"))
+    assert launch.rewrite_paths("/mnt/models/lora/a", [MODELS, inner]) == "/real/\\1lora/a"
+
+
+def test_arguments_and_environment_see_the_real_directory():
+    spec = container(env=(("MODEL", "/mnt/models/a"), ("NAME", "x")))
+    program = Program("runtime", "sklearnserver", ("-m", "s", "--model_dir", "/mnt/models"))
+    made = launched(spec, program)
+    assert made["argv"] == ["-m", "s", "--model_dir", "/real/iris"]
+    env = made["env"]
+    assert isinstance(env, dict)
+    assert (env["MODEL"], env["NAME"], env["PORT"], env["HOSTNAME"]) == (
+        "/real/iris/a",
+        "x",
+        "8080",
+        "pod",
+    )
+    assert env["PATH"] == "/venv/bin:/bin"
+    assert "AWS_KEY" not in env
+
+
+@pytest.mark.parametrize(
+    ("limit", "env", "want"),
+    [
+        (None, (), 8),
+        (2.0, (), 2),
+        (0.5, (), 1),
+        (1.5, (), 2),
+        (2.0, (("OMP_NUM_THREADS", "5"),), 5),
+        (2.0, (("OMP_NUM_THREADS", "many"),), 2),
+    ],
+)
+def test_threads_follow_the_cpu_limit(limit: float | None, env: tuple[object, ...], want: int):
+    assert launch.thread_count(container(cpu_limit=limit, env=env), 8) == want
+
+
+def test_a_cpu_limit_sets_the_libraries_variables_but_not_over_the_pods():
+    spec = container(cpu_limit=2.0, env=(("MKL_NUM_THREADS", "1"),))
+    env = launched(spec, Program("source", "i", ("model.py",)))["env"]
+    assert isinstance(env, dict)
+    assert (env["OMP_NUM_THREADS"], env["MKL_NUM_THREADS"]) == ("2", "1")
+    unlimited = launched(container(), Program("source", "i", ("model.py",)))["env"]
+    assert isinstance(unlimited, dict)
+    assert "OMP_NUM_THREADS" not in unlimited
+
+
+def test_without_an_address_built_in_servers_get_their_ports():
+    program = Program("runtime", "s", ("-m", "s", "--http_port=8080", "--grpc_port", "9000"))
+    made = launched(container(), program, ip="")
+    assert made["argv"] == ["-m", "s", "--http_port=48080", "--grpc_port", "49000"]
+    bare = launched(container(), Program("runtime", "s", ("-m", "s")), ip="")
+    assert bare["argv"] == ["-m", "s", "--http_port", "48080"]
+
+
+def test_without_an_address_nothing_is_appended_to_the_users_arguments():
+    made = launched(container(), Program("source", "i", ("model.py", "--strict")), ip="")
+    assert made["argv"] == ["model.py", "--strict"]
+    env = made["env"]
+    assert isinstance(env, dict)
+    assert env["PORT"] == "48080"
+    network = made["network"]
+    assert isinstance(network, dict)
+    assert network["ports"] == {"8080": 48080}
+
+
+def test_import_time_environment_chooses_the_zygote():
+    env = {"HF_HOME": "/x", "OMP_NUM_THREADS": "4", "MY_NAME": "y", "PYTHONHASHSEED": "0"}
+    assert launch.import_time_env(env) == (("HF_HOME", "/x"), ("PYTHONHASHSEED", "0"))
+
+
+def test_pod_ports_come_from_all_containers():
+    other = container(name="d", ports=(("h2c", 9000),))
+    replica = ReplicaSpec("u", "ns", "p", (container(), other, container(name="e")))
+    assert launch.pod_ports(replica) == (8080, 9000)
+    bare = replace(replica, containers=(container(ports=()),))
+    assert launch.pod_ports(bare) == (8080,)
+
+
+@pytest.fixture
+def net() -> Network:
+    return Network(
+        {
+            "ip": "127.64.0.9",
+            "listen": [8080, 8085],
+            "namespace": "default",
+            "hostname": "pod-1",
+            "resolve": {"iris.default": "127.64.8.1", "*.example.com": "127.64.8.2"},
+        }
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", None, "localhost", "127.0.0.1", "[::]"])
+def test_servers_move_to_the_pods_address(net: Network, host: str | None):
+    assert net.server_address(host, 8080) == ("127.64.0.9", 8080)
+
+
+@pytest.mark.parametrize(("host", "port"), [("0.0.0.0", 0), ("127.0.0.1", 0), ("10.0.0.1", 80)])
+def test_other_addresses_and_port_zero_stay(net: Network, host: str, port: int):
+    assert net.server_address(host, port) == (host, port)
+
+
+def test_loopback_means_the_pod_for_the_pods_ports_only(net: Network):
+    assert net.peer_address("localhost", 8085) == ("127.64.0.9", 8085)
+    assert net.peer_address("localhost", 5432) == ("localhost", 5432)
+    net.server_address("0.0.0.0", 7000)
+    assert net.peer_address("127.0.0.1", 7000) == ("127.64.0.9", 7000)
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("iris.default", "127.64.8.1"),
+        ("iris.default.svc", "127.64.8.1"),
+        ("IRIS.default.svc.cluster.local.", "127.64.8.1"),
+        ("iris", "127.64.8.1"),
+        ("a.b.example.com", "127.64.8.2"),
+        ("pod-1", "127.64.0.9"),
+        ("example.com", None),
+        ("huggingface.co", None),
+    ],
+)
+def test_service_names(net: Network, name: str, address: str | None):
+    assert net.lookup(name) == address
+
+
+def test_an_unknown_service_fails_without_asking_dns(net: Network):
+    with pytest.raises(socket.gaierror, match="no Service answers to other"):
+        net.lookup("other.default.svc.cluster.local")
+
+
+def test_grpc_addresses(net: Network):
+    assert net.server_target("[::]:8081") == "127.64.0.9:8081"
+    assert net.server_target("unix:/tmp/x") == "unix:/tmp/x"
+    assert net.server_target("10.0.0.1:8081") == "10.0.0.1:8081"
+    assert net.client_target("iris.default:80") == ("127.64.8.1:80", "iris.default:80")
+    assert net.client_target("dns:///iris.default:80") == ("127.64.8.1:80", "iris.default:80")
+    assert net.client_target("elsewhere:80") == ("elsewhere:80", "")
+
+
+def test_ports_are_mapped_where_pods_have_no_address():
+    net = Network({"ip": "127.0.0.1", "ports": {"8080": 41000}})
+    assert net.server_address("0.0.0.0", 8080) == ("127.0.0.1", 41000)
+    assert net.peer_address("localhost", 8080) == ("127.0.0.1", 41000)
+    assert net.server_address("127.0.0.1", 41000) == ("127.0.0.1", 41000)

@@ -1,0 +1,149 @@
+"""The small pure pieces of the process backend: requirements, memory looks, logs, run files."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from kserve_local.backends import environments, memory, output, processes, runfiles
+from kserve_local.backends.processes import Exit
+from kserve_local.interfaces.backend import ContainerSpec, Probe, Program, ReplicaSpec
+
+LINES = [
+    'numpy>=1.26; extra == "server"',
+    'uvloop>=0.19; (sys_platform != "win32") and extra == "server"',
+    'kserve-local-runtimes[server]; extra == "sklearn"',
+    'scikit-learn>=1.3; extra == "sklearn"',
+    'torch>=2.4; extra == "torch"',
+]
+
+
+def test_requirements_come_from_the_extras_and_what_they_include():
+    needs = environments.requirements("sklearnserver", LINES)
+    assert [n.name for n in needs] == ["scikit-learn", "numpy", "uvloop"]
+    assert needs[0].line == 'scikit-learn>=1.3; python_version >= "3"'
+    assert needs[2].line == 'uvloop>=0.19; (sys_platform != "win32") and python_version >= "3"'
+    assert needs[1].lowest == (1, 26)
+    assert environments.requirements("my/image", LINES) == ()
+
+
+def test_every_server_of_ours_has_requirements():
+    for runtime in environments.EXTRAS:
+        assert environments.requirements(runtime), runtime
+
+
+def test_lacking_names_what_is_missing_or_too_old():
+    needs = environments.requirements("sklearnserver", LINES)
+    have = {"scikit-learn": "1.9.1", "numpy": "1.25.9"}
+    assert environments.lacking(needs, have.get) == ["numpy", "uvloop"]
+
+
+def test_memory_is_looked_at_more_often_near_the_limit():
+    gib = 1 << 30
+    assert memory.next_look(0, 8 * gib) == 1.0
+    assert memory.next_look(7 * gib, 8 * gib) == 0.5
+    assert memory.next_look(8 * gib, 8 * gib) == 0.1
+    assert memory.next_look(9 * gib, 8 * gib) == 0.1
+
+
+def test_a_full_log_is_moved_aside_and_its_writer_goes_on(tmp_path: Path):
+    log = tmp_path / "c.log"
+    with log.open("a") as writer:
+        for number in range(3):
+            writer.write(f"{number}" * 100 + "\n")
+            writer.flush()
+            assert output.rotate(log, max_bytes=50, files=2)
+        writer.write("now\n")
+    assert not output.rotate(log, max_bytes=50, files=2)
+    assert log.read_text() == "now\n"
+    assert (tmp_path / "c.log.1").read_text().startswith("2")
+    assert (tmp_path / "c.log.2").read_text().startswith("1")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.log", "c.log.1", "c.log.2"]
+
+
+def test_rotation_of_no_log_does_nothing(tmp_path: Path):
+    assert not output.rotate(tmp_path / "none.log", max_bytes=1, files=3)
+
+
+def test_tail_reads_the_end_only(tmp_path: Path):
+    log = tmp_path / "c.log"
+    log.write_text("".join(f"line {n}\n" for n in range(1000)))
+    assert output.tail(log, lines=2) == ["line 998", "line 999"]
+    assert output.tail(log, lines=3, max_bytes=15) == ["e 998", "line 999"]
+    assert output.tail(tmp_path / "none", lines=2) == []
+
+
+def test_the_log_before_a_restart_is_kept(tmp_path: Path):
+    log = tmp_path / "c.log"
+    log.write_text("old")
+    output.keep_previous(log)
+    assert output.previous(log).read_text() == "old"
+    assert not log.exists()
+    output.keep_previous(log)
+    assert output.previous(log).read_text() == "old"
+
+
+def test_run_files_keep_a_whole_spec_and_are_private(tmp_path: Path):
+    files = runfiles.RunFiles(tmp_path / "pods")
+    spec = ReplicaSpec(
+        id="uid",
+        namespace="ns",
+        pod="pod",
+        ip="127.64.0.2",
+        resolve=(("a.b", "127.64.8.1"),),
+        labels={"x": "y"},
+        containers=(
+            ContainerSpec(
+                name="c",
+                image="i",
+                argv=("a",),
+                log_path=tmp_path / "l",
+                env=(("SECRET", "s"),),
+                program=Program("source", "i", ("m.py",), cwd=tmp_path),
+                readiness=Probe("http", port=8080, headers=(("a", "b"),)),
+            ),
+        ),
+    )
+    files.save(spec)
+    (tmp_path / "pods" / "half").mkdir()
+    assert files.load() == [spec]
+    assert not (tmp_path / "pods" / "half").exists()
+    saved = tmp_path / "pods" / "uid" / ".replica.json"
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o600
+    files.remove("uid")
+    files.remove("uid")
+    assert files.load() == []
+
+
+def test_run_files_that_are_no_json_count_as_empty(tmp_path: Path):
+    (tmp_path / "f").write_text("{")
+    assert runfiles.read(tmp_path / "f") == {}
+    assert runfiles.read(tmp_path / "none") == {}
+
+
+async def test_watching_works_without_pidfd(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(processes, "_exit_handle", lambda pid: None)
+    pid = processes.spawn(["/bin/sh", "-c", "exit 7"], {}, log=tmp_path / "log")
+    await processes.wait_gone(pid, processes.start_time(pid))
+    assert processes.reap(pid) == Exit(7, 0)
+    assert processes.reap(pid) is None
+
+
+def test_a_zombie_is_dead(tmp_path: Path):
+    pid = processes.spawn(["/bin/sh", "-c", "exit 0"], {}, log=tmp_path / "log")
+    start = processes.start_time(pid)
+    import os
+
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert processes.start_time(pid) == start
+    assert not processes.is_alive(pid, start)
+    processes.reap(pid)
+
+
+def test_a_reused_pid_is_another_process():
+    import os
+
+    start = processes.start_time(os.getpid())
+    assert start is not None
+    assert processes.is_alive(os.getpid(), start)
+    assert not processes.is_alive(os.getpid(), start + 1)
