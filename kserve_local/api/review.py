@@ -308,7 +308,7 @@ class _Reviewer:
         own_name = name_of(obj)
         if self.verdict(renamed, "a") != _anonymous(refusal, own_name):
             return ("metadata", "name")
-        best: tuple[bool, int] = (False, 0)
+        best = (False, 0, 0)
         blamed: Path_ = ()
         waiting: list[Path_] = [("spec",), ("metadata", "annotations"), ("metadata", "labels")]
         while waiting:
@@ -316,7 +316,7 @@ class _Reviewer:
             verdict = self.verdict(_without(obj, path), own_name)
             if verdict == _anonymous(refusal, own_name):
                 continue
-            rank = (verdict == "", len(path))
+            rank = (verdict == "", len(path), _words_in(str(path[-1]), refusal))
             if rank > best:
                 best, blamed = rank, path
             waiting.extend((*path, part) for part in _parts(_at(obj, path)))
@@ -456,6 +456,12 @@ def _reason(refusal: str) -> str:
 
 def _anonymous(text: str, name: str) -> str:
     return text.replace(f'"{name}"', '"?"')
+
+
+def _words_in(field: str, text: str) -> int:
+    """Return how many words of a field's name the text has: two of `scaleTarget`, ..."""
+    words = re.findall(r"[a-z]+|[A-Z][a-z]*", field)
+    return sum(word.lower() in text.lower() for word in words)
 
 
 def _path(field: str) -> Path_:
