@@ -41,7 +41,7 @@ class Job:
         self.key = key
         self.x = x
         self.compute = compute
-        self.rows = 1 if key is None else len(x)
+        self.rows: int = len(x) if hasattr(x, "__len__") else 1
         # How long the call took that answered this job (shared or not).
         self.seconds = 0.0
 
@@ -62,21 +62,25 @@ class Job:
 class _Cost:
     """What calls cost: a fixed part and a part per row, from what was seen."""
 
-    __slots__ = ("_extra", "_floor", "_rows")
+    __slots__ = ("_extra", "_floor", "_largest", "_rows")
 
     def __init__(self, seconds: float | None) -> None:
         self._floor = seconds
         self._extra = 0.0
         self._rows = 1.0
+        self._largest = 16
 
     def expect(self, rows: int) -> float:
-        """Return expected seconds; before anything is known, infinity (so it gets a thread)."""
-        if self._floor is None:
+        """Return expected seconds; infinity (so it gets a thread) before anything is known, and for
+        calls much larger than any seen.
+        """
+        if self._floor is None or rows > 8 * self._largest:
             return float("inf")
         return self._floor + rows * self._extra / self._rows
 
     def seen(self, rows: int, seconds: float) -> None:
         """Learn from a call; older ones fade."""
+        self._largest = max(self._largest, rows)
         if self._floor is None or seconds < self._floor:
             self._floor = seconds
         else:

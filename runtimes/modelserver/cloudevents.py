@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +26,7 @@ _STRUCTURED = frozenset({"specversion", "id", "source", "type", "time", "data"})
 _VERSIONS = ("0.3", "1.0")
 
 
-def is_binary(headers: dict[str, str]) -> bool:
+def is_binary(headers: Mapping[str, str]) -> bool:
     """Return whether the request is an event in binary mode."""
     return all(f"ce-{name}" in headers for name in _REQUIRED)
 
@@ -35,7 +36,7 @@ def is_structured(payload: dict[str, Any]) -> bool:
     return payload.keys() >= _STRUCTURED
 
 
-def from_binary(body: bytes, headers: dict[str, str]) -> tuple[Any, Attributes]:
+def from_binary(body: bytes, headers: Mapping[str, str]) -> tuple[Any, Attributes]:
     """Return data and attributes; data that are not JSON stay bytes.
 
     Raises:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from email.utils import formatdate
+from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -86,7 +87,7 @@ class Head:
     path: str
     raw_path: str
     query: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     content_length: int
     keep_alive: bool
     http10: bool
@@ -170,7 +171,8 @@ def parse_head(raw: bytes) -> Head:
         raise BadRequest("Invalid HTTP request received.") from error
     head.path = unquote(head.raw_path) if "%" in head.raw_path else head.raw_path
     head.method = parser.get_method().decode("ascii")
-    head.headers = headers
+    # Read-only: remembered heads are shared between requests.
+    head.headers = MappingProxyType(headers)
     head.http10 = version == "1.0"
     head.keep_alive = _keep_alive(headers.get("connection", ""), head.http10)
     head.expect = "expect" in headers
@@ -319,10 +321,11 @@ class Connection(asyncio.Protocol):
     # -- reading -----------------------------------------------------------------------------------
 
     def _read_head(self, data: bytes) -> None:
+        if data[0] in b"\r\n":
+            # Some clients end a body with a CRLF that no length counts.
+            data = data.lstrip(b"\r\n")
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
-            if data[:1] in (b"\r", b"\n"):
-                data = data.lstrip(b"\r\n")
             if len(data) > MAX_HEAD_BYTES:
                 raise BadRequest("Request head is too large", 431)
             if b"\n\n" in data or b"\0" in data:
@@ -335,7 +338,7 @@ class Connection(asyncio.Protocol):
         if head is None:
             if end > MAX_HEAD_BYTES:
                 raise BadRequest("Request head is too large", 431)
-            head = parse_head(raw.lstrip(b"\r\n"))
+            head = parse_head(raw)
             head.route = server.app.route(head)
             if end <= _CACHED_HEAD_BYTES:
                 if len(server.heads) >= _CACHED_HEADS:
@@ -517,7 +520,8 @@ class Connection(asyncio.Protocol):
             return
         self._streaming = False
         if head.http10:
-            head.keep_alive = False
+            # Without chunks only the end of the connection ends the answer.
+            self._transport.close()
         else:
             self._transport.write(b"0\r\n\r\n")
         self._end(head)

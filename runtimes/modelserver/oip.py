@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -44,7 +45,7 @@ def is_json(content_type: str | None) -> bool:
     )
 
 
-def decode_json(body: bytes, model_name: str, headers: dict[str, str]) -> InferRequest | None:
+def decode_json(body: bytes, model_name: str, headers: Mapping[str, str]) -> InferRequest | None:
     """Return the request in a JSON body; None for a JSON string, which counts as bytes.
 
     Raises:
@@ -71,7 +72,7 @@ def decode_json(body: bytes, model_name: str, headers: dict[str, str]) -> InferR
 
 
 def _plain(
-    document: dict[str, Any], model_name: str, headers: dict[str, str]
+    document: dict[str, Any], model_name: str, headers: Mapping[str, str]
 ) -> InferRequest | None:
     """Return the request if it is of the plainest kind, most are; None leaves it to `parse`.
 
@@ -151,7 +152,7 @@ def check_json_inputs(request: InferRequest) -> None:
         tensor.datatype = tensor.datatype.upper()
 
 
-def decode_binary(body: bytes, model_name: str, headers: dict[str, str]) -> InferRequest:
+def decode_binary(body: bytes, model_name: str, headers: Mapping[str, str]) -> InferRequest:
     """Return the request in a body of JSON followed by raw tensors.
 
     The JSON part is not checked against the schema: what is missing is a KeyError, as in the

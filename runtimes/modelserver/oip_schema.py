@@ -7,6 +7,7 @@ elements), at a tenth of the cost. Texts of 422 bodies are close to, not equal t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from modelserver.model import InferInput, InferRequest, RequestedOutput
@@ -48,7 +49,7 @@ def invalid_json(message: str, offset: int) -> SchemaError:
     )
 
 
-def parse(document: Any, model_name: str, headers: dict[str, str]) -> InferRequest:
+def parse(document: Any, model_name: str, headers: Mapping[str, str]) -> InferRequest:
     """Return the request that a JSON value describes; datatypes as written, `oip` upper-cases them.
 
     Raises:

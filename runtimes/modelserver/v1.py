@@ -6,6 +6,7 @@ JSON. Source: KServe V1 protocol and KServe 0.20's behaviour.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -26,7 +27,7 @@ _JSON_TYPES = frozenset(
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
-def decode(body: bytes, headers: dict[str, str]) -> tuple[Any, cloudevents.Attributes | None]:
+def decode(body: bytes, headers: Mapping[str, str]) -> tuple[Any, cloudevents.Attributes | None]:
     """Return the payload, and the attributes if it came as a CloudEvent.
 
     Raises:
