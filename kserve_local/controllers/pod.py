@@ -49,7 +49,13 @@ from kserve_local.controllers.pod_containers import (
     missing_devices,
     replica_spec,
 )
-from kserve_local.controllers.pod_faults import Ended, diagnose, tail, wanted_address
+from kserve_local.controllers.pod_faults import (
+    Ended,
+    diagnose,
+    is_address_taken,
+    tail,
+    wanted_address,
+)
 from kserve_local.controllers.pod_plan import (
     Blocked,
     Plan,
@@ -552,8 +558,7 @@ class NodeAgent:
     ) -> str:
         path = self._settings.log_dir / name_of(pod) / f"{status.name}.log"
         log = tail(_read_end(path, work.log_offsets.get(status.name, 0)))
-        address = wanted_address(log)
-        holder = holder_of(*address) if address is not None else ""
+        holder = self._port_holder(work, status, log) if is_address_taken(log) else ""
         image = str(container.get("image") or "")
         memory = limit_of(container, "memory")
         ended = Ended(
@@ -571,6 +576,14 @@ class NodeAgent:
         if step:
             lines.append(f"Next step: {step}")
         return "\n".join(lines)
+
+    def _port_holder(self, work: _Work, status: ContainerStatus, log: str) -> str:
+        """Return who listens on the port that the log says is taken, or on one of the Pod's."""
+        named = wanted_address(log)
+        ports = [*status.ports.values()] or [names.DEFAULT_PORT]
+        candidates = [named] if named is not None else [(work.ip, port) for port in ports]
+        found = (holder_of(host, port) for host, port in candidates)
+        return next((who for who in found if who), "")
 
     def _note_backoff(self, work: _Work, pod: Object, container: str) -> None:
         record = work.records.get(container, Record())

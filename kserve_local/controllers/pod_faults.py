@@ -55,14 +55,17 @@ def tail(text: str, *, lines: int = MAX_LINES, size: int = MAX_BYTES) -> str:
     return joined.encode()[-size:].decode(errors="ignore") if joined else ""
 
 
+def is_address_taken(log: str) -> bool:
+    """Whether the log says that an address could not be bound."""
+    return _ADDRESS_IN_USE.search(log) is not None
+
+
 def wanted_address(log: str) -> tuple[str, int] | None:
-    """Return host and port that could not be bound, if the log says so."""
+    """Return host and port that could not be bound, if the log names them."""
     for line in reversed(log.splitlines()):
-        if _ADDRESS_IN_USE.search(line) is None:
-            continue
-        match = _ADDRESS.search(line)
+        match = _ADDRESS.search(line) if _ADDRESS_IN_USE.search(line) else None
         if match is None:
-            return None
+            continue
         host = match.group("quoted") or match.group("host") or ""
         port = match.group("quoted_port") or match.group("port") or match.group("bare")
         return host.strip("[]"), int(port)
@@ -135,6 +138,10 @@ _RULES: tuple[tuple[re.Pattern[str], _Answer], ...] = (
         r"Missing (?:M|m)odel file|MissingModelFile|ModelMissingError|Failed to locate model file"
         , re.I), _say(
         "the storageUri holds no model file of this format: check modelFormat and storageUri"
+    )),
+    (re.compile(r"model file \S+ could not be loaded: (.+)"), _say(
+        r"the model file is damaged or of another format (\1): check modelFormat and storageUri, "
+        "or save the model again with the library version that serves it"
     )),
     (re.compile(r"can't open file '([^']+)'"), _say(
         r"there is no file \1: the command's paths start at the image's `context`"
