@@ -161,47 +161,9 @@ def fields_of(api_version: str, kind: str, path: Path_) -> list[str]:
     return list(node.get("properties", ()))
 
 
-def openapi(group: str, version: str) -> dict[str, Node]:
-    """Return `components.schemas` of one group version's OpenAPI v3 document.
-
-    Kinds are named as Kubernetes names them (`io.kserve.serving.v1beta1.InferenceService`) and say
-    which group, version and kind they are; what they refer to comes along.
-    """
-    api_version = f"{group}/{version}" if group else version
-    parts = [*reversed(group.split(".")), version] if group else ["io", "k8s", "api", version]
-    prefix = ".".join(parts)
-    document = _document()
-    schemas: dict[str, Node] = {}
-    waiting: list[str] = []
-    for key, node in document["kinds"].items():
-        of, _, kind = key.rpartition("/")
-        if of == api_version:
-            gvk = {"group": group, "version": version, "kind": kind}
-            target = {**_resolve(node), "x-kubernetes-group-version-kind": [gvk]}
-            schemas[f"{prefix}.{kind}"] = _with_openapi_refs(target, waiting)
-    while waiting:
-        name = waiting.pop()
-        if name not in schemas:
-            schemas[name] = {}
-            schemas[name] = _with_openapi_refs(document["types"][name], waiting)
-    return schemas
-
-
-def _with_openapi_refs(node: Any, waiting: list[str]) -> Any:
-    if isinstance(node, list):
-        return [_with_openapi_refs(item, waiting) for item in node]
-    if not isinstance(node, dict):
-        return node
-    if "$ref" not in node:
-        return {
-            key: value if key == "default" else _with_openapi_refs(value, waiting)
-            for key, value in node.items()
-        }
-    waiting.append(node["$ref"])
-    # OpenAPI ignores what stands beside a reference, unless it is wrapped.
-    reference = {"$ref": f"#/components/schemas/{node['$ref']}"}
-    rest = {key: value for key, value in node.items() if key != "$ref"}
-    return {"allOf": [reference], **rest} if rest else reference
+def openapi(api_version: str, kind: str) -> tuple[Node, dict[str, Node]]:
+    """Return the kind's node and all types that nodes may refer to (by `$ref` name)."""
+    return _kind({"apiVersion": api_version, "kind": kind}), _document()["types"]
 
 
 # --- the compiled file -----------------------------------------------------------------------
