@@ -132,8 +132,7 @@ def load(text: str, path: str = "-") -> list[Document]:
     documents: list[Document] = []
     for first_line, chunk in _split(text):
         try:
-            nodes = _json_nodes(chunk) if _is_json(chunk) else _nodes(chunk, first_line)
-            documents.extend(d for node in nodes for d in _documents(node, path))
+            documents.extend(d for n in _read(chunk, first_line) for d in _documents(n, path))
         except ManifestError as error:
             documents.append(Document(path, None, error))
     return documents
@@ -172,36 +171,41 @@ def _split(text: str) -> Iterator[tuple[int, str]]:
     """Yield (number of the first line, text) of each document, as kubectl splits a file."""
     start = 1
     lines: list[str] = []
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    # Not `splitlines`: that also breaks at characters that YAML keeps inside of text.
+    for number, line in enumerate(text.split("\n"), 1):
         rest = line[3:].strip()
         if line.startswith("---") and (not rest or rest.startswith("#")):
-            yield start, "".join(lines)
+            yield start, "\n".join(lines)
             start, lines = number + 1, []
         else:
             lines.append(line)
-    yield start, "".join(lines)
+    yield start, "\n".join(lines)
 
 
-def _is_json(chunk: str) -> bool:
-    """Whether YAML would misread it: JSON with escapes that YAML does not have."""
-    return chunk.lstrip()[:1] in ("{", "[") and "\\u" in chunk
-
-
-def _json_nodes(chunk: str) -> Iterator[_Node]:
+def _read(chunk: str, first_line: int) -> list[_Node]:
+    """Return the nodes of one chunk. JSON that is no YAML (surrogate escapes) is read as JSON."""
     try:
-        value = json.loads(chunk)
-    except ValueError as error:
-        where = (getattr(error, "lineno", 1), getattr(error, "colno", 1))
-        raise ManifestError(f"not JSON: {getattr(error, 'msg', error)}", where) from None
-    yield _plain(value)
+        return list(_nodes(chunk, first_line))
+    except ManifestError:
+        if chunk.lstrip()[:1] not in ("{", "[") or "\\u" not in chunk:
+            raise
+        return [_json_node(chunk, first_line)]
 
 
-def _plain(value: Any) -> _Node:
+def _json_node(chunk: str, first_line: int) -> _Node:
+    try:
+        return _plain(json.loads(chunk), (first_line, 1))
+    except json.JSONDecodeError as error:
+        where = (error.lineno + first_line - 1, error.colno)
+        raise ManifestError(f"not JSON: {error.msg}", where) from None
+
+
+def _plain(value: Any, where: Position) -> _Node:
     if isinstance(value, dict):
-        return _Node((1, 1), keys=[(str(k), (1, 1), _plain(v)) for k, v in value.items()])
+        return _Node(where, keys=[(str(k), where, _plain(v, where)) for k, v in value.items()])
     if isinstance(value, list):
-        return _Node((1, 1), items=[_plain(item) for item in value])
-    return _Node((1, 1), value)
+        return _Node(where, items=[_plain(item, where) for item in value])
+    return _Node(where, value)
 
 
 # --- events to nodes -------------------------------------------------------------------------
@@ -221,7 +225,7 @@ def _nodes(chunk: str, first_line: int) -> Iterator[_Node]:
 
 
 def _at(chunk: str, line: int, column: int) -> str:
-    lines = chunk.splitlines()
+    lines = chunk.split("\n")
     return lines[line][column : column + 1] if line < len(lines) else ""
 
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from kserve_local.api import builtin, defaults, runtime_selection, schema, scheme, validation
+from kserve_local.api import builtin, defaults, names, runtime_selection, schema, scheme, validation
 from kserve_local.api import inferenceservice as shape
 from kserve_local.api.config import InferenceServiceConfig
 from kserve_local.api.config import parse as parse_config
 from kserve_local.api.manifest import Document
-from kserve_local.api.meta import Object, name_of, namespace_of
+from kserve_local.api.meta import Object, annotations_of, name_of, namespace_of
 from kserve_local.errors import Forbidden, Invalid, NotFound
 
 Path_ = tuple[str | int, ...]
@@ -336,7 +336,7 @@ class _Reviewer:
         return ""
 
     def runtime(self, obj: Object) -> Iterator[Finding]:
-        if obj["kind"] != "InferenceService":
+        if obj["kind"] != "InferenceService" or _is_model_mesh(obj):
             return
         isvc = self.mutated(obj)
         model = runtime_selection.model_of(isvc)
@@ -359,8 +359,8 @@ class _Reviewer:
 
     def model_path(self, obj: Object) -> Path_:
         predictor = obj["spec"]["predictor"]
-        names = ("model", *shape.FRAMEWORKS)
-        field = next((f for f in names if predictor.get(f) is not None), "model")
+        fields = ("model", *shape.FRAMEWORKS)
+        field = next((f for f in fields if predictor.get(f) is not None), "model")
         return ("spec", "predictor", field)
 
     def no_runtime(
@@ -438,6 +438,11 @@ def _what_is_missing(value: Any) -> str:
         if not isinstance(value.get(name), str) or not value[name]
     ]
     return f"not a Kubernetes object: {' and '.join(missing)} not set"
+
+
+def _is_model_mesh(obj: Object) -> bool:
+    """Whether KServe's own controller leaves the predictor alone."""
+    return annotations_of(obj).get(names.DEPLOYMENT_MODE) == names.MODEL_MESH_MODE
 
 
 def _after_conversion(field: str) -> str:

@@ -198,7 +198,7 @@ def test_json_is_read_with_places_too() -> None:
 
 
 def test_json_errors_have_a_place() -> None:
-    (document,) = load('{"a": "\\u00e9",\n "b": }')
+    (document,) = load('{"a": "\\ud83d\\ude00",\n "b": }')
     assert document.error is not None
     assert document.error.position == (2, 7)
 
