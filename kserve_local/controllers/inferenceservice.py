@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kserve_local.api import names
@@ -73,6 +74,16 @@ _NOT_YET = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What was last computed for a service, and from what."""
+
+    inputs: tuple[object, ...]
+    runtime_kind: str
+    runtime_name: str
+    wanted: Object
+
+
 class InferenceServiceController:
     """Writes the next link: the Knative Service of an InferenceService, and its status."""
 
@@ -81,6 +92,7 @@ class InferenceServiceController:
     def __init__(self, store: Store, events: EventRecorder) -> None:
         self._store = store
         self._events = events
+        self._made: dict[Key, _Made] = {}
         self.watches = (
             Watch(INFERENCE_SERVICE.id, itself),
             Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
@@ -108,6 +120,7 @@ class InferenceServiceController:
         """Bring the Knative Service to what the spec asks for and say how the service stands."""
         isvc = self._store.find(key)
         if isvc is None:
+            self._made.pop(key, None)
             return DONE
         if isvc["metadata"].get("deletionTimestamp"):
             return await self._finalize(isvc)
@@ -124,7 +137,8 @@ class InferenceServiceController:
             annotations_of(isvc).get(names.DEPLOYMENT_MODE),
             (isvc.get("status") or {}).get("deploymentMode") or "",
         )
-        draft.mode(mode)
+        if mode == names.KNATIVE_MODE:
+            draft.mode(mode)
         if isvc_knative.is_stopped(isvc):
             return await self._stop(isvc, draft)
         draft.running()
@@ -157,21 +171,7 @@ class InferenceServiceController:
             SelectionError: No runtime fits; belongs into modelStatus.
             Invalid: The storage cannot be used.
         """
-        selection: Selection | None = None
-        if framework_of(isvc["spec"]["predictor"]) is not None:
-            selection = select(
-                isvc,
-                runtimes=self._store.list(SERVING_RUNTIME.id, namespace=namespace_of(isvc)),
-                cluster_runtimes=self._store.list(CLUSTER_SERVING_RUNTIME.id),
-            )
-        draft.runtime(selection.kind if selection else "", selection.name if selection else "")
-        parts = podspec.predictor_pod(
-            isvc,
-            selection,
-            config=config,
-            storage_containers=self._store.list(CLUSTER_STORAGE_CONTAINER.id),
-        )
-        wanted = isvc_knative.knative_service(isvc, parts, rolled_out=draft.rolled_out("predictor"))
+        wanted = self._wanted(isvc, draft, config)
         await self._remove_other_variants(isvc, name_of(wanted))
         existing = self._store.find(key_of(wanted))
         if existing is None:
@@ -188,6 +188,43 @@ class InferenceServiceController:
             )
         updated = _merged(existing, wanted)
         return existing if updated is existing else await self._store.update(updated)
+
+    def _wanted(self, isvc: Object, draft: StatusDraft, config: InferenceServiceConfig) -> Object:
+        """Return the Knative Service that the spec asks for, computed anew when an input changed.
+
+        Most reconciles are woken from below and find the spec as it was.
+        """
+        runtimes = self._store.list(SERVING_RUNTIME.id, namespace=namespace_of(isvc))
+        cluster_runtimes = self._store.list(CLUSTER_SERVING_RUNTIME.id)
+        containers = self._store.list(CLUSTER_STORAGE_CONTAINER.id)
+        rolled_out = draft.rolled_out("predictor")
+        # Objects are never changed in place, so comparing them is comparing references first.
+        inputs = (
+            uid_of(isvc),
+            isvc["spec"],
+            labels_of(isvc),
+            annotations_of(isvc),
+            config,
+            rolled_out,
+            runtimes,
+            cluster_runtimes,
+            containers,
+        )
+        key = key_of(isvc)
+        made = self._made.get(key)
+        if made is None or made.inputs != inputs:
+            selection: Selection | None = None
+            if framework_of(isvc["spec"]["predictor"]) is not None:
+                selection = select(isvc, runtimes=runtimes, cluster_runtimes=cluster_runtimes)
+            kind, name = (selection.kind, selection.name) if selection else ("", "")
+            draft.runtime(kind, name)
+            parts = podspec.predictor_pod(
+                isvc, selection, config=config, storage_containers=containers
+            )
+            wanted = isvc_knative.knative_service(isvc, parts, rolled_out=rolled_out)
+            made = self._made[key] = _Made(inputs, kind, name, wanted)
+        draft.runtime(made.runtime_kind, made.runtime_name)
+        return made.wanted
 
     async def _remove_other_variants(self, isvc: Object, keep: str) -> None:
         """Delete the Knative Service of an earlier `predictor.name`."""
@@ -250,7 +287,10 @@ class InferenceServiceController:
         return DONE
 
     async def _refuse(self, isvc: Object, draft: StatusDraft, message: str) -> Result:
-        """Say that the whole service is of a kind that is not run yet."""
+        """Say that the whole service is of a kind that is not run yet.
+
+        The mode is not written into the status, where it would win over the annotation for good.
+        """
         draft.not_available("predictor", message)
         await self._write(isvc, draft)
         if not _says(isvc, isvc_status.PREDICTOR_READY, message):

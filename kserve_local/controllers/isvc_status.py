@@ -15,7 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from kserve_local.api.meta import Object, name_of, namespace_of
-from kserve_local.api.names import KNATIVE_MODE, PREDICTOR_CONTAINER, STORAGE_INITIALIZER
+from kserve_local.api.names import PREDICTOR_CONTAINER, STORAGE_INITIALIZER
 from kserve_local.controllers import pod_state
 from kserve_local.controllers.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.controllers.pod_state import Failure
@@ -264,7 +264,6 @@ class StatusDraft:
             model = dict(self._model)
             model.setdefault("transitionStatus", "")
             status["modelStatus"] = model
-        status.setdefault("deploymentMode", KNATIVE_MODE)
         status["conditions"] = self.conditions.result()
         return status
 

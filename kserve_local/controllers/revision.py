@@ -48,6 +48,7 @@ CONTAINER_HEALTHY = "ContainerHealthy"
 ACTIVE = "Active"
 DEPLOYING = "Deploying"
 
+_NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _NOT_ON_PODS = (names.ROUTING_STATE_MODIFIED, names.ROUTES, names.TEMPLATE_HASH)
 
 
@@ -223,8 +224,11 @@ def plan_status(
     initialized = condition_is(revision, RESOURCES_AVAILABLE) or available >= start
     _resources(conditions, deployment, initialized=initialized)
     crash = _crash(pods) if want > 0 and available == 0 else None
+    missing = _missing_image(pods) if want > 0 and available == 0 else None
     if crash is not None:
         conditions.mark_false(CONTAINER_HEALTHY, *crash)
+    elif missing is not None:
+        conditions.mark_false(CONTAINER_HEALTHY, "ContainerMissing", missing)
     elif conditions.status(CONTAINER_HEALTHY) == FALSE and not available:
         pass  # restarting after a failure is no proof of health
     elif initialized:
@@ -273,6 +277,22 @@ def _crash(pods: Sequence[Object]) -> tuple[str, str] | None:
             if code == 0 and not message:
                 message = "container exited with no error"
             return f"ExitCode{code}", f"Container failed with: {message}"
+    return None
+
+
+def _missing_image(pods: Sequence[Object]) -> str | None:
+    """Return the message for an image that cannot be had.
+
+    On a cluster the Revision fails when its image's digest is resolved, before there is a Pod;
+    here the Pod is where an image is looked for first.
+    """
+    live = [p for p in pods if not pod_state.is_terminating(p)]
+    for pod in pod_state.newest_first(live)[:1]:
+        for status in pod_state.statuses(pod):
+            waiting = (status.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason") in _NO_IMAGE:
+                image = status.get("image") or ""
+                return f'Unable to fetch image "{image}": {waiting.get("message", "")}'
     return None
 
 
@@ -327,11 +347,13 @@ class RevisionController:
         self._store = store
         self._events = events
         self._deadline = progress_deadline
+        self._made: dict[Key, tuple[tuple[object, ...], Object]] = {}
 
     async def reconcile(self, key: Key) -> Result:
         """Keep the Deployment at what the Revision wants and say how it stands."""
         revision = self._store.find(key)
         if revision is None or revision["metadata"].get("deletionTimestamp"):
+            self._made.pop(key, None)
             return DONE
         deployment = await self._deploy(revision)
         pods = pods_of(self._store, key.namespace, key.name)
@@ -348,10 +370,26 @@ class RevisionController:
             )
         return DONE
 
-    async def _deploy(self, revision: Object) -> Object:
-        wanted = deployment_for(
-            revision, replicas=scale(revision), progress_deadline=self._deadline
+    def _wanted(self, revision: Object) -> Object:
+        """Return the Deployment to have, computed anew when the Revision changed."""
+        replicas = scale(revision)
+        # Objects are never changed in place, so comparing them is comparing references first.
+        inputs = (
+            uid_of(revision),
+            revision["spec"],
+            labels_of(revision),
+            annotations_of(revision),
+            replicas,
         )
+        key = Key(REVISION.id, namespace_of(revision), name_of(revision))
+        made = self._made.get(key)
+        if made is None or made[0] != inputs:
+            wanted = deployment_for(revision, replicas=replicas, progress_deadline=self._deadline)
+            made = self._made[key] = (inputs, wanted)
+        return made[1]
+
+    async def _deploy(self, revision: Object) -> Object:
+        wanted = self._wanted(revision)
         namespace, name = namespace_of(revision), name_of(wanted)
         existing = self._store.find(Key(DEPLOYMENT.id, namespace, name))
         for service in services_for(revision):

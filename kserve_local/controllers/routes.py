@@ -12,6 +12,7 @@ a cluster answers while nothing is ready is not copied: a request waits here whi
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -282,7 +283,6 @@ class RoutesController:
         self._clock = clock
         self._routes: dict[Key, tuple[Route, ...]] | None = None
         self._version = 0
-        self._published: tuple[tuple[Route, ...], Mapping[str, str]] | None = None
         self._quiet_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -352,13 +352,9 @@ class RoutesController:
         self._timer = None
         assert self._routes is not None
         started = self._clock()
-        routes = tuple(route for key in sorted(self._routes) for route in self._routes[key])
-        listen = self._listen()
-        if self._published == (routes, listen):
-            return
-        self._published = (routes, listen)
+        routes = tuple(itertools.chain.from_iterable(self._routes.values()))
         self._version += 1
-        self._sink.publish(RouteTable(version=self._version, routes=routes, listen=listen))
+        self._sink.publish(RouteTable(version=self._version, routes=routes, listen=self._listen()))
         # A table of a thousand services takes a while to hand over; never spend most time on it.
         ended = self._clock()
         self._quiet_until = ended + max(COALESCE, 4 * (ended - started))

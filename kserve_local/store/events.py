@@ -81,9 +81,10 @@ class EventRecorder:
             return
         created = await self._store.create(_new(obj, type_, reason, message, component))
         if len(self._series) >= MAX_EVENTS:
-            self._series = {
-                i: s for i, s in self._series.items() if self._store.find(s.key) is not None
-            }
+            # The older half in one go: looking for expired ones each time would make every new
+            # Event cost as much as all of them. A repeat of a forgotten one begins a new Event.
+            for old in list(self._series)[: MAX_EVENTS // 2]:
+                del self._series[old]
         self._series[identity] = _Series(scheme.key_of(created), 1, now)
 
     async def _flush(self, series: _Series, wait: float) -> None:

@@ -556,5 +556,6 @@ async def test_other_modes_say_that_they_are_not_there_yet(tmp_path: Path, mode:
             lambda o: (get_condition(o, "PredictorReady") or {}).get("status") == "False",
         )
         assert (get_condition(isvc, "Ready") or {})["reason"] == "NotImplemented"
-        assert isvc["status"]["deploymentMode"] == "Standard"
         assert not w.store.list(KSVC)
+        await w.edit("sklearn-iris", lambda o: o["metadata"].pop("annotations"))
+        await w.until(ISVC, "sklearn-iris", is_loaded)

@@ -203,12 +203,18 @@ def test_the_deadline_makes_resources_unavailable() -> None:
         "reason": "ProgressDeadlineExceeded",
         "message": 'ReplicaSet "x" has timed out progressing.',
     }
-    waiting = pod({"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no engine"}}})
+    waiting = pod(
+        {"state": {"waiting": {"reason": "CreateContainerConfigError", "message": "no secret"}}}
+    )
     silent = pod({"state": {"waiting": {"reason": "PodInitializing"}}})
     status = r.plan_status(revision(), deployed(Progressing=late), [silent], now=NOW)
     assert condition(status, "Ready") == ("False", late["reason"], late["message"])
     status = r.plan_status(revision(), deployed(Progressing=late), [waiting], now=NOW)
-    assert condition(status, "ResourcesAvailable") == ("False", "ImagePullBackOff", "no engine")
+    assert condition(status, "ResourcesAvailable") == (
+        "False",
+        "CreateContainerConfigError",
+        "no secret",
+    )
 
 
 def test_a_pod_that_cannot_be_placed_says_why() -> None:
@@ -229,3 +235,14 @@ def test_refused_pods_fail_the_revision() -> None:
     refused = {"status": "True", "reason": "FailedCreate", "message": "secret not found"}
     status = r.plan_status(revision(), deployed(ReplicaFailure=refused), [], now=NOW)
     assert condition(status, "Ready") == ("False", "FailedCreate", "secret not found")
+
+
+def test_an_image_that_cannot_be_had_fails_the_revision_at_once() -> None:
+    state = {"waiting": {"reason": "ErrImagePull", "message": "no Docker engine"}}
+    missing = pod({"image": "me/model:1", "state": state})
+    status = r.plan_status(revision(), deployed(), [missing], now=NOW)
+    assert condition(status, "Ready") == (
+        "False",
+        "ContainerMissing",
+        'Unable to fetch image "me/model:1": no Docker engine',
+    )
