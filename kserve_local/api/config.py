@@ -232,22 +232,30 @@ def _parse(data: tuple[tuple[str, str], ...]) -> InferenceServiceConfig:
             ca_cert_file=logger.get("caCertFile") or "",
             tls_skip_verify=bool(logger.get("tlsSkipVerify")),
             marshaller_url=logger.get("marshallerUrl") or "",
-            batch_size=int(logger.get("batchSize") or 0),
+            batch_size=_integer("logger.batchSize", logger.get("batchSize"), 0),
             batch_interval=str(logger.get("batchInterval") or ""),
         ),
         agent=_container(keys.get("agent") or {}),
         router=_container(router),
         router_headers=tuple(_dict(router.get("headers")).get("propagate") or ()),
-        batcher_max_batch_size=int(batcher.get("maxBatchSize") or 32),
-        batcher_max_latency=int(batcher.get("maxLatency") or 5000),
+        batcher_max_batch_size=_integer("batcher.maxBatchSize", batcher.get("maxBatchSize"), 32),
+        batcher_max_latency=_integer("batcher.maxLatency", batcher.get("maxLatency"), 5000),
         metric_aggregation=str(metrics.get("enableMetricAggregation") or "false"),
         prometheus_scraping=str(metrics.get("enablePrometheusScraping") or "false"),
         local_model=LocalModelConfig(
             enabled=bool(local.get("enabled")),
             job_namespace=local.get("jobNamespace") or "kserve-localmodel-jobs",
-            fs_group=int(local.get("fsGroup") or 1000),
-            job_ttl=int(local.get("jobTTLSecondsAfterFinished") or 3600),
-            reconcile_seconds=int(local.get("reconcilationFrequencyInSecs") or 60),
+            fs_group=_integer("localModel.fsGroup", local.get("fsGroup"), 1000),
+            job_ttl=_integer(
+                "localModel.jobTTLSecondsAfterFinished",
+                local.get("jobTTLSecondsAfterFinished"),
+                3600,
+            ),
+            reconcile_seconds=_integer(
+                "localModel.reconcilationFrequencyInSecs",
+                local.get("reconcilationFrequencyInSecs"),
+                60,
+            ),
             disable_volume_management=bool(local.get("disableVolumeManagement")),
         ),
         auto_mount_service_account_token=bool(
@@ -277,6 +285,17 @@ def _json(key: str, text: str) -> dict[str, Any]:
     return value
 
 
+def _integer(key: str, value: object, default: int) -> int:
+    """Return an integer that JSON may hold as a number or as a text; 0 and absent: the default."""
+    try:
+        return int(str(value)) or default if value not in (None, "") else default
+    except ValueError:
+        raise Invalid(
+            f'ConfigMap "{names.KSERVE_NAMESPACE}/{names.CONFIG_MAP}": data.{key} must be an '
+            f"integer, not {value!r}"
+        ) from None
+
+
 def _dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -299,14 +318,15 @@ def _storage_initializer(value: Mapping[str, Any]) -> StorageInitializerConfig:
     mode = value.get("ociModelMode") or ""
     if not mode and (value.get("enableModelcar") or value.get("enableOciModelSupport")):
         mode = "modelcar"
-    uid = value.get("uidModelcar")
     return StorageInitializerConfig(
         container=_container(value),
         ca_bundle_config_map=value.get("caBundleConfigMapName") or "",
         ca_bundle_mount_path=value.get("caBundleVolumeMountPath") or "/etc/ssl/custom-certs",
         oci_mode=mode,
         oci_insecure_registry=bool(value.get("ociInsecureRegistry")),
-        modelcar_uid=None if uid is None else int(uid),
+        modelcar_uid=None
+        if value.get("uidModelcar") is None
+        else _integer("storageInitializer.uidModelcar", value["uidModelcar"], 0),
         modelcar_cpu=value.get("cpuModelcar") or "10m",
         modelcar_memory=value.get("memoryModelcar") or "15Mi",
     )
