@@ -8,13 +8,21 @@ result; `up` refuses to start on errors.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from kserve_local.api import builtin, defaults, names, runtime_selection, schema, scheme, validation
+from kserve_local.api import (
+    blame,
+    builtin,
+    defaults,
+    names,
+    runtime_selection,
+    schema,
+    scheme,
+    validation,
+)
 from kserve_local.api import inferenceservice as shape
 from kserve_local.api.config import InferenceServiceConfig
 from kserve_local.api.config import parse as parse_config
@@ -28,9 +36,6 @@ Source = Literal["yaml", "kind", "schema", "metadata", "field", "webhook", "runt
 
 _OUR_GROUPS = frozenset(r.group for r in scheme.ALL if "." in r.group)
 _KINDS = frozenset(r.kind for r in scheme.ALL)
-_FIELD = re.compile(r"^((?:spec|metadata|status)(?:\.[\w./-]+|\[\d+\])+): ")
-_STRUCT = re.compile(r"specified in (Predictor|Transformer|Explainer)Spec")
-_GATE = re.compile(r"denied the request: (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ def review(
     Args:
         files: Path -> its documents.
         namespace: Where objects go that name none.
-        strict: Unknown and repeated fields are errors.
+        strict: Unknown and repeated fields are errors, and what only a webhook puts right.
     """
     project = _Project(files, namespace)
     reports = []
@@ -243,7 +248,9 @@ class _Reviewer:
             if healed:
                 message += " (KServe's mutating webhook puts it right)"
             source: Source = "metadata" if found.path[0] == "metadata" else "schema"
-            yield self.finding(found.path, message, source, "warning" if healed else "error")
+            # Strict asks whether the manifest is right as it stands.
+            lenient = healed and not self.strict
+            yield self.finding(found.path, message, source, "warning" if lenient else "error")
 
     def after_mutation(self, obj: Object) -> list[schema.Finding]:
         """Return what is still wrong once KServe's mutating webhook has rewritten the object."""
@@ -277,16 +284,17 @@ class _Reviewer:
             warnings = self.admit(obj)
         except Invalid as error:
             for cause in error.causes:
-                path = _path(cause.field)
+                path = blame.path_of(cause.field)
                 yield self.finding(path, f"{cause.field}: {cause.message}", "webhook")
             if not error.causes:
                 yield self.finding(("spec",), str(error), "webhook")
         except Forbidden as error:
-            yield self.finding(self.blamed(obj, str(error)), _reason(str(error)), "webhook")
+            refusal = str(error)
+            path = blame.field_of(obj, refusal, self.admit)
+            yield self.finding(path, blame.reason(refusal), "webhook")
         else:
             for warning in warnings:
-                found = _FIELD.match(warning)
-                path = _path(found[1]) if found else ("spec",)
+                path = blame.named_in(warning) or ("spec",)
                 yield self.finding(path, warning, "webhook", "warning")
 
     def admit(self, obj: Object) -> list[str]:
@@ -294,46 +302,6 @@ class _Reviewer:
         return validation.validate(
             stored, old=None, config=self.project.config, lookup=self.project.lookup
         )
-
-    def blamed(self, obj: Object, refusal: str) -> Path_:
-        """Return the field that a webhook refused the object for.
-
-        KServe's messages rarely name it. It is the deepest one without which the object would be
-        taken; failing that, without which something else would be wrong.
-        """
-        named = _FIELD.match(_reason(refusal))
-        if named:
-            return _path(named[1])
-        renamed = _replaced(obj, ("metadata", "name"), "a")
-        own_name = name_of(obj)
-        if self.verdict(renamed, "a") != _anonymous(refusal, own_name):
-            return ("metadata", "name")
-        best = (False, 0, 0)
-        blamed: Path_ = ()
-        waiting: list[Path_] = [("spec",), ("metadata", "annotations"), ("metadata", "labels")]
-        while waiting:
-            path = waiting.pop(0)
-            verdict = self.verdict(_without(obj, path), own_name)
-            if verdict == _anonymous(refusal, own_name):
-                continue
-            rank = (verdict == "", len(path), _words_in(str(path[-1]), refusal))
-            if rank > best:
-                best, blamed = rank, path
-            waiting.extend((*path, part) for part in _parts(_at(obj, path)))
-        struct = _STRUCT.search(refusal)
-        if struct and len(blamed) < 2:
-            return ("spec", struct[1].lower())
-        return blamed or ("spec",)
-
-    def verdict(self, obj: Object, name: str) -> str:
-        """Return what the webhooks say, empty when they take the object."""
-        try:
-            self.admit(obj)
-        except (Forbidden, Invalid) as error:
-            return _anonymous(str(error), name)
-        except (TypeError, AttributeError, ValueError, KeyError):
-            return "not an object of this kind any more"
-        return ""
 
     def runtime(self, obj: Object) -> Iterator[Finding]:
         if obj["kind"] != "InferenceService" or _is_model_mesh(obj):
@@ -452,60 +420,3 @@ def _after_conversion(field: str) -> str:
         if field == prefix or field.startswith((f"{prefix}.", f"{prefix}[")):
             return f"spec.predictor.model{field[len(prefix) :]}"
     return field
-
-
-def _reason(refusal: str) -> str:
-    found = _GATE.search(refusal)
-    return found[1] if found else refusal
-
-
-def _anonymous(text: str, name: str) -> str:
-    return text.replace(f'"{name}"', '"?"')
-
-
-def _words_in(field: str, text: str) -> int:
-    """Return how many words of a field's name the text has: two of `scaleTarget`, ..."""
-    words = re.findall(r"[a-z]+|[A-Z][a-z]*", field)
-    return sum(word.lower() in text.lower() for word in words)
-
-
-def _path(field: str) -> Path_:
-    """Return the path that a dotted field stands for."""
-    parts: list[str | int] = []
-    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", field):
-        parts.append(int(index) if index else name)
-    return tuple(parts)
-
-
-def _parts(value: Any) -> list[str | int]:
-    if isinstance(value, dict):
-        return list(value)
-    return list(range(len(value))) if isinstance(value, list) else []
-
-
-def _at(value: Any, path: Path_) -> Any:
-    for part in path:
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
-
-
-def _without(value: Any, path: Path_) -> Any:
-    """Return a copy without what is at the path; unchanged if nothing is there."""
-    part, rest = path[0], path[1:]
-    if isinstance(value, list) and isinstance(part, int):
-        if not rest:
-            return [item for i, item in enumerate(value) if i != part]
-        return [_without(item, rest) if i == part else item for i, item in enumerate(value)]
-    if not isinstance(value, dict) or part not in value:
-        return value
-    if not rest:
-        return {k: v for k, v in value.items() if k != part}
-    return {k: _without(v, rest) if k == part else v for k, v in value.items()}
-
-
-def _replaced(obj: Object, path: tuple[str, str], value: str) -> Object:
-    outer, inner = path
-    return {**obj, outer: {**obj[outer], inner: value}}

@@ -1,8 +1,8 @@
 """Checks objects against their structural schema, as the Kubernetes API server does with a CRD.
 
-Reads `schemas.json` (made by `schemagen/compile.py`) once, on first use: `types` that refer to each
-other by name and `kinds`. Copies Kubernetes' rules for pruning, defaulting, types, int-or-string,
-list types and CEL, and the texts it prints. `metadata` is checked by `metadata_rules.py`.
+Reads the compiled schema through `schema_document.py`. Copies Kubernetes' rules for pruning,
+defaulting, types, int-or-string, list types and CEL, and the texts it prints. `metadata` is checked
+by `metadata_rules.py`.
 
 Kinds without a CRD (Pod, Secret, ...) are decoded into Go structs on a cluster: there null means
 absent and a quantity may be a number. Their texts are kept in the CRDs' form.
@@ -15,11 +15,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from kserve_local.api import cel, metadata_rules, quantity, scheme
+from kserve_local.api import schema_document as compiled
 from kserve_local.api.meta import Object
+from kserve_local.api.schema_document import Node
 from kserve_local.errors import Cause, Invalid
 
 Path_ = tuple[str | int, ...]
@@ -27,7 +28,6 @@ Path_ = tuple[str | int, ...]
 Kind = Literal[
     "invalid", "required", "unknown", "duplicate", "cel", "type", "unsupported", "toolong"
 ]
-Node = dict[str, Any]
 
 _REASONS: dict[Kind, str] = {
     "invalid": "FieldValueInvalid",
@@ -92,14 +92,14 @@ def check(obj: Object, *, old: Object | None = None) -> list[Finding]:
         NotFound: No such kind.
     """
     kind = scheme.of(obj)
-    root = _kind(obj)
+    root = compiled.kind_of(obj)
     found = [
         Finding(("metadata", *path), reason, message)
         for path, reason, message in metadata_rules.check(obj, kind)
     ]
     walk = _Check(strict=kind.custom, out=found)
     walk.node(root, obj, ())
-    if not found and _has_rules(f"{obj['apiVersion']}/{obj['kind']}"):
+    if not found and compiled.has_rules(f"{obj['apiVersion']}/{obj['kind']}"):
         old_value = cel.NO_OLD if old is None else apply_defaults(old)
         _check_rules(root, apply_defaults(prune(obj)), old_value, (), found)
     return found
@@ -107,7 +107,7 @@ def check(obj: Object, *, old: Object | None = None) -> list[Finding]:
 
 def unknown(obj: Object) -> list[Finding]:
     """Return the fields that the schema does not have, in the object's order."""
-    return list(_unknown(_kind(obj), obj, ()))
+    return list(_unknown(compiled.kind_of(obj), obj, ()))
 
 
 def unknown_fields(obj: Object) -> list[str]:
@@ -117,7 +117,7 @@ def unknown_fields(obj: Object) -> list[str]:
 
 def prune(obj: Object) -> Object:
     """Return the object without unknown fields."""
-    pruned: Object = _prune(_kind(obj), obj)
+    pruned: Object = _prune(compiled.kind_of(obj), obj)
     return pruned
 
 
@@ -126,7 +126,7 @@ def apply_defaults(obj: Object) -> Object:
 
     Null at a field that is not nullable is dropped first, as if it had not been given.
     """
-    defaulted: Object = _default(_kind(obj), obj)
+    defaulted: Object = _default(compiled.kind_of(obj), obj)
     return defaulted
 
 
@@ -136,7 +136,7 @@ def normalize_quantities(obj: Object) -> Object:
     What decoding into Go types and back does to an object, be it in the API server for built-in
     kinds or in KServe's mutating webhook; null is dropped there, too.
     """
-    normal: Object = _normalize(_kind(obj), obj)
+    normal: Object = _normalize(compiled.kind_of(obj), obj)
     return normal
 
 
@@ -155,76 +155,18 @@ def refuse(obj: Object, findings: Sequence[Finding]) -> Invalid:
 
 def fields_of(api_version: str, kind: str, path: Path_) -> list[str]:
     """Return the field names that the schema has at a path, for suggestions and completion."""
-    node = _kind({"apiVersion": api_version, "kind": kind})
+    node = compiled.kind_of({"apiVersion": api_version, "kind": kind})
     for part in path:
-        node = _child(node, part) or {}
+        node = compiled.child(node, part) or {}
     return list(node.get("properties", ()))
 
 
 def openapi(api_version: str, kind: str) -> tuple[Node, dict[str, Node]]:
     """Return the kind's node and all types that nodes may refer to (by `$ref` name)."""
-    return _kind({"apiVersion": api_version, "kind": kind}), _document()["types"]
+    return compiled.kind_of({"apiVersion": api_version, "kind": kind}), compiled.document()["types"]
 
 
-# --- the compiled file -----------------------------------------------------------------------
-
-
-@cache
-def _document() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(Path(__file__).with_name("schemas.json").read_bytes())
-    return document
-
-
-def _kind(obj: Object) -> Node:
-    key = f"{obj['apiVersion']}/{obj['kind']}"
-    node = _document()["kinds"].get(key)
-    if node is None:
-        scheme.of(obj)  # says what is wrong in kubectl's words
-        return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    return _resolve(node)
-
-
-def _resolve(node: Node) -> Node:
-    name = node.get("$ref")
-    if name is None:
-        return node
-    target: Node = _document()["types"][name]
-    if len(node) == 1:
-        return target
-    # Words beside a reference (default, rules, map type) count with the type's own.
-    merged = {**target, **node}
-    del merged["$ref"]
-    return merged
-
-
-def _child(node: Node, part: str | int) -> Node | None:
-    """Return the node of a field or item, None where the schema has none."""
-    if isinstance(part, int):
-        found = node.get("items")
-    else:
-        found = node.get("properties", {}).get(part)
-        if found is None and isinstance(node.get("additionalProperties"), dict):
-            found = node["additionalProperties"]
-    return None if found is None else _resolve(found)
-
-
-@cache
-def _has_rules(key: str) -> bool:
-    seen: set[str] = set()
-    waiting: list[Any] = [_document()["kinds"].get(key, {})]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, list):
-            waiting.extend(node)
-        elif isinstance(node, dict):
-            if "x-kubernetes-validations" in node:
-                return True
-            name = node.get("$ref")
-            if isinstance(name, str) and name not in seen:
-                seen.add(name)
-                waiting.append(_document()["types"][name])
-            waiting.extend(node.values())
-    return False
+# --- checking ----------------------------------------------------------------------------------
 
 
 @cache
@@ -241,9 +183,6 @@ def _end_of_text(text: str) -> str:
         out.append(r"\Z" if char == "$" and not inside and not escaped else char)
         escaped = char == "\\" and not escaped
     return "".join(out)
-
-
-# --- checking --------------------------------------------------------------------------------
 
 
 class _Check:
@@ -283,13 +222,13 @@ class _Check:
             if "default" not in child:
                 self.add(path, name, kind="required", message="Required value")
         values = node.get("additionalProperties")
-        inner = _resolve(values) if isinstance(values, dict) else None
+        inner = compiled.resolve(values) if isinstance(values, dict) else None
         for name, item in value.items():
             child = properties.get(name)
             if item is None or (not path and name == "metadata"):
                 continue  # null at a field is dropped before validation, where it is not kept
             if child is not None:
-                self.node(_resolve(child), item, (*path, name))
+                self.node(compiled.resolve(child), item, (*path, name))
             elif inner is not None:
                 self.node(inner, item, (*path, name))
         self.count(node, len(value), path, "Properties", "properties")
@@ -299,7 +238,7 @@ class _Check:
         items = node.get("items")
         if items is None:
             return
-        inner = _resolve(items)
+        inner = compiled.resolve(items)
         for index, item in enumerate(value):
             self.node(inner, item, (*path, index))
         list_type = node.get("x-kubernetes-list-type")
@@ -394,12 +333,12 @@ def _check_rules(node: Node, value: Any, old: Any, path: Path_, out: list[Findin
             out.append(Finding(path, "cel", text))
     if isinstance(value, dict):
         for name, item in value.items():
-            child = _child(node, name)
+            child = compiled.child(node, name)
             if child is not None:
                 before = old.get(name, cel.NO_OLD) if isinstance(old, dict) else cel.NO_OLD
                 _check_rules(child, item, before, (*path, name), out)
     elif isinstance(value, list):
-        inner = _child(node, 0)
+        inner = compiled.child(node, 0)
         if inner is not None:
             before = _correlated(node, old)
             for index, item in enumerate(value):
@@ -425,14 +364,14 @@ def _correlated(node: Node, old: Any) -> Any:
 
 def _unknown(node: Node, value: Any, path: Path_) -> Iterator[Finding]:
     if isinstance(value, list):
-        inner = _child(node, 0)
+        inner = compiled.child(node, 0)
         if inner is not None:
             for index, item in enumerate(value):
                 yield from _unknown(inner, item, (*path, index))
     elif isinstance(value, dict) and not node.get("x-kubernetes-int-or-string"):
         open_ = node.get("x-kubernetes-preserve-unknown-fields")
         for name, item in value.items():
-            child = _child(node, name)
+            child = compiled.child(node, name)
             if child is not None:
                 yield from _unknown(child, item, (*path, name))
             elif not open_:
@@ -443,14 +382,14 @@ def _unknown(node: Node, value: Any, path: Path_) -> Iterator[Finding]:
 
 def _prune(node: Node, value: Any) -> Any:
     if isinstance(value, list):
-        inner = _child(node, 0)
+        inner = compiled.child(node, 0)
         return value if inner is None else [_prune(inner, item) for item in value]
     if not isinstance(value, dict):
         return value
     open_ = node.get("x-kubernetes-preserve-unknown-fields")
     out = {}
     for name, item in value.items():
-        child = _child(node, name)
+        child = compiled.child(node, name)
         if child is not None:
             out[name] = _prune(child, item)
         elif open_:
@@ -460,33 +399,33 @@ def _prune(node: Node, value: Any) -> Any:
 
 def _default(node: Node, value: Any) -> Any:
     if isinstance(value, list):
-        inner = _child(node, 0)
+        inner = compiled.child(node, 0)
         return value if inner is None else [_default(inner, item) for item in value]
     if not isinstance(value, dict):
         return value
     out = {}
     properties = node.get("properties", {})
     for name, item in value.items():
-        child = _child(node, name)
+        child = compiled.child(node, name)
         if item is None and child is not None and not child.get("nullable"):
             continue
         out[name] = item if child is None else _default(child, item)
     for name, child in properties.items():
         if "default" in child and name not in out:
-            out[name] = _default(_resolve(child), json.loads(json.dumps(child["default"])))
+            out[name] = _default(compiled.resolve(child), json.loads(json.dumps(child["default"])))
     return out
 
 
 def _normalize(node: Node, value: Any) -> Any:
     if isinstance(value, list):
-        inner = _child(node, 0)
+        inner = compiled.child(node, 0)
         return value if inner is None else [_normalize(inner, item) for item in value]
     if isinstance(value, dict):
         if node.get("x-kubernetes-preserve-unknown-fields"):
             return value
         out = {}
         for name, item in value.items():
-            child = _child(node, name)
+            child = compiled.child(node, name)
             if item is not None:
                 out[name] = item if child is None else _normalize(child, item)
         return out

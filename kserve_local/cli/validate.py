@@ -20,7 +20,7 @@ INVALID = 3
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--strict", is_flag=True, help="Unknown and repeated fields are errors.")
+@click.option("--strict", is_flag=True, help="Warnings about fields are errors.")
 @common
 def validate(flags: Common, paths: tuple[str, ...], strict: bool) -> None:
     """Check YAML without a server.

@@ -205,6 +205,7 @@ def test_what_the_mutating_webhook_heals_is_a_warning() -> None:
     assert "mutating webhook puts it right" in finding.message
     assert report.valid
     assert not report.schema_valid
+    assert not judged(text, strict=True).valid
 
 
 def test_no_webhook_heals_a_serving_runtime() -> None:
