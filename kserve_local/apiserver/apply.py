@@ -64,7 +64,7 @@ def apply(
             managed.append(entry)
             continue
         theirs = _paths(entry)
-        clash = {p for p in mine & theirs if _at(current, p) != _at(applied, p)}
+        clash = {p for p in mine & theirs if _differ(_at(current, p), _at(applied, p))}
         if clash and not force:
             conflicts += [
                 Cause("FieldManagerConflict", f'conflict with "{entry["manager"]}"', _text(p))
@@ -88,7 +88,9 @@ def apply(
     result: Object = current or {}
     before = _paths(own) if own is not None else frozenset()
     for path in before - mine - owned_elsewhere:
-        result = _without(result, path)
+        value = _at(result, path)
+        if not (isinstance(value, dict) and value):  # once applied as {}, filled by others since
+            result = _without(result, path)
     result = _merged(result, applied)
     return {**result, "metadata": {**result.get("metadata", {}), "managedFields": managed}}
 
@@ -124,6 +126,11 @@ def _at(obj: Any, path: Path) -> Any:
     for step in path:
         obj = obj.get(step) if isinstance(obj, dict) else None
     return obj
+
+
+def _differ(current: Any, applied: Any) -> bool:
+    # Maps merge: an empty one contradicts nothing.
+    return current != applied and not (isinstance(current, dict) and isinstance(applied, dict))
 
 
 def _text(path: Path) -> str:

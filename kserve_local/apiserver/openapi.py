@@ -79,7 +79,8 @@ def _document(name: str) -> Document:
 
 
 def _schemas(kinds: list[ResourceType], group: str, version: str) -> dict[str, Any]:
-    """Return all types of these kinds, by name, with what they refer to."""
+    """Return the schemas of these kinds with what they refer to, under Kubernetes' names."""
+    parts = [*reversed(group.split(".")), version] if group else ["io", "k8s", "api", version]
     api_version = f"{group}/{version}" if group else version
     found: dict[str, Any] = {}
     waiting: list[str] = []
@@ -87,31 +88,33 @@ def _schemas(kinds: list[ResourceType], group: str, version: str) -> dict[str, A
     for kind in kinds:
         node, types = schema.openapi(api_version, kind.kind)
         gvk = {"group": group, "version": version, "kind": kind.kind}
-        name = f"{group or 'core'}.{version}.{kind.kind}"
-        found[name] = {
-            **_converted(node, waiting),
-            "x-kubernetes-group-version-kind": [gvk],
-        }
+        shown = {**_with_references(node, waiting), "x-kubernetes-group-version-kind": [gvk]}
+        found[".".join([*parts, kind.kind])] = shown
     while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found[name] = {}  # taken, before what refers back to it
-            found[name] = _converted(types[name], waiting)
+        type_name = waiting.pop()
+        if type_name not in found:
+            found[type_name] = {}  # taken, before what refers back to it
+            found[type_name] = _with_references(types[type_name], waiting)
     return found
 
 
-def _converted(node: Any, waiting: list[str]) -> Any:
+def _with_references(node: Any, waiting: list[str]) -> Any:
     """Return a schema node with its references in OpenAPI's form, noting what they name."""
     if isinstance(node, list):
-        return [_converted(item, waiting) for item in node]
+        return [_with_references(item, waiting) for item in node]
     if not isinstance(node, dict):
         return node
-    if isinstance(node.get("$ref"), str):
-        waiting.append(node["$ref"])
-        reference = {"$ref": f"#/components/schemas/{node['$ref']}"}
-        beside = {k: v for k, v in node.items() if k != "$ref"}
-        return {**_converted(beside, waiting), "allOf": [reference]} if beside else reference
-    return {k: v if k == "default" else _converted(v, waiting) for k, v in node.items()}
+    rest = {
+        k: v if k == "default" else _with_references(v, waiting)
+        for k, v in node.items()
+        if k != "$ref"
+    }
+    if not isinstance(node.get("$ref"), str):
+        return rest
+    waiting.append(node["$ref"])
+    # OpenAPI 3.0 ignores what stands beside a reference, unless that is wrapped.
+    reference = {"$ref": f"#/components/schemas/{node['$ref']}"}
+    return {**rest, "allOf": [reference]} if rest else reference
 
 
 def _operations(name: str, kind: ResourceType, version: str) -> dict[str, Any]:

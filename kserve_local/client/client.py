@@ -60,6 +60,10 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections that are kept for the next request."""
         await self._http.close()
 
     async def get(self, kind: ResourceType, name: str, namespace: str | None = None) -> Object:

@@ -1,0 +1,42 @@
+"""Bodies are read with their repeated keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from kserve_local.apiserver.bodies import decode, media_type
+from kserve_local.errors import BadRequest, UnsupportedMediaType
+
+
+def test_no_content_type_means_json() -> None:
+    """The Kubernetes Python client sends none."""
+    assert media_type("") == "application/json"
+    assert media_type("Application/JSON; charset=utf-8") == "application/json"
+
+
+def test_repeated_keys_are_told_with_their_path() -> None:
+    body = b'{"spec": {"a": 1, "list": [{"x": 1, "x": 2}], "a": 3}, "kind": "X"}'
+    value, repeated = decode(body, "application/json")
+    assert value == {"spec": {"a": 3, "list": [{"x": 2}]}, "kind": "X"}
+    assert repeated == ["spec.a", "spec.list[0].x"]
+
+
+def test_apply_bodies_are_yaml() -> None:
+    assert decode(b"a: {b: 1}", "application/apply-patch+yaml") == ({"a": {"b": 1}}, [])
+
+
+def test_patches_may_be_lists() -> None:
+    assert decode(b'[{"op": "add"}]', "application/json-patch+json")[0] == [{"op": "add"}]
+
+
+@pytest.mark.parametrize(
+    ("body", "type_"), [(b"{", "application/json"), (b"a: [", "application/yaml")]
+)
+def test_broken_bodies_are_bad_requests(body: bytes, type_: str) -> None:
+    with pytest.raises(BadRequest):
+        decode(body, type_)
+
+
+def test_other_formats_are_unsupported() -> None:
+    with pytest.raises(UnsupportedMediaType, match="application/json, application/yaml"):
+        decode(b"k8s\0", "application/vnd.kubernetes.protobuf")
