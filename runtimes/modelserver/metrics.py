@@ -93,7 +93,7 @@ class Registry:
 
     def text(self, *, openmetrics: bool) -> bytes:
         """Return everything in the Prometheus text format, or in OpenMetrics."""
-        lines = [*_python(openmetrics), *_process(), *self._histograms(openmetrics)]
+        lines = [*_python(openmetrics), *_process(openmetrics), *self._histograms(openmetrics)]
         if openmetrics:
             lines.append("# EOF")
         return ("\n".join(lines) + "\n").encode()
@@ -117,8 +117,12 @@ class Registry:
                     yield f'{name}_bucket{{le="{bound}",{label}}} {float(count)}'
                 yield f"{name}_count{{{label}}} {float(count)}"
                 yield f"{name}_sum{{{label}}} {histogram.total!r}"
-                created.append(f"{name}_created{{{label}}} {histogram.created!r}")
-            if created and not openmetrics:
+                made = f"{name}_created{{{label}}} {histogram.created!r}"
+                if openmetrics:
+                    yield made
+                else:
+                    created.append(made)
+            if created:
                 yield f"# HELP {name}_created {documentation}"
                 yield f"# TYPE {name}_created gauge"
             yield from created
@@ -165,11 +169,12 @@ def _python(openmetrics: bool) -> Iterator[str]:
     )
 
 
-def _process() -> Iterator[str]:
+def _process(openmetrics: bool) -> Iterator[str]:
     """Process figures, from /proc where there is one."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    yield "# HELP process_cpu_seconds_total Total user and system CPU time spent in seconds."
-    yield "# TYPE process_cpu_seconds_total counter"
+    family = "process_cpu_seconds" if openmetrics else "process_cpu_seconds_total"
+    yield f"# HELP {family} Total user and system CPU time spent in seconds."
+    yield f"# TYPE {family} counter"
     yield f"process_cpu_seconds_total {usage.ru_utime + usage.ru_stime!r}"
     try:
         stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
