@@ -86,11 +86,7 @@ def predictor_pod(
     Source: control-plane.md 3.4, 3.5, 4.5, 7.1, 7.3.
     """
     predictor: Mapping[str, Any] = isvc["spec"]["predictor"]
-    annotations = {
-        key: value
-        for key, value in annotations_of(isvc).items()
-        if key not in config.annotations_disallowed
-    }
+    annotations = allowed_annotations(annotations_of(isvc), config)
     annotations |= logger_annotations(predictor.get("logger"))
     annotations |= batcher_annotations(predictor.get("batcher"))
     annotations |= _storage_annotations(predictor, storage_containers, annotations)
@@ -112,7 +108,7 @@ def predictor_pod(
     else:
         spec = copy.deepcopy(inferenceservice.pod_fields(predictor))
     for container in spec.get("containers") or ():
-        _set_env(container, names.ISVC_NAME_ENV, name_of(isvc))
+        set_env(container, names.ISVC_NAME_ENV, name_of(isvc))
     uris = predictor.get("storageUris") or ()
     if uris:
         storage_volumes.add(spec, uris, config=config, storage_containers=storage_containers)
@@ -127,9 +123,9 @@ def predictor_pod(
         spec=spec,
         labels={k: v for k, v in object_labels.items() if k not in config.labels_disallowed},
         annotations={
-            **_allowed(runtime_spec.get("annotations"), config),
+            **allowed_annotations(runtime_spec.get("annotations"), config),
             **annotations,
-            **_allowed(predictor.get("annotations"), config),
+            **allowed_annotations(predictor.get("annotations"), config),
         },
         object_labels=object_labels,
     )
@@ -358,7 +354,8 @@ def _one_source(entry: Mapping[str, Any], own: Mapping[str, Any] | None) -> dict
     return {key: value for key, value in entry.items() if key != loser}
 
 
-def _set_env(container: Container, name: str, value: str) -> None:
+def set_env(container: Container, name: str, value: str) -> None:
+    """Set a variable of a container that the caller has made."""
     env = container.setdefault("env", [])
     for entry in env:
         if entry.get("name") == name:
@@ -367,7 +364,8 @@ def _set_env(container: Container, name: str, value: str) -> None:
     env.append({"name": name, "value": value})
 
 
-def _allowed(
+def allowed_annotations(
     annotations: Mapping[str, str] | None, config: InferenceServiceConfig
 ) -> dict[str, str]:
+    """Return the annotations that are passed on to pods."""
     return {k: v for k, v in (annotations or {}).items() if k not in config.annotations_disallowed}
