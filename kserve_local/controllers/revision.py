@@ -229,8 +229,8 @@ def plan_status(
         conditions.mark_false(CONTAINER_HEALTHY, *crash)
     elif missing is not None:
         conditions.mark_false(CONTAINER_HEALTHY, "ContainerMissing", missing)
-    elif conditions.status(CONTAINER_HEALTHY) == FALSE and not available:
-        pass  # restarting after a failure is no proof of health
+    elif want > 0 and not _live(pods) and conditions.status(CONTAINER_HEALTHY) == FALSE:
+        pass  # the failed Pod is gone and the next one not there yet: nothing new is known
     elif initialized:
         conditions.mark_true(CONTAINER_HEALTHY)
     else:
@@ -264,10 +264,14 @@ def _resources(conditions: ConditionSet, deployment: Object, *, initialized: boo
         conditions.mark_unknown(RESOURCES_AVAILABLE, DEPLOYING)
 
 
+def _live(pods: Sequence[Object]) -> list[Object]:
+    """Return the Pods that were not told to go, newest first."""
+    return pod_state.newest_first([p for p in pods if not pod_state.is_terminating(p)])
+
+
 def _crash(pods: Sequence[Object]) -> tuple[str, str] | None:
     """Return ContainerHealthy's reason and message if a serving Pod's container keeps exiting."""
-    live = [p for p in pods if not pod_state.is_terminating(p)]
-    for pod in pod_state.newest_first(live)[:1]:
+    for pod in _live(pods)[:1]:
         for status in pod_state.statuses(pod):
             ended = pod_state.last_terminated(status) or pod_state.terminated(status)
             if ended is None:
@@ -286,8 +290,7 @@ def _missing_image(pods: Sequence[Object]) -> str | None:
     On a cluster the Revision fails when its image's digest is resolved, before there is a Pod;
     here the Pod is where an image is looked for first.
     """
-    live = [p for p in pods if not pod_state.is_terminating(p)]
-    for pod in pod_state.newest_first(live)[:1]:
+    for pod in _live(pods)[:1]:
         for status in pod_state.statuses(pod):
             waiting = (status.get("state") or {}).get("waiting") or {}
             if waiting.get("reason") in _NO_IMAGE:

@@ -181,11 +181,26 @@ def test_an_exiting_container_is_unhealthy_with_its_exit_code() -> None:
         "Container failed with: no model",
     )
     assert condition(status, "Ready") == ("False", "ExitCode3", "Container failed with: no model")
-    restarting = pod({"state": {"running": {"startedAt": NOW}}, "lastState": {}})
+    restarting = pod(
+        {
+            "state": {"running": {"startedAt": NOW}},
+            "lastState": {"terminated": {"exitCode": 3, "message": "no model"}},
+        }
+    )
     status = r.plan_status(revision(status=status), deployed(), [restarting], now=NOW)
     assert condition(status, "ContainerHealthy")[0] == "False"
     status = r.plan_status(revision(status=status), deployed(1, 1), [restarting], now=NOW)
     assert condition(status, "Ready")[0] == "True"
+
+
+def test_a_fresh_pod_begins_anew_after_a_failed_one() -> None:
+    failed = pod({"state": {"terminated": {"exitCode": 1, "message": "no model"}}})
+    status = r.plan_status(revision(), deployed(), [failed], now=NOW)
+    status = r.plan_status(revision(status=status), deployed(), [], now=NOW)
+    assert condition(status, "ContainerHealthy")[0] == "False"
+    fresh = pod({"state": {"waiting": {"reason": "ContainerCreating"}}})
+    status = r.plan_status(revision(status=status), deployed(), [fresh], now=NOW)
+    assert condition(status, "Ready")[:2] == ("Unknown", "Deploying")
 
 
 def test_an_exit_without_words_still_says_something() -> None:
