@@ -348,6 +348,8 @@ def host_name(host: bytes) -> bytes:
 
 def refuse_early(part: bytes) -> str:
     """Say why a head that is not complete yet can never be right; empty: it may be."""
+    if part == b"\r":
+        return ""
     if len(part) > MAX_HEAD:
         return f"a head of more than {MAX_HEAD // 1024} KiB"
     if bare := _BARE.search(part):

@@ -28,6 +28,7 @@ from kserve_local.gateway.head import (
 from kserve_local.gateway.proxy import Dataplane, Exchange
 from kserve_local.gateway.table import (
     PEEK_LIMIT,
+    RESERVED,
     CompiledRoute,
     Found,
     Missed,
@@ -45,7 +46,6 @@ DROP_TIME = 30.0
 DROP_LIMIT = 256 * 1024 * 1024
 AHEAD = 64 * 1024
 PENDING = 256 * 1024
-RESERVED = b"/-/"
 
 _HEAD, _BODY, _CHUNKS, _WAIT, _LINGER, _TUNNEL = range(6)
 

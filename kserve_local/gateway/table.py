@@ -18,6 +18,8 @@ from urllib.parse import unquote
 from kserve_local.interfaces.routing import Route, RouteTable
 
 PEEK_LIMIT = 256 * 1024
+# The gateway's own paths, on every host that is no route's.
+RESERVED = b"/-/"
 
 _V1_MODEL = re.compile(r"/(?:openai/)?v1/models/(.+?)(?::predict|:explain)?/?")
 _V2_MODEL = re.compile(r"/v2/(?:repository/)?models/([^/]+)(?:/.*)?")
@@ -111,6 +113,8 @@ class CompiledTable:
         compiled = self.by_host.get(host)
         if compiled is not None:
             return Found(compiled)
+        if target.startswith(RESERVED):
+            return Missed(self.hint())
         if prefix := _PATH_FORM.match(target):
             compiled = self.by_path.get(prefix.group(1))
             if compiled is not None:

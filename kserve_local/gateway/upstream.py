@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 5.0
 IDLE_CLOSE = 30.0
 # A connection that rested longer is checked for a closed peer before it is used.
-FRESH = 0.002
+FRESH = 0.0003
 
 _HEAD, _LENGTH, _CHUNKED, _CLOSE, _TUNNEL = range(5)
 
@@ -316,6 +316,8 @@ class UpstreamConnection(asyncio.Protocol):
         if (
             exchange.body_done
             and self._keep
+            # KServe's server closes after an unexpected error without saying so in the answer.
+            and exchange.status < 500
             and not self.write_paused
             and not self.place.retired
             and not transport.is_closing()
@@ -372,7 +374,7 @@ class UpstreamConnection(asyncio.Protocol):
             if self in self.place.idle:
                 self.place.idle.remove(self)
             return
-        if exc is not None and self._state == _HEAD and not exchange.body_done:
+        if exc is not None and self._state != _TUNNEL:
             # It closed while we were still sending, perhaps after an answer: look what came.
             self._salvage()
             exchange = self.exchange

@@ -422,7 +422,9 @@ class _Process:
             await asyncio.sleep(0.05)
 
     def close(self) -> None:
-        """Let go of the handle."""
+        """Let go of the handle; a child that goes on is no longer ours to wait for."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.returncode = 0
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1

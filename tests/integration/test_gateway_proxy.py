@@ -283,7 +283,10 @@ async def test_an_upgrade_to_http2_is_not_passed_on(gateway: World) -> None:
     """A replica that took it would speak HTTP/2 past the gateway's eyes."""
     async with Upstream(echo) as upstream:
         await gateway.serve(upstream)
-        raw = GET[:-2] + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n"
+        raw = (
+            GET[:-2]
+            + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n"
+        )
         assert (await ask(gateway.port, raw)).status == 200
         assert "upgrade" not in upstream.requests[0].headers
         assert "http2-settings" not in upstream.requests[0].headers
@@ -319,9 +322,7 @@ async def test_a_hundred_megabytes_pass_both_ways_in_flat_memory(gateway: World)
         await gateway.serve(upstream)
         async with Client(gateway.port) as client:
             before = memory_kib(gateway.process.pid)
-            await client.send(
-                b"POST / HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (HOST, size)
-            )
+            await client.send(b"POST / HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (HOST, size))
             for _ in range(size // len(block)):
                 await client.send(block)
             await client.head()
@@ -421,7 +422,9 @@ async def test_an_early_answer_with_a_reset_still_reaches_the_client(gateway: Wo
 
     async def handler(connection: Connection) -> None:
         await connection.head()
-        await connection.send(response(b"no", status="401 Unauthorized", extra="Connection: close\r\n"))
+        await connection.send(
+            response(b"no", status="401 Unauthorized", extra="Connection: close\r\n")
+        )
 
     async with Upstream(handler) as upstream:
         await gateway.serve(upstream)
@@ -527,6 +530,7 @@ async def test_a_rested_connection_that_closed_costs_no_request(gateway: World) 
         await connection.request()
         await connection.send(response(b"ok"))
         connection.writer.close()
+        await connection.writer.wait_closed()
         closed.set()
 
     async with Upstream(handler) as upstream:
@@ -536,6 +540,18 @@ async def test_a_rested_connection_that_closed_costs_no_request(gateway: World) 
                 assert (await client.ask(post(b"x"))).body == b"ok"
                 await closed.wait()
                 closed.clear()
+                assert upstream.connections == number + 1
+
+
+async def test_a_connection_that_carried_a_500_is_not_used_again(gateway: World) -> None:
+    """KServe's server closes it after an unexpected error, unannounced and a moment later."""
+    async with Upstream(
+        answering(response(b"boom", status="500 Internal Server Error"))
+    ) as upstream:
+        await gateway.serve(upstream)
+        async with Client(gateway.port) as client:
+            for number in range(3):
+                assert (await client.ask(post(b"x"))).status == 500
                 assert upstream.connections == number + 1
 
 
@@ -563,7 +579,10 @@ async def test_stopping_lets_running_requests_finish() -> None:
 
 
 async def test_two_services_are_told_apart(gateway: World) -> None:
-    async with Upstream(answering(response(b"a"))) as one, Upstream(answering(response(b"b"))) as two:
+    async with (
+        Upstream(answering(response(b"a"))) as one,
+        Upstream(answering(response(b"b"))) as two,
+    ):
         await gateway.publish(iris([one]), iris([two], "wine"))
         async with Client(gateway.port) as client:
             for raw, body in [
@@ -587,10 +606,14 @@ async def test_two_services_are_told_apart(gateway: World) -> None:
 async def test_an_unknown_host_is_a_404_with_a_hint(gateway: World) -> None:
     async with Upstream(echo) as upstream:
         await gateway.serve(upstream)
-        answer = await ask(gateway.port, b"GET / HTTP/1.1\r\nHost: irsi.default.example.com\r\n\r\n")
+        answer = await ask(
+            gateway.port, b"GET / HTTP/1.1\r\nHost: irsi.default.example.com\r\n\r\n"
+        )
         assert (answer.status, answer.body) == (404, b"")
         assert "iris.default.example.com" in answer.headers["x-kserve-local-hint"]
-        answer = await ask(gateway.port, b"GET /v1/models/x HTTP/1.1\r\nHost: a.example.com\r\n\r\n")
+        answer = await ask(
+            gateway.port, b"GET /v1/models/x HTTP/1.1\r\nHost: a.example.com\r\n\r\n"
+        )
         assert (answer.status, answer.body) == (404, b"")
         assert not upstream.requests
 
@@ -614,7 +637,9 @@ async def test_an_unknown_model_in_the_short_form_is_answered_as_a_server_would(
 
 
 async def test_figures_are_there_for_prometheus(gateway: World) -> None:
-    async with Upstream(answering(response(b"bad", status="500 Internal Server Error"))) as upstream:
+    async with Upstream(
+        answering(response(b"bad", status="500 Internal Server Error"))
+    ) as upstream:
         route = iris([upstream], "counted")
         await gateway.publish(route)
         raw = b"GET / HTTP/1.1\r\nHost: counted.default.example.com\r\n\r\n"
