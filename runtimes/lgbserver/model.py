@@ -42,9 +42,7 @@ class LightGBMModel(FrameworkModel):
         """
         path = one_model_file(self.folder, EXTENSIONS)
         try:
-            self._booster = lightgbm.Booster(
-                params={"nthread": self._threads}, model_file=str(path)
-            )
+            self._booster = lightgbm.Booster(model_file=str(path))
         except Exception as error:
             raise LoadError(
                 f"model file {path} could not be loaded: {type(error).__name__}: {error}"
