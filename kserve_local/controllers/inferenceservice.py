@@ -51,7 +51,7 @@ from kserve_local.controllers.isvc_status import StatusDraft
 from kserve_local.controllers.knative_service import with_status
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.controllers.revision import pods_of
-from kserve_local.errors import AlreadyExists, Conflict, KServeLocalError, NotFound
+from kserve_local.errors import AlreadyExists, Conflict, Invalid, KServeLocalError, NotFound
 from kserve_local.reconcile.controller import Watch, controlling, itself, labelled
 from kserve_local.reconcile.result import DONE, RETRY, Result
 from kserve_local.store.events import EventRecorder
@@ -96,6 +96,7 @@ class InferenceServiceController:
         self.watches = (
             Watch(INFERENCE_SERVICE.id, itself),
             Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
+            Watch(SERVICE.id, controlling(INFERENCE_SERVICE.id)),
             Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
             Watch(SERVING_RUNTIME.id, self._users),
             Watch(CLUSTER_SERVING_RUNTIME.id, self._users),
@@ -129,9 +130,13 @@ class InferenceServiceController:
         ):
             return DONE
         isvc = await self._with_finalizer(isvc)
-        config = parse(
-            self._store.find(Key(CONFIG_MAP.id, names.KSERVE_NAMESPACE, names.CONFIG_MAP))
-        )
+        try:
+            config = parse(
+                self._store.find(Key(CONFIG_MAP.id, names.KSERVE_NAMESPACE, names.CONFIG_MAP))
+            )
+        except Invalid as error:
+            await self._event(isvc, "Warning", "InternalError", str(error))
+            return RETRY
         draft = StatusDraft(isvc, now=timestamp())
         mode = config.deployment_mode(
             annotations_of(isvc).get(names.DEPLOYMENT_MODE),
@@ -180,8 +185,11 @@ class InferenceServiceController:
                 isvc, "Normal", "Created", f'Created Knative Service "{name_of(created)}"'
             )
             return created
-        owner = controller_of(existing)
-        if owner is None or owner.get("uid") != uid_of(isvc):
+        owner = str((controller_of(existing) or {}).get("uid") or "")
+        if owner != uid_of(isvc):
+            if owner and self._store.key_of_uid(owner) is None:
+                # What is left of a deleted service of the same name; the collector is at it.
+                raise Conflict(f'Knative Service "{name_of(existing)}" is being collected')
             raise AlreadyExists(
                 f'Knative Service "{name_of(existing)}" exists and is not owned by InferenceService'
                 f' "{name_of(isvc)}"; delete it or rename the InferenceService'

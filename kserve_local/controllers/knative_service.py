@@ -311,6 +311,7 @@ class KnativeServiceController:
     watches = (
         Watch(KNATIVE_SERVICE.id, itself),
         Watch(REVISION.id, controlling(KNATIVE_SERVICE.id)),
+        Watch(SERVICE.id, controlling(KNATIVE_SERVICE.id)),
     )
 
     def __init__(self, store: Store, events: EventRecorder, *, domain: str) -> None:

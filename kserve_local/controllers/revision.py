@@ -23,6 +23,7 @@ from kserve_local.api.meta import (
     Object,
     annotations_of,
     condition_is,
+    controller_of,
     get_condition,
     labels_of,
     name_of,
@@ -37,7 +38,7 @@ from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import pod_state
 from kserve_local.controllers.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.controllers.knative_service import RESERVE, with_status
-from kserve_local.errors import AlreadyExists
+from kserve_local.errors import AlreadyExists, Conflict
 from kserve_local.reconcile.controller import Watch, controlling, itself, labelled
 from kserve_local.reconcile.result import DONE, Result
 from kserve_local.store.events import EventRecorder
@@ -341,6 +342,7 @@ class RevisionController:
     watches = (
         Watch(REVISION.id, itself),
         Watch(DEPLOYMENT.id, controlling(REVISION.id)),
+        Watch(SERVICE.id, controlling(REVISION.id)),
         Watch(POD.id, labelled(REVISION.id, names.REVISION)),
     )
 
@@ -403,6 +405,8 @@ class RevisionController:
                     continue
         if existing is None:
             return await self._store.create(wanted)
+        if (controller_of(existing) or {}).get("uid") != uid_of(revision):
+            raise Conflict(f'There is an existing Deployment "{name}" that we do not own.')
         if existing["spec"] == wanted["spec"]:
             return existing
         return await self._store.update({**existing, "spec": wanted["spec"]})

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from kserve_local.api.meta import Key, Object, WatchEvent, controller_of, labels_of, namespace_of
 from kserve_local.api.scheme import by_kind, key_of
-from kserve_local.errors import Conflict, Gone, KServeLocalError
+from kserve_local.errors import AlreadyExists, Conflict, Gone, KServeLocalError
 from kserve_local.log import context
 from kserve_local.reconcile.result import Result
 from kserve_local.reconcile.workqueue import WorkQueue
@@ -189,9 +189,10 @@ async def _work(controller: Reconciler, queue: WorkQueue) -> None:
 async def _reconcile_once(controller: Reconciler, queue: WorkQueue, key: Key) -> None:
     try:
         result = await controller.reconcile(key)
-    except Conflict:
-        # Somebody wrote in between: look again at what is there now.
-        queue.add_failed(key)
+    except (Conflict, AlreadyExists) as error:
+        # Somebody wrote in between, or what was there is still being collected: look again.
+        wait = queue.add_failed(key)
+        logger.debug("again in %.1f s: %s", wait, error)
     except KServeLocalError as error:
         wait = queue.add_failed(key)
         logger.warning("reconcile failed, again in %.1f s: %s", wait, error)

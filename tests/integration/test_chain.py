@@ -468,8 +468,8 @@ async def test_stop_and_resume(tmp_path: Path) -> None:
             "deploymentMode": "Knative",
             "modelStatus": {"transitionStatus": ""},
         }
-        await _until_none(w, KSVC)
-        await _until_none(w, "pods")
+        await until_none(w, KSVC)
+        await until_none(w, "pods")
         await w.edit("sklearn-iris", lambda o: o["metadata"].pop("annotations"))
         isvc = await w.until(ISVC, "sklearn-iris", is_loaded)
         assert (
@@ -484,7 +484,7 @@ async def test_deleting_takes_the_whole_chain_along(tmp_path: Path) -> None:
         await w.until(ISVC, "sklearn-iris", is_loaded)
         await w.store.delete(Key(ISVC, "default", "sklearn-iris"))
         for resource in (ISVC, KSVC, REVISIONS, "deployments.apps", "pods"):
-            await _until_none(w, resource)
+            await until_none(w, resource)
         async with asyncio.timeout(10):
             while w.tables.last.routes:
                 w.tables.changed.clear()
@@ -535,7 +535,7 @@ async def test_unsupported_storage_is_an_event_only(tmp_path: Path) -> None:
         assert (get_condition(isvc, "Ready") or {})["status"] == "Unknown"
 
 
-async def _until_none(w: World, resource: str) -> None:
+async def until_none(w: World, resource: str) -> None:
     async with asyncio.timeout(20), w.store.watch(resource) as events:
         if not w.store.list(resource):
             return

@@ -12,7 +12,15 @@ from kserve_local.api.builtin import builtin_objects
 from kserve_local.api.meta import Key, Object, get_condition, name_of
 from kserve_local.errors import Invalid
 from tests.fakes.node_agent import node_agent, running
-from tests.integration.test_chain import ISVC, REVISIONS, World, iris, is_loaded, world
+from tests.integration.test_chain import (
+    ISVC,
+    REVISIONS,
+    World,
+    iris,
+    is_loaded,
+    until_none,
+    world,
+)
 
 HOST = "sklearn-iris.default.example.com"
 
@@ -257,3 +265,62 @@ async def test_a_knative_service_of_somebody_else_is_left_alone(tmp_path: Path) 
         key = Key("services.serving.knative.dev", "default", "sklearn-iris-predictor")
         assert "is not owned by" in await w.event("InternalError")
         assert w.store.get(key)["spec"] == theirs["spec"]
+
+
+async def test_a_service_deleted_and_applied_again_at_once_comes_up(tmp_path: Path) -> None:
+    """The old chain is still being collected while the new one, of the same names, is made."""
+    async with world(tmp_path) as w, node_agent(w.store):
+        for _ in range(3):
+            await w.apply(iris())
+            await w.until(ISVC, "sklearn-iris", is_loaded)
+            await w.store.delete(Key(ISVC, "default", "sklearn-iris"))
+            await until_none(w, ISVC)
+        await w.apply(iris())
+        isvc = await w.until(ISVC, "sklearn-iris", is_loaded)
+        await w.until_route(HOST, lambda r: r.targets[0].endpoints)
+        await settled(w)
+        (revision,) = w.store.list(REVISIONS)
+        assert revision["metadata"]["ownerReferences"][0]["uid"] in {
+            k["metadata"]["uid"] for k in w.store.owned_by(isvc["metadata"]["uid"])
+        }
+        services = {name_of(s) for s in w.store.list("services", namespace="default")}
+        assert services == {
+            "sklearn-iris",
+            "sklearn-iris-predictor",
+            "sklearn-iris-predictor-00001",
+            "sklearn-iris-predictor-00001-private",
+        }
+        assert not [e for e in w.store.list("events") if e["reason"] == "InternalError"]
+
+
+async def test_what_a_user_deletes_of_the_chain_comes_back(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, node_agent(w.store):
+        await w.apply(iris())
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+        revision = "sklearn-iris-predictor-00001"
+        for resource, name in (
+            ("services", "sklearn-iris"),
+            ("services", "sklearn-iris-predictor"),
+            ("services", revision),
+            ("deployments.apps", f"{revision}-deployment"),
+            ("pods", name_of(w.store.list("pods")[0])),
+        ):
+            key = Key(resource, "default", name)
+            uid = w.store.get(key)["metadata"]["uid"]
+            await w.store.delete(key)
+            if resource != "pods":
+                await w.until(resource, name, lambda o, u=uid: o["metadata"]["uid"] != u)
+            await w.until_route(HOST, lambda r: r.targets[0].endpoints)
+        await settled(w)
+        assert len(w.store.list("pods")) == 1
+
+
+async def test_a_broken_configuration_is_told_by_an_event(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, node_agent(w.store):
+        key = Key("configmaps", "kserve", "inferenceservice-config")
+        config = w.store.get(key)
+        await w.store.update({**config, "data": {"deploy": "{no json"}})
+        await w.apply(iris())
+        assert "data.deploy is no JSON" in await w.event("InternalError")
+        await w.store.update({**w.store.get(key), "data": config["data"]})
+        await w.until(ISVC, "sklearn-iris", is_loaded)
