@@ -96,13 +96,13 @@ SHARING: dict[str, Callable[[Path], FrameworkModel]] = {
 
 
 class Transport:
-    """Keeps the body of the last answer."""
+    """Takes one answer; `body` is done with what follows its head."""
 
     def __init__(self) -> None:
-        self.body: bytes | None = None
+        self.body: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def write(self, data: bytes) -> None:
-        self.body = data.partition(b"\r\n\r\n")[2]
+        self.body.set_result(data.partition(b"\r\n\r\n")[2])
 
     def close(self) -> None:
         pass
@@ -145,11 +145,10 @@ async def answers(
         transports.append(transport)
         connection.data_received(request)
     async with asyncio.timeout(60):
-        while any(transport.body is None for transport in transports):
-            await asyncio.sleep(0)
+        bodies = await asyncio.gather(*(transport.body for transport in transports))
     shared = dataplane.get("m").runner.shared_calls
     dataplane.get("m").runner.close()
-    return [transport.body or b"" for transport in transports], shared
+    return bodies, shared
 
 
 @pytest.mark.parametrize("make", SHARING.values(), ids=SHARING.keys())
