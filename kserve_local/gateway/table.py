@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+import orjson
+
 from kserve_local.interfaces.routing import Route, RouteTable
 
 PEEK_LIMIT = 256 * 1024
@@ -163,21 +165,17 @@ class CompiledTable:
         return text[:880] + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def model_of(body: bytes) -> str | None:
-    """Return the top-level `model` string of a JSON object of which `body` is a beginning.
-
-    None: not seen yet. Empty: there will be none (no object, no string, no such key).
-    """
-    return _scan_model(body)
-
-
 _BLANKS = b" \t\r\n"
 _STRING = re.compile(rb'"((?:[^"\\\x00-\x1f]|\\.)*+)"', re.DOTALL)
 _SCALAR = re.compile(rb"[^\s,{}\[\]\"]++")
 _NESTED = re.compile(rb'[^"{}\[\]]++|"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
 
 
-def _scan_model(body: bytes) -> str | None:
+def model_of(body: bytes) -> str | None:
+    """Return the top-level `model` string of a JSON object of which `body` is a beginning.
+
+    None: not seen yet. Empty: there will be none (no object, no string, no such key).
+    """
     at = _skip_blanks(body, 0)
     if at >= len(body):
         return None
@@ -250,14 +248,10 @@ def _skip_value(body: bytes, at: int) -> int | None:
 
 
 def _unescape(raw: bytes) -> str:
-    text = raw.decode("utf-8", "replace")
-    if "\\" not in text:
-        return text
-    return re.sub(
-        r"\\(u[0-9a-fA-F]{4}|.)",
-        lambda m: chr(int(m[1][1:], 16)) if m[1][0] == "u" and len(m[1]) == 5 else m[1],
-        text,
-    )
+    try:
+        return str(orjson.loads(b'"%b"' % raw))
+    except orjson.JSONDecodeError:
+        return ""
 
 
 def _names_this_machine(host: bytes) -> bool:

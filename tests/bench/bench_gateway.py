@@ -364,9 +364,8 @@ def _measure_all(
                 run = measure(pid, port, work, seconds, script)
                 runs.setdefault((work.name, kind), []).append(run)
         print(f"round {number + 1}/{rounds}, load {os.getloadavg()[0]:.1f}", flush=True)
-    print(
-        f"\n{'gateway against nginx, CPU per request':42} {'ratio':>6} {'target':>7}   us: ours nginx"
-    )
+    title = "gateway against nginx, CPU per request"
+    print(f"\n{title:42} {'ratio':>6} {'target':>7}   us: ours nginx")
     met = True
     for work in works:
         ours, theirs = runs[work.name, "gateway"], runs[work.name, "nginx"]
