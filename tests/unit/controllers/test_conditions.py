@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from kserve_local.controllers.conditions import ConditionSet
 
 T1, T2 = "2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z"
@@ -71,3 +74,27 @@ def test_a_new_reason_is_a_transition() -> None:
     conditions = fresh(stored)
     conditions.mark_false("A", "Y")
     assert conditions.result()[0]["lastTransitionTime"] == T2
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["true", "false", "unknown"]), st.sampled_from(["A", "B", "Other"])),
+    max_size=12,
+)
+
+
+@given(steps=STEPS)
+def test_happy_is_what_the_dependents_make_it(steps: list[tuple[str, str]]) -> None:
+    """After any sequence: True only if all are True, False as soon as one is."""
+    conditions = fresh()
+    for how, type_ in steps:
+        getattr(conditions, f"mark_{how}")(type_)
+    parts = {conditions.status("A"), conditions.status("B")}
+    happy = conditions.status("Ready")
+    if "False" in parts:
+        assert happy == "False"
+    elif parts == {"True"}:
+        assert happy == "True"
+    else:
+        assert happy == "Unknown"
+    again = ConditionSet("Ready", ("A", "B"), conditions.result(), now=T1)
+    assert again.result() == conditions.result()

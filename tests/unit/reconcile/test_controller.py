@@ -29,6 +29,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.feeds: dict[str, asyncio.Queue[WatchEvent | Exception]] = {}
         self.opened = 0
+        self.thrice = asyncio.Event()
 
     def feed(self, resource: str) -> asyncio.Queue[WatchEvent | Exception]:
         return self.feeds.setdefault(resource, asyncio.Queue())
@@ -41,6 +42,8 @@ class FakeStore:
         self, resource: str, *, namespace: str | None = None, since: int | None = None
     ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
         self.opened += 1
+        if self.opened >= 3:
+            self.thrice.set()
 
         async def events() -> AsyncIterator[WatchEvent]:
             while True:
@@ -180,3 +183,12 @@ def test_owners_and_labels_name_the_key_to_look_at() -> None:
     assert list(controlling("pods")(pod("orphan"))) == []
     assert list(labelled("services", "app")(child)) == [Key("services", "default", "x")]
     assert list(labelled("services", "none")(child)) == []
+
+
+async def test_everything_is_looked_at_again_at_each_resync() -> None:
+    store, looks = FakeStore(), Looks()
+    async with running(Engine(store, [looks], resync=0.01).run(), name="engine"):
+        async with asyncio.timeout(5):
+            await store.thrice.wait()
+        store.put(pod("a"))
+        await looks.until(1)
