@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from kserve_local.api.meta import Object, name_of, namespace_of, uid_of
 from kserve_local.controllers.pod_containers import all_containers, init_containers
@@ -306,6 +305,9 @@ def plan_pod(pod: Object, seen: Seen, now: float) -> Plan:
             state = seen.blocked.waiting[name]
         if status is not None and status.state == "running":
             state = Running(status.started_at or now, status.ready, status.pid)
+        elif status is not None and status.state == "waiting" and not seen.creating:
+            # Adopted between the starts of its containers.
+            restart.append(name)
         elif initialized and not (seen.blocked and name in seen.blocked.waiting):
             ended = None
             if status is not None and status.state == "terminated":
@@ -361,13 +363,3 @@ def plan_pod(pod: Object, seen: Seen, now: float) -> Plan:
         backing_off=tuple(backing_off),
         again=min(looks) if looks else None,
     )
-
-
-def as_json(plan: Plan) -> dict[str, Any]:
-    """Return the plan's wishes for a debug log line."""
-    return {
-        "initialize": plan.initialize,
-        "create": plan.create,
-        "restart": list(plan.restart),
-        "again": plan.again,
-    }

@@ -341,10 +341,10 @@ def source_program(
     python: Path | None
     if re.fullmatch(r"python(3(\.\d+)?)?", first.name):
         argv, is_python = words[1:], True
-        python = source.python or default_python
+        python = source.python or (None if source.requirements else default_python)
     elif first.suffix == ".py":
         argv, is_python = words, True
-        python = source.python or default_python
+        python = source.python or (None if source.requirements else default_python)
     else:
         argv, is_python, python = words, False, source.python
     argv = tuple(a for a in argv if a != "-u") if is_python and argv[:1] == ("-u",) else argv

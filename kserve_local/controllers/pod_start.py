@@ -1,0 +1,451 @@
+"""How the node agent makes a Pod's containers exist: programs, models, volumes, starts, restarts.
+
+Reads the Pod and what it refers to; calls the backend and the storage initializer; tells `Work`
+how it went. Every failure becomes a waiting reason or a termination in kubelet's words, never an
+exception for the caller. Nothing here decides when to start: `pod_plan` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kserve_local.api import names, scheme
+from kserve_local.api.meta import Key, Object, name_of, namespace_of
+from kserve_local.controllers.addresses import service_names
+from kserve_local.controllers.environment import ConfigError, NodeFacts, Sources
+from kserve_local.controllers.init_containers import (
+    InitFailed,
+    fetch_all,
+    log_path,
+    plan_fetches,
+    remember,
+)
+from kserve_local.controllers.pod_containers import (
+    Built,
+    Interpreter,
+    Surroundings,
+    all_containers,
+    container_spec,
+    init_containers,
+    replica_spec,
+)
+from kserve_local.controllers.pod_faults import tail
+from kserve_local.controllers.pod_plan import (
+    Blocked,
+    Record,
+    backoff_delay,
+    lost,
+    restarted,
+    seen_termination,
+)
+from kserve_local.controllers.pod_status import Terminated, Waiting
+from kserve_local.controllers.pod_terminations import explain
+from kserve_local.controllers.pod_volumes import VolumePlaces
+from kserve_local.controllers.pod_work import Note, PodStore, Work, container_of
+from kserve_local.controllers.standins import NoStandIn, source_for
+from kserve_local.errors import Conflict, KServeLocalError, Missing, NotFound
+from kserve_local.interfaces.backend import (
+    Backend,
+    ContainerSpec,
+    ContainerStatus,
+    Progress,
+    ReplicaStatus,
+)
+from kserve_local.interfaces.storage import StorageInitializer
+from kserve_local.settings import Settings
+
+_CONFIG_RETRY = 2.0
+_NEVER_PULLED = "ErrImageNeverPull"
+CONFIG_ERROR = "CreateContainerConfigError"
+
+
+@dataclass(frozen=True, slots=True)
+class PodStarter:
+    """Starts what Pods want.
+
+    Args:
+        replicas: What the backend reported last, by uid; shared with the node agent.
+        note: Records an Event without waiting.
+        clock: Unix time.
+    """
+
+    store: PodStore
+    backend: Backend
+    storage: StorageInitializer
+    settings: Settings
+    interpreter: Interpreter
+    node: NodeFacts
+    replicas: MutableMapping[str, ReplicaStatus]
+    note: Note
+    clock: Callable[[], float]
+
+    # -- before anything runs ---------------------------------------------------------------------
+
+    def folder(self, uid: str) -> Path:
+        """Return the Pod's folder: volumes, and what its init containers fetched."""
+        # Beside the backend's own `pods/<uid>`, which comes and goes with the replica.
+        return self.settings.run_dir / "volumes" / uid
+
+    async def choose_programs(self, work: Work, pod: Object) -> tuple[ContainerSpec, ...]:
+        """Find out which image has no program, before anything is downloaded.
+
+        Returns:
+            The containers that can be made ready while the model is fetched.
+        """
+        blocked: dict[str, Waiting] = {}
+        found: list[ContainerSpec] = []
+        for name, built in (await self._build(work, pod, all_containers(pod))).items():
+            if isinstance(built, NoStandIn):
+                blocked[name] = Waiting(_NEVER_PULLED, built.message)
+            elif isinstance(built, Built):
+                work.notes[name] = built.note
+                found.append(built.spec)
+            # A ConfigError is told once the init containers are done, as kubelet does.
+        for container in init_containers(pod):
+            name, image = str(container.get("name")), str(container.get("image") or "")
+            if name != names.STORAGE_INITIALIZER:
+                blocked[name] = Waiting(
+                    _NEVER_PULLED,
+                    f'Container image "{image}" cannot run here: only the init container '
+                    f'"{names.STORAGE_INITIALIZER}" is carried out without a container engine. '
+                    f'Remove init container "{name}", or do its work in the main container.',
+                )
+        if blocked:
+            self._block(work, pod, blocked)
+            return ()
+        return tuple(found) if init_containers(pod) and not work.contents else ()
+
+    async def warm(self, spec: ContainerSpec) -> None:
+        """Prepare what a container needs while its model is fetched; `create` tells failures."""
+        try:
+            await self.backend.prepare(spec, lambda progress: None)
+            await self.backend.warm(spec)
+        except KServeLocalError:
+            return
+
+    def _block(
+        self,
+        work: Work,
+        pod: Object,
+        waiting: Mapping[str, Waiting],
+        *,
+        retry: float | None = None,
+    ) -> None:
+        work.blocked = Blocked(waiting, None if retry is None else self.clock() + retry)
+        for each in waiting.values():
+            self.note(pod, "Warning", "Failed", f"Error: {each.message or each.reason}")
+
+    # -- init containers --------------------------------------------------------------------------
+
+    async def initialize(
+        self, work: Work, pod: Object, container: Mapping[str, Any], started: float
+    ) -> None:
+        """Carry out the storage initializer; the outcome is the container's termination."""
+        name = str(container.get("name"))
+        exit_code, reason, message = 1, "Error", ""
+        try:
+            await self._fetch(work, pod, container)
+            exit_code, reason = 0, "Completed"
+        except ConfigError as error:
+            work.init.pop(name, None)
+            waiting = {name: Waiting(CONFIG_ERROR, str(error))}
+            self._block(work, pod, waiting, retry=_CONFIG_RETRY)
+            return
+        except InitFailed as error:
+            message = tail(str(error))
+        except OSError as error:
+            message = f"{error.strerror or error}: {error.filename or self.settings.state}"
+        work.init[name] = Terminated(
+            exit_code, reason, message, started_at=started, finished_at=self.clock()
+        )
+        if exit_code:
+            text = f"Container {name} terminated (Error, exit code 1): {message}"
+            self.note(pod, "Warning", "Failed", text)
+
+    async def _fetch(self, work: Work, pod: Object, container: Mapping[str, Any]) -> None:
+        name = str(container.get("name"))
+        work.images[name] = "kserve-local://storage-initializer"
+        around = self._around(work, pod)
+        fetches = await asyncio.to_thread(plan_fetches, pod, container, self._places(work), around)
+        work.contents[name] = await fetch_all(
+            fetches,
+            self.storage,
+            log_path=log_path(self.settings.log_dir, pod, container),
+            event=lambda line: self.note(pod, "Normal", "Downloading", line),
+        )
+        await asyncio.to_thread(remember, self.folder(work.uid), work.contents)
+
+    # -- making all containers --------------------------------------------------------------------
+
+    async def create(self, work: Work, pod: Object) -> None:
+        """Make and start all containers; whatever fails becomes a waiting reason."""
+        preparing = None
+        try:
+            specs = await self._specs(work, pod, all_containers(pod))
+            if specs is None:
+                return
+            for preparing in specs:
+                await self.backend.prepare(preparing, self._reporter(pod, preparing.name))
+            preparing = None
+            resolve = service_names(
+                self.store.list(scheme.SERVICE.id), namespace=work.key.namespace
+            )
+            for spec in specs:
+                work.log_offsets[spec.name] = _size(spec.log_path)
+            await self.backend.start(replica_spec(pod, specs, ip=work.ip, resolve=resolve))
+            work.failures = 0
+            await self._refresh(work.uid)
+            for spec in specs:
+                self._announce_start(work, pod, spec.name)
+        except KServeLocalError as error:
+            self._creation_failed(work, pod, error, preparing)
+        finally:
+            work.creating = False
+
+    async def _refresh(self, uid: str) -> None:
+        """Take the backend's word for a replica, in case its events are still on the way."""
+        for replica in await self.backend.list():
+            if replica.id == uid:
+                self.replicas[uid] = replica
+
+    def _announce_start(self, work: Work, pod: Object, name: str) -> None:
+        stand_in = work.notes.get(name)
+        if stand_in:
+            self.note(pod, "Normal", "StandIn", stand_in)
+        self.note(pod, "Normal", "Created", f"Created container: {name}")
+        self.note(pod, "Normal", "Started", f"Started container {name}")
+
+    def _creation_failed(
+        self, work: Work, pod: Object, error: KServeLocalError, preparing: ContainerSpec | None
+    ) -> None:
+        """Turn a failed preparation or start into a waiting reason, with kubelet's back-off."""
+        work.failures += 1
+        delay = max(1.0, backoff_delay(work.failures - 1))
+        text = f"{error.message}\nNext step: {error.hint}" if error.hint else error.message
+        if preparing is None and not isinstance(error, Missing):
+            every = [str(c.get("name")) for c in all_containers(pod)]
+            waiting = dict.fromkeys(every, Waiting("RunContainerError", text))
+        else:
+            affected = [preparing.name] if preparing else []
+            pulled = Waiting("ErrImagePull", text)
+            if work.failures > 1:
+                image = preparing.image if preparing else ""
+                pulled = Waiting("ImagePullBackOff", f'Back-off pulling image "{image}": {text}')
+            waiting = dict.fromkeys(
+                affected or [str(c.get("name")) for c in all_containers(pod)], pulled
+            )
+        self._block(work, pod, waiting, retry=delay)
+
+    def _reporter(self, pod: Object, container: str) -> Callable[[Progress], None]:
+        """Return what turns a backend's progress into Events: one a phase."""
+        told: set[str] = set()
+
+        def report(progress: Progress) -> None:
+            if progress.phase not in told:
+                told.add(progress.phase)
+                self.note(pod, "Normal", "Preparing", f"{container}: {progress.message}")
+
+        return report
+
+    async def _build(
+        self, work: Work, pod: Object, containers: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Built | NoStandIn | ConfigError]:
+        """Resolve containers; what cannot be resolved is its own answer."""
+        places, around = self._places(work), self._around(work, pod)
+
+        def build() -> dict[str, Built | NoStandIn | ConfigError]:
+            made: dict[str, Path] = {}
+            found: dict[str, Built | NoStandIn | ConfigError] = {}
+            for container in containers:
+                name = str(container.get("name"))
+                try:
+                    found[name] = container_spec(pod, container, places, around, made=made)
+                except ConfigError as error:
+                    found[name] = error
+                except OSError as error:
+                    what = f"{error.strerror or error}: {error.filename or places.folder}"
+                    found[name] = ConfigError(what)
+            return found
+
+        return await asyncio.to_thread(build)
+
+    async def _specs(
+        self, work: Work, pod: Object, containers: Sequence[Mapping[str, Any]]
+    ) -> tuple[ContainerSpec, ...] | None:
+        """Return containers resolved; None when one cannot be, which is then in `blocked`."""
+        for container in init_containers(pod):
+            if container.get("name") not in work.contents:
+                # Adopted without its folder: ask the shared cache where the model lies.
+                try:
+                    await self._fetch(work, pod, container)
+                except (ConfigError, InitFailed, OSError) as error:
+                    broken = Waiting(CONFIG_ERROR, str(error))
+                    self._block(
+                        work,
+                        pod,
+                        {str(c.get("name")): broken for c in containers},
+                        retry=_CONFIG_RETRY,
+                    )
+                    return None
+        specs: list[ContainerSpec] = []
+        blocked: dict[str, Waiting] = {}
+        retry: float | None = None
+        for name, built in (await self._build(work, pod, containers)).items():
+            if isinstance(built, ConfigError):
+                blocked[name] = Waiting(CONFIG_ERROR, str(built))
+                retry = _CONFIG_RETRY
+            elif isinstance(built, NoStandIn):
+                blocked[name] = Waiting(_NEVER_PULLED, built.message)
+            else:
+                if built.spec.program is not None:
+                    work.images[name] = f"kserve-local://{built.spec.program.runtime}"
+                work.notes[name] = built.note
+                specs.append(built.spec)
+        if blocked:
+            self._block(work, pod, blocked, retry=retry)
+            return None
+        return tuple(specs)
+
+    # -- restarts ---------------------------------------------------------------------------------
+
+    def count_lost(self, work: Work, pod: Object) -> None:
+        """Count the restart of containers whose replica is gone, once for each end."""
+        now = self.clock()
+        for container in all_containers(pod):
+            name = str(container.get("name"))
+            ended = lost(pod, name, now=now)
+            record = work.records.get(name, Record())
+            if ended is not None and not (record.last and _same_end(record.last, ended)):
+                work.records[name] = restarted(record, ended, now=now)
+
+    async def restart(self, work: Work, pod: Object, name: str) -> None:
+        """Start one container of a running replica again."""
+        status = container_of(self.replicas.get(work.uid), name)
+        if status is None or status.state == "running":
+            return
+        container = next(c for c in all_containers(pod) if c.get("name") == name)
+        specs = await self._specs(work, pod, [container])
+        if specs is None:
+            return
+        now = self.clock()
+        if status.state == "terminated":
+            message = work.messages.get((name, status.finished_at), "")
+            ended = seen_termination(status, message, now=now)
+            work.records[name] = restarted(work.records.get(name, Record()), ended, now=now)
+        before = _size(specs[0].log_path)
+        try:
+            await self.backend.start_container(work.uid, specs[0])
+        except NotFound:
+            self.replicas.pop(work.uid, None)
+            return
+        except Conflict:
+            await self._refresh(work.uid)
+            return
+        except KServeLocalError as error:
+            # The back-off continues from this failed try.
+            self.note(pod, "Warning", "Failed", f"Error: {error.message}")
+            failed = replace(
+                status,
+                state="terminated",
+                finished_at=now,
+                reason="ContainerCannotRun",
+                exit_code=128,
+            )
+            self._replace_status(work.uid, failed)
+            work.messages[name, now] = error.message
+            return
+        # A backend that begins a new file for the run leaves a shorter one.
+        work.log_offsets[name] = before if _size(specs[0].log_path) >= before else 0
+        if container_of(self.replicas.get(work.uid), name) is status:
+            # The event of the start is on its way; until it comes, do not start it twice.
+            running = replace(
+                status,
+                state="running",
+                started_at=now,
+                finished_at=None,
+                exit_code=None,
+                ready=False,
+            )
+            self._replace_status(work.uid, running)
+        self._announce_start(work, pod, name)
+
+    def _replace_status(self, uid: str, status: ContainerStatus) -> None:
+        replica = self.replicas[uid]
+        self.replicas[uid] = replace(
+            replica,
+            containers=tuple(status if c.name == status.name else c for c in replica.containers),
+        )
+
+    async def explain_ends(self, work: Work, pod: Object) -> None:
+        """Read the log tail of containers that ended and say what to do next, once an end."""
+        replica = self.replicas.get(work.uid)
+        if replica is None:
+            return
+        for status in replica.containers:
+            what = (status.name, status.finished_at)
+            if status.state != "terminated" or what in work.messages:
+                continue
+            container = next((c for c in all_containers(pod) if c.get("name") == status.name), {})
+            message = await asyncio.to_thread(
+                explain,
+                container,
+                status,
+                self.settings.log_dir / name_of(pod) / f"{status.name}.log",
+                offset=work.log_offsets.get(status.name, 0),
+                ip=work.ip,
+                source=self._is_source(container),
+            )
+            work.messages = {w: m for w, m in work.messages.items() if w[0] != status.name}
+            work.messages[what] = message
+            if status.exit_code != 0 and message:
+                end = f"{status.reason or 'Error'}, exit code {status.exit_code}"
+                last = " | ".join(message.splitlines()[-2:])
+                text = f"Container {status.name} terminated ({end}): {last}"
+                self.note(pod, "Warning", "Failed", text)
+
+    def _is_source(self, container: Mapping[str, Any]) -> bool:
+        image = str(container.get("image") or "")
+        return source_for(image, self.settings.images) is not None
+
+    # -- surroundings -----------------------------------------------------------------------------
+
+    def _places(self, work: Work) -> VolumePlaces:
+        return VolumePlaces(
+            folder=self.folder(work.uid),
+            project=self.settings.project,
+            claims=self.settings.claims,
+            contents=tuple(c for contents in work.contents.values() for c in contents),
+        )
+
+    def _around(self, work: Work, pod: Object) -> Surroundings:
+        namespace = namespace_of(pod)
+
+        def secret(name: str) -> Object | None:
+            return self.store.find(Key(scheme.SECRET.id, namespace, name))
+
+        def config_map(name: str) -> Object | None:
+            return self.store.find(Key(scheme.CONFIG_MAP.id, namespace, name))
+
+        return Surroundings(
+            settings=self.settings,
+            node=replace(self.node, pod_ip=work.ip or self.node.host_ip),
+            sources=Sources(secret=secret, config_map=config_map),
+            interpreter=self.interpreter,
+        )
+
+
+def _same_end(a: Terminated, b: Terminated) -> bool:
+    if a.finished_at is None or b.finished_at is None:
+        return a.finished_at is b.finished_at
+    return int(a.finished_at) == int(b.finished_at)  # statuses keep whole seconds
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,82 @@
+"""Why a container ended, from its log: the text of `terminated.message`.
+
+Reads the end of the log file and, for a taken port, who listens there. Blocking; call it in a
+thread. The message is what kubelet's FallbackToLogsOnError gives, plus a line `Next step:`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kserve_local.api import names
+from kserve_local.controllers.addresses import holder_of
+from kserve_local.controllers.pod_containers import limit_of
+from kserve_local.controllers.pod_faults import (
+    Ended,
+    diagnose,
+    is_address_taken,
+    tail,
+    wanted_address,
+)
+from kserve_local.interfaces.backend import ContainerStatus
+
+_WINDOW = 16 * 1024
+
+
+def read_end(path: Path, offset: int) -> str:
+    """Return the end of a log file, only what was written after `offset`; empty if unreadable."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            # A rotated file is shorter than the offset: everything in it is new.
+            begin = offset if offset <= size else 0
+            file.seek(max(begin, size - _WINDOW))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _port_holder(ip: str, status: ContainerStatus, log: str) -> str:
+    """Return who listens on the port that the log says is taken, or on one of the Pod's."""
+    named = wanted_address(log)
+    ports = [*status.ports.values()] or [names.DEFAULT_PORT]
+    candidates = [named] if named is not None else [(ip, port) for port in ports]
+    found = (holder_of(host, port) for host, port in candidates)
+    return next((who for who in found if who), "")
+
+
+def explain(
+    container: Mapping[str, Any],
+    status: ContainerStatus,
+    log_path: Path,
+    *,
+    offset: int,
+    ip: str,
+    source: bool,
+) -> str:
+    """Return the last log lines, what the backend knows, and the next step.
+
+    Args:
+        offset: Where this run's output begins in the log.
+        ip: The Pod's address.
+        source: The container runs local source of the user.
+    """
+    log = tail(read_end(log_path, offset))
+    memory = limit_of(container, "memory")
+    ended = Ended(
+        reason=status.reason or ("Completed" if status.exit_code == 0 else "Error"),
+        exit_code=status.exit_code,
+        image=str(container.get("image") or ""),
+        source=source,
+        memory_limit_bytes=int(memory) if memory else None,
+        holder=_port_holder(ip, status, log) if is_address_taken(log) else "",
+    )
+    lines = [log] if log else []
+    if status.message and status.message not in log:
+        lines.append(status.message)
+    step = diagnose(ended, f"{log}\n{status.message}")
+    if step:
+        lines.append(f"Next step: {step}")
+    return "\n".join(lines)
