@@ -33,38 +33,43 @@ def decode(body: bytes, type_: str) -> tuple[Any, list[str]]:
         UnsupportedMediaType: Another format, such as Kubernetes' protobuf.
     """
     if type_ in _YAML_TYPES:
-        try:
-            value = yaml.load(body, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except yaml.YAMLError as error:
-            raise BadRequest(f"error parsing YAML: {error}") from error
-        return value, []
+        return _yaml(body), []
     if type_ != JSON and not type_.endswith("+json"):
         raise UnsupportedMediaType(
             "the body of the request was in an unknown format - accepted media types include: "
             "application/json, application/yaml"
         )
     try:
-        # orjson says where; only json tells of repeated keys.
         value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        return value, _duplicates(body) if isinstance(value, dict) else []
+    except (orjson.JSONDecodeError, RecursionError) as error:
         raise BadRequest(f"couldn't read the body as JSON: {error}") from error
-    if not isinstance(value, dict):
-        return value, []
-    return _with_duplicates(body)
 
 
-def _with_duplicates(body: bytes) -> tuple[Any, list[str]]:
+def _yaml(body: bytes) -> Any:
+    try:
+        # What JSON has no form for (dates, keys that are no strings) becomes text.
+        value = yaml.load(body, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return orjson.loads(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
+    except (yaml.YAMLError, TypeError, RecursionError) as error:
+        raise BadRequest(f"error parsing YAML: {error}") from error
+
+
+def _duplicates(body: bytes) -> list[str]:
+    """Return the paths of repeated keys; only the slower standard parser tells of them."""
     repeated: dict[int, list[str]] = {}
+    kept: list[dict[str, Any]] = []  # or an id could be given out twice
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
         if len(result) < len(items):
             counts = Counter(key for key, _ in items)
             repeated[id(result)] = [key for key, count in counts.items() if count > 1]
+            kept.append(result)
         return result
 
     value = json.loads(body, object_pairs_hook=pairs)
-    return value, list(_find(value, "", repeated)) if repeated else []
+    return list(_find(value, "", repeated)) if repeated else []
 
 
 def _find(value: Any, path: str, repeated: dict[int, list[str]]) -> Iterator[str]:

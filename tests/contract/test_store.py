@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +368,58 @@ async def test_repeated_events_are_counted_not_repeated(store: Store) -> None:
     assert found["InternalError"]["involvedObject"]["uid"] == uid_of(owner)
     assert found["InternalError"]["source"] == {"component": "c"}
     assert found["Created"]["count"] == 1
+
+
+# -- everything at once -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_list_and_watch_tell_the_same_story(tmp_path: Path, seed: int) -> None:
+    """A client that lists once and follows the watch always ends up with what a list shows."""
+    dice = random.Random(seed)
+    names = [f"n{i}" for i in range(6)]
+
+    async def writer(store: Store) -> None:
+        for _ in range(60):
+            name = dice.choice(names)
+            with suppress(NotFound, AlreadyExists, Conflict):
+                match dice.randrange(4):
+                    case 0:
+                        await store.delete(key(name))
+                    case 1:
+                        found = store.find(key(name))
+                        if found is not None:
+                            await store.update({**found, "data": {"k": str(dice.random())}})
+                    case _:
+                        await store.create(config_map(name))
+
+    async def follower(store: Store, pause: int) -> tuple[dict[str, Any], int]:
+        for _ in range(pause):
+            await asyncio.sleep(0)
+        known = {o["metadata"]["name"]: o for o in store.list(CONFIG_MAPS)}
+        last = store.resource_version
+        async with store.watch(CONFIG_MAPS, since=last) as events:
+            async for event in events:
+                assert event.resource_version > last
+                last = event.resource_version
+                name = event.object["metadata"]["name"]
+                assert (event.type == "ADDED") == (name not in known)
+                assert event.previous == known.get(name)
+                known[name] = event.object
+                if event.type == "DELETED":
+                    del known[name]
+                if name == "end":
+                    return known, last
+        raise AssertionError("the watch ended")
+
+    async with open_store(tmp_path / "state.db", collect=False) as store:
+        followers = [asyncio.ensure_future(follower(store, dice.randrange(200))) for _ in range(5)]
+        await asyncio.gather(*(writer(store) for _ in range(4)))
+        await store.create(config_map("end"))
+        for known, last in await asyncio.gather(*followers):
+            assert list(known[name] for name in sorted(known)) == store.list(CONFIG_MAPS)
+            assert last == store.resource_version
+        kept, version = store.list(CONFIG_MAPS), store.resource_version
+    async with open_store(tmp_path / "state.db", collect=False) as store:
+        assert store.list(CONFIG_MAPS) == kept
+        assert store.resource_version == version

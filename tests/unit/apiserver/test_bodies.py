@@ -29,8 +29,22 @@ def test_patches_may_be_lists() -> None:
     assert decode(b'[{"op": "add"}]', "application/json-patch+json")[0] == [{"op": "add"}]
 
 
+def test_values_that_json_cannot_hold_do_not_get_in() -> None:
+    """What cannot be written to the store again must not be accepted."""
+    assert decode(b"a: 2026-01-02\n1: x", "application/yaml")[0] == {"a": "2026-01-02", "1": "x"}
+    value, _ = decode(b'{"a": 123456789012345678901234567890}', "application/json")
+    assert value == {"a": 1.2345678901234568e29}
+
+
 @pytest.mark.parametrize(
-    ("body", "type_"), [(b"{", "application/json"), (b"a: [", "application/yaml")]
+    ("body", "type_"),
+    [
+        (b"{", "application/json"),
+        (b'{"a": NaN}', "application/json"),
+        (b'{"a":' * 5000 + b"1" + b"}" * 5000, "application/json"),
+        (b"a: [", "application/yaml"),
+        (b"a: !!python/object:os.system x", "application/yaml"),
+    ],
 )
 def test_broken_bodies_are_bad_requests(body: bytes, type_: str) -> None:
     with pytest.raises(BadRequest):
