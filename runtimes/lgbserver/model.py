@@ -1,22 +1,19 @@
 """A LightGBM booster as a served model, FP64 out.
 
 Tables are put in the order of the model's feature names. Trees are walked row by row, so waiting
-requests share a call, after a trial at load.
+requests share a call.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import lightgbm
 
 from modelserver.errors import LoadError
-from modelserver.framework import FrameworkModel, same_alone_and_together
+from modelserver.framework import FrameworkModel
 from modelserver.repository import one_model_file
-
-logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".bst",)
 
@@ -28,10 +25,10 @@ class LightGBMModel(FrameworkModel):
         threads: `--nthread`.
     """
 
-    def __init__(
-        self, name: str, folder: Path, *, threads: int = 1, force_batching: bool = False
-    ) -> None:
-        super().__init__(name, folder, force_batching=force_batching)
+    batchable = True
+
+    def __init__(self, name: str, folder: Path, *, threads: int = 1) -> None:
+        super().__init__(name, folder)
         self._threads = threads
 
     def load(self) -> bool:
@@ -47,13 +44,6 @@ class LightGBMModel(FrameworkModel):
             raise LoadError(
                 f"model file {path} could not be loaded: {type(error).__name__}: {error}"
             ) from error
-        try:
-            together, self.row_seconds = same_alone_and_together(
-                self.call, self._booster.num_feature()
-            )
-            self.batchable = together or self.force_batching
-        except Exception:
-            logger.debug("no trial of shared calls for %s", self.name, exc_info=True)
         self.ready = True
         return True
 

@@ -17,10 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model_dir", required=True, help="folder of the model file")
     parser.add_argument("--nthread", type=int, default=1, help="threads per prediction")
     args, _ = parser.parse_known_args(argv)
-    force = args.enable_batching == "true"
 
     def make(name: str, folder: Path) -> LightGBMModel:
-        return LightGBMModel(name, folder, threads=args.nthread, force_batching=force)
+        return LightGBMModel(name, folder, threads=args.nthread)
 
     return serve(
         args,

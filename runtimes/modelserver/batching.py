@@ -4,22 +4,28 @@ No request waits for company: the first runs in the event-loop turn it came in, 
 came in that turn; what arrives while a call runs forms the next one. Calls expected to take long
 run in a worker thread, so that the event loop goes on answering; short ones stay on the loop, where
 a hand-over would cost more than the call. If a shared call fails, its requests run one by one, so
-only the culprit's fails.
+only the culprit's fails. The first shared calls are computed both ways; a model that answers a
+request differently in company is never asked to share again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+logger = logging.getLogger(__name__)
+
 # Above this many expected seconds a call leaves the event loop.
 THREAD_SECONDS = 0.005
+# Shared calls that are also computed one by one, on the requests that came, before trust.
+TRIALS = 3
 # Rows in one shared call: bounds memory and what the last request in line waits for.
 MAX_ROWS = 1024
 
@@ -94,6 +100,7 @@ class Runner:
 
     Args:
         batching: False: every job has a call of its own.
+        trials: How many shared calls are checked against calls alone.
         seconds: What a one-row call is known to take; None: the first call goes to the thread.
     """
 
@@ -103,6 +110,7 @@ class Runner:
         name: str,
         *,
         batching: bool = True,
+        trials: int = TRIALS,
         seconds: float | None = None,
         max_rows: int = MAX_ROWS,
         thread_seconds: float = THREAD_SECONDS,
@@ -110,6 +118,7 @@ class Runner:
         self._loop = loop
         self._name = name
         self._batching = batching
+        self._trials = trials
         self._max_rows = max_rows
         self._thread_seconds = thread_seconds
         self._cost = {True: _Cost(seconds), False: _Cost(seconds)}
@@ -145,13 +154,13 @@ class Runner:
             self._running = True
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"predict-{self._name}")
-            future = self._loop.run_in_executor(self._thread, _execute, jobs)
+            future = self._loop.run_in_executor(self._thread, _execute, jobs, self._trials > 0)
             future.add_done_callback(lambda done: self._thread_done(jobs, rows, done))
             return
-        self._deliver(jobs, rows, _execute(jobs))
+        self._deliver(jobs, rows, _execute(jobs, self._trials > 0))
         self._next()
 
-    def _thread_done(self, jobs: list[Job], rows: int, done: asyncio.Future[list[Any]]) -> None:
+    def _thread_done(self, jobs: list[Job], rows: int, done: asyncio.Future[_Executed]) -> None:
         self._running = False
         if not done.cancelled():
             self._deliver(jobs, rows, done.result())
@@ -187,7 +196,16 @@ class Runner:
         waiting.extendleft(reversed(passed))
         return jobs
 
-    def _deliver(self, jobs: list[Job], rows: int, results: Sequence[Any]) -> None:
+    def _deliver(self, jobs: list[Job], rows: int, executed: _Executed) -> None:
+        results, same = executed
+        if same is not None:
+            self._trials -= 1
+            if not same:
+                self._batching = False
+                logger.warning(
+                    "model %s answers requests differently in company; it gets them one by one",
+                    self._name,
+                )
         self.calls += 1
         if len(jobs) > 1:
             self.shared_calls += 1
@@ -208,29 +226,40 @@ class _Failure:
         self.error = error
 
 
-def _execute(jobs: list[Job]) -> list[Any]:
+# One result or `_Failure` per job; and whether a trial found the same alone (None: there was none).
+_Executed = tuple[list[Any], bool | None]
+
+
+def _execute(jobs: list[Job], trial: bool) -> _Executed:
     """Compute jobs in one call when there are several, else or if that fails one by one.
 
-    Returns one result or `_Failure` per job; sets `seconds` on each.
+    Sets `seconds` on each job. With `trial`, several jobs are computed both ways, answered with the
+    results alone, and compared.
     """
-    if len(jobs) > 1:
-        started = perf_counter()
-        try:
-            y = jobs[0].compute(np.concatenate([job.x for job in jobs]))
-            if len(y) != sum(job.rows for job in jobs):
-                raise ValueError("the model did not answer every row")
-        except Exception:  # whatever it was, each job meets it (or not) by itself below
-            pass
-        else:
-            seconds = perf_counter() - started
-            results = []
-            start = 0
-            for job in jobs:
-                job.seconds = seconds
-                results.append(y[start : start + job.rows])
-                start += job.rows
-            return results
+    if len(jobs) == 1:
+        return _alone(jobs), None
+    started = perf_counter()
+    try:
+        y = jobs[0].compute(np.concatenate([job.x for job in jobs]))
+        if len(y) != sum(job.rows for job in jobs):
+            raise ValueError("the model did not answer every row")
+    except Exception:  # whatever it was, each job meets it (or not) by itself
+        return _alone(jobs), None
+    seconds = perf_counter() - started
     results = []
+    start = 0
+    for job in jobs:
+        job.seconds = seconds
+        results.append(y[start : start + job.rows])
+        start += job.rows
+    if not trial:
+        return results, None
+    alone = _alone(jobs)
+    return alone, all(map(_identical, results, alone))
+
+
+def _alone(jobs: list[Job]) -> list[Any]:
+    results: list[Any] = []
     for job in jobs:
         started = perf_counter()
         try:
@@ -239,3 +268,13 @@ def _execute(jobs: list[Job]) -> list[Any]:
             results.append(_Failure(error))
         job.seconds = perf_counter() - started
     return results
+
+
+def _identical(a: Any, b: Any) -> bool:
+    """Return whether two results are equal in type, shape and every bit."""
+    if isinstance(b, _Failure):
+        return False
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return bool(np.array_equal(a, b)) if a.dtype.kind == "O" else a.tobytes() == b.tobytes()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
-from modelserver.batching import Runner
+from modelserver.batching import TRIALS, Runner
 from modelserver.errors import ModelNotFound, ModelNotReady
 from modelserver.metrics import ModelMetrics, Registry
 from modelserver.model import Model, RowModel
@@ -47,7 +47,8 @@ class DataPlane:
 
     Args:
         repository: None for a single-model server.
-        batching: False: no two requests share a call.
+        batching: Which models may answer several requests in one call: `auto` those that say they
+            can (`RowModel.batchable`), `true` every `RowModel`, `false` none.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class DataPlane:
         loop: asyncio.AbstractEventLoop,
         *,
         repository: ModelRepository | None = None,
-        batching: bool = True,
+        batching: Literal["auto", "true", "false"] = "auto",
     ) -> None:
         self._loop = loop
         self._repository = repository
@@ -66,12 +67,21 @@ class DataPlane:
     def register(self, models: Iterable[Model]) -> None:
         """Add models, or put them in the place of those with the same names."""
         for model in models:
-            seconds = model.row_seconds if isinstance(model, RowModel) else None
-            runner = Runner(self._loop, model.name, batching=self._batching, seconds=seconds)
+            runner = Runner(
+                self._loop,
+                model.name,
+                batching=self._shares(model),
+                trials=0 if self._batching == "true" else TRIALS,
+            )
             before = self._models.get(model.name)
             self._models[model.name] = Served(model, runner, self.metrics.model(model.name))
             if before is not None:
                 before.runner.close()
+
+    def _shares(self, model: Model) -> bool:
+        if self._batching == "false" or not isinstance(model, RowModel):
+            return False
+        return self._batching == "true" or model.batchable
 
     def names(self) -> list[str]:
         """Return the names of all registered models, ready or not."""

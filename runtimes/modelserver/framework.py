@@ -7,19 +7,14 @@ there is one output, `output-0`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from modelserver.errors import DataPlaneError, InferenceError
 from modelserver.model import InferOutput, InferRequest, InferResponse, RowModel
-from modelserver.tensors import Array
-
-# Sizes of the stacked calls that `same_alone_and_together` tries.
-_TRIED_ROWS = (2, 3, 7, 16, 33)
 
 
 class FrameworkModel(RowModel):
@@ -27,14 +22,11 @@ class FrameworkModel(RowModel):
 
     Args:
         folder: Holds exactly one model file; or the file itself.
-        force_batching: `--enable_batching=true`: share calls even if answers may differ in the last
-            bits.
     """
 
-    def __init__(self, name: str, folder: Path, *, force_batching: bool = False) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name)
         self.folder = folder
-        self.force_batching = force_batching
 
     def columns(self) -> list[str] | None:
         """Return the columns to pick from tables, in order; None: as they come."""
@@ -118,42 +110,3 @@ def v2_input(request: InferRequest) -> Any:
     if tensor.datatype == "BYTES" and x.size and tensor.raw is not None:
         return x.ravel().tolist()
     return x
-
-
-def same_alone_and_together(
-    call: Callable[[Array], Any], features: int, *, spread: float = 10.0
-) -> tuple[bool, float]:
-    """Try whether a model gives rows the same answer, bit for bit, alone and in company.
-
-    Args:
-        features: Columns of the random rows.
-        spread: They are uniform in [-spread, spread).
-
-    Returns:
-        The verdict, and the shortest time of a one-row call in seconds.
-    """
-    rows = np.random.default_rng(20).uniform(-spread, spread, (max(_TRIED_ROWS), features))
-    fastest = float("inf")
-    alone = []
-    for row in rows:
-        started = perf_counter()
-        alone.append(np.asarray(call(row.reshape(1, -1))))
-        fastest = min(fastest, perf_counter() - started)
-    if any(len(y) != 1 for y in alone):
-        return False, fastest
-    expected = np.concatenate(alone)
-    for count in _TRIED_ROWS:
-        together = np.asarray(call(rows[:count]))
-        if (
-            together.dtype != expected.dtype
-            or together.shape != expected[:count].shape
-            or not _identical(together, expected[:count])
-        ):
-            return False, fastest
-    return True, fastest
-
-
-def _identical(a: Array, b: Array) -> bool:
-    if a.dtype.kind == "O":
-        return bool(np.array_equal(a, b))
-    return a.tobytes() == b.tobytes()

@@ -250,12 +250,11 @@ class RowModel(Model):
 
     The server prepares each request on arrival, computes requests that wait together in one call
     when `batch_key` says that they may share it, and answers each from its own rows. `batchable`
-    must be True only if `compute` on stacked rows gives the same bits as on each request alone.
+    must be True only if `compute` on stacked rows gives the same bits as on each request alone; the
+    server checks that on the first requests it stacks.
     """
 
     batchable = False
-    # Seconds that `compute` took on one row while loading; None: unknown, the first call decides.
-    row_seconds: float | None = None
 
     def prepare(self, request: InferRequest) -> Any:
         """Return what `compute` takes, from the request's tensors."""
@@ -279,9 +278,9 @@ class RowModel(Model):
 
     def batch_key(self, x: Any) -> Hashable | None:
         """Return what must be equal for inputs to be stacked, or None: compute `x` alone."""
-        if not self.batchable or not isinstance(x, _NDARRAY) or x.ndim != 2 or len(x) == 0:
-            return None
-        return (x.dtype.num, x.shape[1])
+        if isinstance(x, _NDARRAY) and x.ndim == 2 and len(x) and x.dtype.kind in "biuf":
+            return (x.dtype.num, x.shape[1])
+        return None
 
     def predict(self, request: InferRequest) -> V2Result:
         """Answer one V2 request by itself, as the server does for requests that it cannot batch."""

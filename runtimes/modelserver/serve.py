@@ -165,7 +165,7 @@ async def _serve(
     models: Sequence[Model],
     repository: ModelRepository | None,
 ) -> None:
-    dataplane = DataPlane(loop, repository=repository, batching=args.enable_batching != "false")
+    dataplane = DataPlane(loop, repository=repository, batching=args.enable_batching)
     dataplane.register(model for model in models if model.ready)
     latency = LatencyLog(loop) if args.enable_latency_logging else None
     app = Rest(dataplane, version=VERSION, docs=args.enable_docs_url, latency=latency)

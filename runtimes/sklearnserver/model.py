@@ -2,23 +2,18 @@
 `predict_proba`.
 
 Requests share calls only for estimators known to compute each row by itself in the same way
-whatever its company, and only after a trial at load; linear models, for one, go through a matrix
-product whose last bits depend on the number of rows.
+whatever its company; linear models, for one, go through a matrix product whose last bits depend on
+the number of rows.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
-import numpy as np
-
 from modelserver.errors import LoadError
-from modelserver.framework import FrameworkModel, same_alone_and_together
+from modelserver.framework import FrameworkModel
 from modelserver.repository import one_model_file
-
-logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".joblib", ".pkl", ".pickle")
 
@@ -58,23 +53,9 @@ class SKLearnModel(FrameworkModel):
         proba = os.environ.get("PREDICT_PROBA", "false").lower() == "true"
         use_proba = proba and hasattr(self._estimator, "predict_proba")
         self._method = self._estimator.predict_proba if use_proba else self._estimator.predict
-        self._decide_batching()
+        self.batchable = is_rowwise(self._estimator)
         self.ready = True
         return True
-
-    def _decide_batching(self) -> None:
-        features = getattr(self._estimator, "n_features_in_", None)
-        if not isinstance(features, int | np.integer) or not features:
-            return
-        if self.force_batching:
-            self.batchable = True
-            return
-        if not is_rowwise(self._estimator):
-            return
-        try:
-            self.batchable, self.row_seconds = same_alone_and_together(self._method, int(features))
-        except Exception:
-            logger.debug("no trial of shared calls for %s", self.name, exc_info=True)
 
     def call(self, x: Any) -> Any:
         return self._method(x)

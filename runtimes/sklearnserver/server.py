@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from modelserver.cli import make_parser
 from modelserver.repository import open_models
@@ -16,9 +15,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("sklearnserver")
     parser.add_argument("--model_dir", required=True, help="folder of the model file")
     args, _ = parser.parse_known_args(argv)
-    force = args.enable_batching == "true"
-
-    def make(name: str, folder: Path) -> SKLearnModel:
-        return SKLearnModel(name, folder, force_batching=force)
-
-    return serve(args, lambda: open_models(args.model_dir, args.model_name, EXTENSIONS, make))
+    return serve(
+        args, lambda: open_models(args.model_dir, args.model_name, EXTENSIONS, SKLearnModel)
+    )

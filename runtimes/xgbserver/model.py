@@ -1,22 +1,19 @@
 """An XGBoost booster as a served model: its prediction on a DMatrix, FP32 out.
 
 A booster of trees walks each row by itself, so waiting requests share a DMatrix (whose making costs
-far more than one row's prediction), after a trial at load.
+far more than one row's prediction).
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import xgboost
 
 from modelserver.errors import LoadError
-from modelserver.framework import FrameworkModel, same_alone_and_together
+from modelserver.framework import FrameworkModel
 from modelserver.repository import one_model_file
-
-logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".bst", ".json", ".ubj")
 
@@ -28,10 +25,10 @@ class XGBoostModel(FrameworkModel):
         threads: `--nthread`.
     """
 
-    def __init__(
-        self, name: str, folder: Path, *, threads: int = 1, force_batching: bool = False
-    ) -> None:
-        super().__init__(name, folder, force_batching=force_batching)
+    batchable = True
+
+    def __init__(self, name: str, folder: Path, *, threads: int = 1) -> None:
+        super().__init__(name, folder)
         self._threads = threads
 
     def load(self) -> bool:
@@ -43,16 +40,10 @@ class XGBoostModel(FrameworkModel):
         path = one_model_file(self.folder, EXTENSIONS)
         try:
             self._booster = xgboost.Booster(params={"nthread": self._threads}, model_file=str(path))
-            features = self._booster.num_features()
         except Exception as error:
             raise LoadError(
                 f"model file {path} could not be loaded: {type(error).__name__}: {error}"
             ) from error
-        try:
-            together, self.row_seconds = same_alone_and_together(self.call, features)
-            self.batchable = together or self.force_batching
-        except Exception:
-            logger.debug("no trial of shared calls for %s", self.name, exc_info=True)
         self.ready = True
         return True
 

@@ -17,9 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model_dir", required=True, help="folder of the model file")
     parser.add_argument("--nthread", type=int, default=1, help="threads per prediction")
     args, _ = parser.parse_known_args(argv)
-    force = args.enable_batching == "true"
 
     def make(name: str, folder: Path) -> XGBoostModel:
-        return XGBoostModel(name, folder, threads=args.nthread, force_batching=force)
+        return XGBoostModel(name, folder, threads=args.nthread)
 
     return serve(args, lambda: open_models(args.model_dir, args.model_name, EXTENSIONS, make))

@@ -281,6 +281,9 @@ def main() -> int:
     parser.add_argument("--host", help="Host header with --base-url, {model} = deployment")
     parser.add_argument("--show-diff", action="store_true", help="print what differs")
     parser.add_argument("--strict", action="store_true", help="compare status-only bodies too")
+    parser.add_argument(
+        "--direct", action="store_true", help="leave out the pass through a gateway"
+    )
     parser.add_argument("--keep", action="store_true", help="leave model files and logs")
     args = parser.parse_args()
     try:
@@ -299,7 +302,9 @@ def main() -> int:
                 show_diff=args.show_diff,
                 strict=args.strict,
                 keep=args.keep,
-                then=lambda models: run_gateway(models, args.show_diff, args.strict),
+                then=None
+                if args.direct
+                else lambda models: run_gateway(models, args.show_diff, args.strict),
             )
     except TooFewCases as error:
         print(error, file=sys.stderr)

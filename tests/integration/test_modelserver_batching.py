@@ -135,7 +135,8 @@ async def answers(
 ) -> tuple[list[bytes], int]:
     """Return the answers' bodies and the number of shared calls."""
     loop = asyncio.get_running_loop()
-    dataplane = DataPlane(loop, batching=together)
+    # `true` also leaves out the trials, which would answer with the results alone.
+    dataplane = DataPlane(loop, batching="true" if together else "false")
     dataplane.register([model])
     server = Server(Rest(dataplane, version="0"), loop)
     transports = []
@@ -190,9 +191,9 @@ def test_models_not_known_to_be_rowwise_do_not_share(
     assert not sklearn_model(estimator, tmp_path).batchable
 
 
-def test_the_user_may_insist(tmp_path: Path) -> None:
-    """`--enable_batching=true` takes any model of independent rows."""
-    joblib.dump(LinearRegression().fit(X, Y), tmp_path / "model.joblib")
-    model = SKLearnModel("m", tmp_path, force_batching=True)
-    model.load()
-    assert model.batchable
+async def test_the_user_may_insist_or_forbid(tmp_path: Path) -> None:
+    """`--enable_batching=true` takes any model of independent rows, `false` none."""
+    model = sklearn_model(LinearRegression(), tmp_path)
+    sent = requests()
+    assert (await answers(model, sent, together=True))[1] > 0
+    assert (await answers(model, sent, together=False))[1] == 0

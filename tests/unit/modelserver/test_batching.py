@@ -66,7 +66,8 @@ async def settle(*jobs: Call) -> None:
 
 
 def runner(**options: Any) -> Runner:
-    return Runner(asyncio.get_running_loop(), "m", **{"seconds": 0.0, **options})
+    options = {"seconds": 0.0, "trials": 0, **options}
+    return Runner(asyncio.get_running_loop(), "m", **options)
 
 
 async def test_jobs_of_one_turn_share_a_call_and_get_their_own_rows() -> None:
@@ -238,3 +239,47 @@ async def test_a_call_much_larger_than_any_seen_gets_a_thread() -> None:
     queue.close()
     assert threads[0] == threading.get_ident()
     assert threads[1] != threading.get_ident()
+
+
+async def share(queue: Runner, compute: Callable[[Any], Any]) -> list[Any]:
+    """Submit two jobs in one turn and return their results."""
+    jobs = [
+        Call("k", np.array([[1.0], [2.0]]), compute, []),
+        Call("k", np.array([[3.0]]), compute, []),
+    ]
+    for job in jobs:
+        queue.submit(job)
+    await settle(*jobs)
+    return [job.outcome.tolist() for job in jobs]
+
+
+async def test_the_first_shared_calls_are_checked_and_then_trusted() -> None:
+    """A trial computes together and alone, on the requests that really came."""
+    model = Doubler()
+    queue = runner(trials=2)
+    for _ in range(3):
+        assert await share(queue, model) == [[[2.0], [4.0]], [[6.0]]]
+    assert model.calls == [3, 2, 1, 3, 2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: x - x.mean(),
+        lambda x: np.nextafter(x, len(x)),
+        lambda x: x if len(x) < 3 else x.astype(np.float32),
+        lambda x: np.array([str(len(x))] * len(x), dtype=np.object_),
+    ],
+    ids=["mean of the call", "one unit in the last place", "another type", "text"],
+)
+async def test_a_model_whose_rows_depend_on_their_company_never_shares_again(
+    compute: Callable[[Any], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Already the first clients get the answers that they would have got alone."""
+    alone = [compute(np.array([[1.0], [2.0]])).tolist(), compute(np.array([[3.0]])).tolist()]
+    queue = runner(trials=3)
+    assert await share(queue, compute) == alone
+    assert "answers requests differently in company" in caplog.text
+    assert queue.shared_calls == 1
+    assert await share(queue, compute) == alone
+    assert queue.shared_calls == 1

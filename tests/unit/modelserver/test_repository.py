@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from modelserver.cli import make_parser
 from modelserver.errors import LoadError
-from modelserver.framework import same_alone_and_together, v1_input, v2_input
+from modelserver.framework import v1_input, v2_input
 from modelserver.model import InferInput, InferRequest, Model
 from modelserver.repository import local_path, open_models
 
@@ -90,14 +89,6 @@ def test_v2_first_tensor_or_a_table_of_all() -> None:
     assert v2_input(InferRequest("m", inputs[1:])) == ["x", "y"]
     table = v2_input(InferRequest("m", inputs, parameters={"content_type": "pd"}))
     assert table.to_dict("list") == {"a": [1, 2], "b": ["x", "y"]}
-
-
-def test_the_trial_finds_models_whose_rows_depend_on_their_company() -> None:
-    """A mean over the call, or one unit in the last place, is enough to refuse sharing."""
-    assert same_alone_and_together(lambda x: x[:, 0] * 3, 2)[0]
-    assert not same_alone_and_together(lambda x: x[:, 0] - x[:, 0].mean(), 2)[0]
-    assert not same_alone_and_together(lambda x: np.nextafter(x[:, 0], len(x)), 2)[0]
-    assert not same_alone_and_together(lambda x: x[:1, 0], 2)[0]
 
 
 def test_batching_switch_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
