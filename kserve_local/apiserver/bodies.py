@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import yaml
 
+from kserve_local.apiserver import protobuf
 from kserve_local.errors import BadRequest, UnsupportedMediaType
 
 JSON = "application/json"
@@ -30,10 +31,12 @@ def decode(body: bytes, type_: str) -> tuple[Any, list[str]]:
 
     Raises:
         BadRequest: It cannot be read.
-        UnsupportedMediaType: Another format, such as Kubernetes' protobuf.
+        UnsupportedMediaType: Another format, or a protobuf of another kind than are decoded.
     """
     if type_ in _YAML_TYPES:
         return _yaml(body), []
+    if type_ == protobuf.MEDIA_TYPE:
+        return protobuf.decode(body), []
     if type_ != JSON and not type_.endswith("+json"):
         raise UnsupportedMediaType(
             "the body of the request was in an unknown format - accepted media types include: "

@@ -217,3 +217,22 @@ async def test_namespaces_and_logs(kubectl: Kubectl) -> None:
     assert "is waiting to start" not in await kubectl.ok("logs", "p", "-n", "team")
     await kubectl.ok("delete", "namespace", "team")
     assert "NotFound" in await kubectl.fails("get", "pod", "p", "-n", "team")
+
+
+async def test_kubectl_create_writes_protobuf(kubectl: Kubectl) -> None:
+    """From 1.32 on, without a JSON fallback."""
+    await kubectl.ok("create", "namespace", "team")
+    await kubectl.ok("create", "configmap", "c", "--from-literal=a=b", "-n", "team")
+    await kubectl.ok("create", "secret", "generic", "s", "--from-literal=p=w", "-n", "team")
+    await kubectl.ok("create", "serviceaccount", "robot", "-n", "team")
+    create = ("create", "deployment", "web", "--image=nginx", "--replicas=0", "--port=80")
+    await kubectl.ok(*create, "-n", "team")
+    await kubectl.ok("create", "service", "clusterip", "web", "--tcp=80:8080", "-n", "team")
+    shown = await kubectl.ok("get", "secret", "s", "-n", "team", "-o", "jsonpath={.data.p}")
+    assert shown == "dw=="
+    deployment = json.loads(await kubectl.ok("get", "deploy", "web", "-n", "team", "-o", "json"))
+    assert deployment["spec"]["replicas"] == 0
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert (container["image"], container["ports"][0]["containerPort"]) == ("nginx", 80)
+    service = json.loads(await kubectl.ok("get", "svc", "web", "-n", "team", "-o", "json"))
+    assert service["spec"]["ports"][0]["targetPort"] == 8080

@@ -53,4 +53,41 @@ def test_broken_bodies_are_bad_requests(body: bytes, type_: str) -> None:
 
 def test_other_formats_are_unsupported() -> None:
     with pytest.raises(UnsupportedMediaType, match="application/json, application/yaml"):
-        decode(b"k8s\0", "application/vnd.kubernetes.protobuf")
+        decode(b"<x/>", "application/xml")
+
+
+def field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def envelope(api_version: str, kind: str, raw: bytes) -> bytes:
+    type_meta = field(1, api_version.encode()) + field(2, kind.encode())
+    return b"k8s\0" + field(1, type_meta) + field(2, raw) + field(3, b"") + field(4, b"")
+
+
+PROTOBUF = "application/vnd.kubernetes.protobuf"
+
+
+def test_protobuf_bodies_of_kubectl_create() -> None:
+    """kubectl 1.32 and newer have no other form for `create configmap` and its like."""
+    # Go writes empty strings and an empty creationTimestamp, too.
+    metadata = field(1, b"c8") + field(2, b"") + field(3, b"default") + field(8, b"")
+    data = field(2, field(1, b"a") + field(2, b"b")) + field(3, field(1, b"x") + field(2, b"\xff"))
+    body = envelope("v1", "ConfigMap", field(1, metadata) + data)
+    assert decode(body, PROTOBUF)[0] == {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "c8", "namespace": "default"},
+        "data": {"a": "b"},
+        "binaryData": {"x": "/w=="},
+    }
+
+
+def test_protobuf_that_is_not_understood_is_refused_not_dropped() -> None:
+    with pytest.raises(UnsupportedMediaType, match="field 9 of ConfigMap is not read"):
+        decode(envelope("v1", "ConfigMap", field(9, b"x")), PROTOBUF)
+    with pytest.raises(UnsupportedMediaType, match="Job in batch/v1 is not read from protobuf"):
+        decode(envelope("batch/v1", "Job", b""), PROTOBUF)
+    for broken in (b"{}", b"k8s\0\x0a\x7f", b"k8s\0\x08\xff", b"k8s\0\x0d1234"):
+        with pytest.raises(BadRequest):
+            decode(broken, PROTOBUF)
