@@ -364,6 +364,8 @@ class ProcessBackend:
         for replica in self._replicas.values():
             for container in replica.containers.values():
                 await container.leave()
+        # From here on they are the next backend's.
+        self._replicas.clear()
         await self._around.zygotes.disconnect()
         tasks = list(self._tasks)
         for task in tasks:

@@ -11,6 +11,7 @@ import asyncio
 import os
 import select
 import signal
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ _LINUX = Path("/proc/self/stat").exists()
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _POLL = 0.2
+_LOOKS = 5
+_KERNEL_THREAD = 0x00200000
 
 
 def _psutil(pid: int) -> Any:
@@ -104,11 +107,33 @@ def marked() -> dict[str, list[int]]:
 
         pids = psutil.pids()
     found: dict[str, list[int]] = {}
-    for pid in pids:
-        token = mark_of(pid)
-        if token and is_alive(pid, None):
-            found.setdefault(token, []).append(pid)
+    for look in range(_LOOKS):
+        unsure = []
+        for pid in pids:
+            token = mark_of(pid)
+            if token and is_alive(pid, None):
+                found.setdefault(token, []).append(pid)
+            elif not token and _is_between_programs(pid):
+                unsure.append(pid)
+        if not unsure or look == _LOOKS - 1:
+            break
+        pids = unsure
+        time.sleep(0.002)
     return found
+
+
+def _is_between_programs(pid: int) -> bool:
+    """Return whether `pid` is in the middle of an exec: for an instant it has no environment."""
+    if not _LINUX:
+        return False
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            if file.read(1):
+                return False
+    except OSError:
+        return False
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in (b"Z", b"X") and not int(fields[6]) & _KERNEL_THREAD
 
 
 class MarkScanner:

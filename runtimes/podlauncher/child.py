@@ -163,8 +163,13 @@ def _set_threads(launch: dict[str, Any]) -> None:
         controller.limit(limits=count)
 
 
-def run(path: str, launch: dict[str, Any], *, forked: bool) -> NoReturn:
-    """Run the container's program in this process; never returns."""
+def run(path: str, launch: dict[str, Any], *, forked: bool, fresh: bool = False) -> NoReturn:
+    """Run the container's program in this process; never returns.
+
+    Args:
+        fresh: Only a new interpreter will do, for instance because the program's folder has a
+            module that this one has imported from elsewhere.
+    """
     if launch["cwd"]:
         try:
             os.chdir(launch["cwd"])
@@ -173,10 +178,8 @@ def run(path: str, launch: dict[str, Any], *, forked: bool) -> NoReturn:
     if not launch["is_python"]:
         guard.watch_from_outside(launch)
         _execute(launch, launch["argv"])
-    argv = (
-        [item for item in launch["argv"] if item != "-u"] if _leading_u(launch) else launch["argv"]
-    )
-    if not argv or (argv[0].startswith("-") and argv[0] not in ("-m", "-c")):
+    argv = launch["argv"][1:] if launch["argv"][:1] == ["-u"] else launch["argv"]
+    if fresh or not argv or (argv[0].startswith("-") and argv[0] not in ("-m", "-c")):
         # Interpreter options can only be given to a new interpreter; sitecustomize does the rest.
         guard.watch_from_outside(launch)
         _execute(launch, [launch["python"], *launch["argv"]])
@@ -204,10 +207,6 @@ def _reread_arguments() -> None:
             for key, value in list(vars(holder).items()):
                 if old.get(key) is value and getattr(module, key, value) is not value:
                     setattr(holder, key, getattr(module, key))
-
-
-def _leading_u(launch: dict[str, Any]) -> bool:
-    return bool(launch["argv"]) and launch["argv"][0] == "-u"
 
 
 def _execute(launch: dict[str, Any], argv: list[str]) -> NoReturn:

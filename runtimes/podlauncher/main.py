@@ -15,16 +15,20 @@ def main() -> None:
     here = os.path.dirname(os.path.abspath(__file__))
     home = os.path.dirname(here)
     sys.path[:] = [home, *(p for p in sys.path if os.path.abspath(p or ".") not in (here, home))]
-    from podlauncher import child, zygote
+    from podlauncher import child, shadow
 
     what, path = sys.argv[1], sys.argv[2]
     if what == "zygote":
+        from podlauncher import zygote
+
         zygote.main(path)
         return
     launch = child.read(path)
     child.own_session()
     child.record(path, {**launch, "started_how": "process"})
-    child.run(path, launch, forked=False)
+    folder = shadow.first_folder(launch["argv"], launch["cwd"])
+    own = shadow.shadowed(folder, sys.modules)
+    child.run(path, launch, forked=False, fresh=bool(own) and not launch["home_first"])
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import sys
 import traceback
 from typing import Any
 
-from podlauncher import child, guard, procfs
+from podlauncher import child, guard, procfs, shadow
 
 LISTENER = 3
 _ONE_THREAD = (
@@ -197,32 +197,11 @@ def _why_not(launch: dict[str, Any]) -> str:
         return "interpreter options need an interpreter of their own"
     if launch["home_first"]:
         return ""
-    folder = launch["cwd"] or os.getcwd()
-    scripts = [a for a in argv[:2] if not a.startswith("-")]
-    if argv[0] not in ("-m", "-c") and scripts:
-        folder = os.path.dirname(os.path.realpath(os.path.join(folder, scripts[0])))
-    own = sorted(_modules_in(folder) & _loaded())
+    if argv[0] == "-u":
+        argv = argv[1:]
+    folder = shadow.first_folder(argv, launch["cwd"])
+    own = shadow.shadowed(folder, sys.modules)
     return f"{folder} has its own {', '.join(own)}" if own else ""
-
-
-def _loaded() -> set[str]:
-    return {name for name in sys.modules if "." not in name} - {"__main__"}
-
-
-def _modules_in(folder: str) -> set[str]:
-    """Return the top-level names that `folder` as first path entry would provide."""
-    names = set()
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                stem, _, rest = entry.name.partition(".")
-                is_module = rest == "py" or rest.endswith(("so", "pyd"))
-                inside = os.path.join(entry.path, "__init__.py")
-                if is_module or (not rest and os.path.isfile(inside)):
-                    names.add(stem)
-    except OSError:
-        return set()
-    return names
 
 
 def _preload(config: dict[str, Any]) -> str:

@@ -15,15 +15,24 @@ def _install() -> None:
     run_file = os.environ.get("KSERVE_LOCAL_RUN_FILE")
     if not run_file:
         return
+    before = set(sys.modules)
     home = os.path.dirname(os.path.dirname(here))
     sys.path.append(home)
     try:
-        from podlauncher import child, network
+        import json
 
-        network.install(child.read(run_file)["network"])
+        from podlauncher import network, shadow
+
+        with open(run_file, encoding="utf-8") as file:
+            network.install(json.load(file)["network"])
+        scripts = [item for item in getattr(sys, "orig_argv", ()) if item.endswith(".py")]
+        for folder in (os.getcwd(), *(os.path.dirname(os.path.abspath(s)) for s in scripts)):
+            # The program's own modules of these names come first, as if nobody had been here.
+            for name in shadow.shadowed(folder, set(sys.modules) - before):
+                del sys.modules[name]
     except (OSError, ValueError, KeyError, ImportError) as error:
         # A worker without the patches still runs; it must say why it may listen elsewhere.
-        sys.stderr.write("kserve-local: Pod address not applied: %s\n" % (error,))  # noqa: UP031 - runs on old Pythons
+        sys.stderr.write(f"kserve-local: Pod address not applied: {error}\n")
     finally:
         sys.path.remove(home)
 
