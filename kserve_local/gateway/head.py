@@ -34,7 +34,7 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~]*)(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]+)([^#]*)")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
-# Never passed on: they concern one connection only, or are set by the gateway itself.
+# Never passed on: they concern one connection only.
 _HOP = frozenset(
     (
         b"connection",
@@ -49,18 +49,44 @@ _HOP = frozenset(
         b"http2-settings",
     )
 )
-_SET_BY_US = frozenset(
-    (
-        b"x-forwarded-proto",
-        b"kserve-isvc-name",
-        b"kserve-isvc-namespace",
-        b"knative-serving-revision",
-        b"knative-serving-namespace",
-    )
-)
+# What a request header is to us; all others pass untouched.
+(
+    _DROP,
+    _AS_IT_IS,
+    _HOST_LINE,
+    _LENGTH_LINE,
+    _CODING,
+    _CONNECTION,
+    _UPGRADE,
+    _EXPECT,
+    _FORWARDED_FOR,
+    _AUTHORIZATION,
+) = range(10)
+_REQUEST_KIND = {
+    **dict.fromkeys(_HOP, _DROP),
+    # Set by the gateway itself, so never believed.
+    b"x-forwarded-proto": _DROP,
+    b"kserve-isvc-name": _DROP,
+    b"kserve-isvc-namespace": _DROP,
+    b"knative-serving-revision": _DROP,
+    b"knative-serving-namespace": _DROP,
+    b"x-forwarded-host": _AS_IT_IS,
+    b"x-request-id": _AS_IT_IS,
+    b"host": _HOST_LINE,
+    b"content-length": _LENGTH_LINE,
+    b"transfer-encoding": _CODING,
+    b"connection": _CONNECTION,
+    b"upgrade": _UPGRADE,
+    b"expect": _EXPECT,
+    b"x-forwarded-for": _FORWARDED_FOR,
+    b"authorization": _AUTHORIZATION,
+}
 # What a `Connection` header may not take away.
 _KEPT = frozenset((b"host", b"content-length", b"content-type", b"authorization"))
 _NO_CALLBACKS = object()
+# Few hosts, many requests.
+_NAMES: dict[bytes, bytes] = {}
+_NAMES_LIMIT = 1024
 
 
 class HeadError(ValueError):
@@ -162,7 +188,7 @@ def parse_request(raw: bytes) -> RequestHead:
     lines.pop()
     if len(lines) > MAX_HEADERS:
         raise HeadError(f"more than {MAX_HEADERS} headers")
-    kept: list[tuple[bytes, bytes]] = []
+    kept: list[bytes] = []
     host: bytes | None = None
     length: bytes | None = None
     coding: bytes | None = None
@@ -171,41 +197,43 @@ def parse_request(raw: bytes) -> RequestHead:
     forwarded_host = has_id = False
     for line in lines:
         name, _, value = line.partition(b":")
+        kind = _REQUEST_KIND.get(name.lower())
+        if kind is None:
+            kept.append(line)
+            continue
         value = value.strip(b" \t")
-        low = name.lower()
-        if low == b"host":
+        if kind == _DROP:
+            continue
+        if kind == _AS_IT_IS:
+            kept.append(line)
+            if value:
+                # Which one of several X-Request-Id is the request's is not ours to say.
+                forwarded_host = forwarded_host or name.lower() == b"x-forwarded-host"
+                has_id = has_id or name.lower() == b"x-request-id"
+        elif kind == _HOST_LINE:
             if host is not None:
                 raise HeadError("more than one Host header")
             host = value
-            continue
-        if low == b"content-length":
+        elif kind == _LENGTH_LINE:
             if length is not None:
                 raise HeadError("more than one Content-Length header")
             length = value
-        elif low == b"transfer-encoding":
+            kept.append(line)
+        elif kind == _CODING:
             if coding is not None:
                 raise HeadError("more than one Transfer-Encoding header")
             coding = value
-        elif low == b"connection":
+        elif kind == _CONNECTION:
             connection += [t.strip(b" \t").lower() for t in value.split(b",")]
-        elif low == b"upgrade":
+        elif kind == _UPGRADE:
             upgrade = value
-        elif low == b"expect":
+        elif kind == _EXPECT:
             expect = value
-            continue
-        elif low == b"x-forwarded-for":
+        elif kind == _FORWARDED_FOR:
             forwarded_for = forwarded_for + b", " + value if forwarded_for else value
-            continue
-        elif low == b"authorization":
+        else:
             authorization = value
-        elif low == b"x-forwarded-host":
-            forwarded_host = True
-        elif low == b"x-request-id":
-            if has_id or not value:
-                continue
-            has_id = True
-        if low not in _HOP and low not in _SET_BY_US:
-            kept.append((name, value))
+            kept.append(line)
 
     if target[:1] != b"/" and target != b"*":
         absolute = _ABSOLUTE.fullmatch(target)
@@ -224,8 +252,14 @@ def parse_request(raw: bytes) -> RequestHead:
         if head.minor:
             raise HeadError("no Host header")
         host = b""
-    if not _HOST.fullmatch(host):
-        raise HeadError("a Host header that is no host name")
+    name = _NAMES.get(host)
+    if name is None:
+        if not _HOST.fullmatch(host):
+            raise HeadError("a Host header that is no host name")
+        name = host_name(host)
+        if len(_NAMES) >= _NAMES_LIMIT:
+            _NAMES.clear()
+        _NAMES[host] = name
     if coding is not None:
         if length is not None:
             raise HeadError("both Content-Length and Transfer-Encoding")
@@ -245,7 +279,7 @@ def parse_request(raw: bytes) -> RequestHead:
         raise HeadError(str(error) or "refused by the parser") from error
 
     head.target = target
-    head.host = host_name(host)
+    head.host = name
     head.chunked = coding is not None
     head.length = int(length) if length is not None else 0
     head.keep_alive = b"close" not in connection and (
@@ -254,18 +288,17 @@ def parse_request(raw: bytes) -> RequestHead:
     head.expect = bool(expect) and head.minor == 1 and (head.chunked or head.length > 0)
     wants_upgrade = b"upgrade" in connection and upgrade.lower() not in (b"", b"h2c")
     head.upgrade = upgrade if wants_upgrade and not head.chunked and not head.length else b""
-    dropped = {t for t in connection if t} - _KEPT
-    if dropped:
-        kept = [(n, v) for n, v in kept if n.lower() not in dropped]
-    out = [b"Host: %b\r\n" % host]
-    out += [b"%b: %b\r\n" % pair for pair in kept]
+    if connection and (dropped := {t for t in connection if t} - _KEPT):
+        kept = [x for x in kept if x.partition(b":")[0].lower() not in dropped]
+    kept.append(b"")
+    out = b"Host: %b\r\n%b" % (host, b"\r\n".join(kept))
     if not forwarded_host and host:
-        out.append(b"X-Forwarded-Host: %b\r\n" % host)
+        out += b"X-Forwarded-Host: %b\r\n" % host
     if head.chunked:
-        out.append(b"Transfer-Encoding: chunked\r\n")
+        out += b"Transfer-Encoding: chunked\r\n"
     if head.upgrade:
-        out.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade)
-    head.lines = b"".join(out)
+        out += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
+    head.lines = out
     head.forwarded_for = forwarded_for
     head.authorization = authorization
     head.has_id = has_id

@@ -46,6 +46,7 @@ DROP_TIME = 30.0
 DROP_LIMIT = 256 * 1024 * 1024
 AHEAD = 64 * 1024
 PENDING = 256 * 1024
+TOGETHER = 16 * 1024
 
 _HEAD, _BODY, _CHUNKS, _WAIT, _LINGER, _TUNNEL = range(6)
 
@@ -98,21 +99,21 @@ class ClientConnection(asyncio.Protocol):
         "_out_chunked",
         "_peek",
         "_poll",
-        "_reading",
         "_request_head",
         "_seen",
         "_since",
         "_state",
         "_suffix",
-        "_wants_continue",
         "admin",
         "exchange",
         "peer",
         "plain",
         "plane",
+        "read_paused",
         "requests",
         "service",
         "transport",
+        "wants_continue",
         "write_paused",
     )
 
@@ -138,10 +139,10 @@ class ClientConnection(asyncio.Protocol):
         self._left = 0
         self._decoder: ChunkDecoder | None = None
         self._peek: _Peek | None = None
-        self._reading = True
+        self.read_paused = False
         self._close = False
         self._out_chunked = False
-        self._wants_continue = False
+        self.wants_continue = False
         self._request_head: RequestHead | None = None
         self._dropped = 0
         self._seen = (-1, 0)
@@ -287,9 +288,8 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._buffer = rest
             self._state = _WAIT
-        self._wants_continue = head.expect and not pieces and not done
-        plane = self.plane
-        if head.table is plane.table and head.route is not None and not self.service:
+        self.wants_continue = head.expect and not pieces and not done
+        if head.table is self.plane.table and not self.service:
             self._start(head, head.route, head.fresh, pending, done)
         else:
             self._find(head, pieces, pending, done)
@@ -312,8 +312,8 @@ class ClientConnection(asyncio.Protocol):
             self._found(head, found, pending, done)
         elif isinstance(found, NeedsModel):
             self._peek = _Peek(head)
-            if self._wants_continue:
-                self._wants_continue = False
+            if self.wants_continue:
+                self.wants_continue = False
                 self.transport.write(errors.CONTINUE)
             self._body(pieces, pending, done=done)
         else:
@@ -348,24 +348,35 @@ class ClientConnection(asyncio.Protocol):
     def _start(
         self,
         head: RequestHead,
-        route: CompiledRoute,
+        route: CompiledRoute | None,
         fresh: bytes,
         pending: list[bytes],
         done: bool,
     ) -> None:
         plane = self.plane
-        target = plane.target_of(route)
+        target = plane.target_of(route) if route is not None else None
         if target is None:
             self._reply(errors.no_upstream())
             return
         suffix = self._suffix
         if head.forwarded_for:
             suffix = b"X-Forwarded-For: %b, %b" % (head.forwarded_for, suffix[17:])
+        # A small body travels with its head: one buffer, one write.
+        body, size = b"", 0
+        if pending:
+            size = len(pending[0]) if len(pending) == 1 else sum(map(len, pending))
+            if size < TOGETHER:
+                body, pending, size = b"".join(pending), [], 0
         if head.has_id:
-            fresh = b"%b%b\r\n" % (fresh, suffix)
+            fresh = b"%b%b\r\n%b" % (fresh, suffix, body)
         else:
-            fresh = b"%b%bX-Request-Id: %b\r\n\r\n" % (fresh, suffix, plane.request_id())
-        size = sum(map(len, pending)) if pending else 0
+            fresh = b"%b%bX-Request-Id: %b%012x\r\n\r\n%b" % (
+                fresh,
+                suffix,
+                plane.id_prefix,
+                plane.next_id(),
+                body,
+            )
         self.exchange = exchange = Exchange(self, head, target, fresh, pending, size, done)
         target.start(exchange)
 
@@ -402,7 +413,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _body(self, pieces: list[bytes], framed: list[bytes], *, done: bool = False) -> None:
         """Take a part of the body: `pieces` as it is, `framed` as it is passed on."""
-        self._wants_continue = False if framed else self._wants_continue
+        self.wants_continue = False if framed else self.wants_continue
         exchange = self.exchange
         if exchange is not None:
             exchange.body_done = exchange.body_done or done
@@ -453,10 +464,10 @@ class ClientConnection(asyncio.Protocol):
 
     def bound(self, exchange: Exchange) -> None:
         """The request has its connection: let the rest of the body come."""
-        if self._wants_continue:
-            self._wants_continue = False
+        if self.wants_continue:
+            self.wants_continue = False
             self.transport.write(errors.CONTINUE)
-        if not self._reading and not (exchange.upstream and exchange.upstream.write_paused):
+        if self.read_paused and not (exchange.upstream and exchange.upstream.write_paused):
             self.resume_reading()
 
     def held(self, exchange: Exchange) -> None:
@@ -494,7 +505,16 @@ class ClientConnection(asyncio.Protocol):
         """The answer is out; turn to the next request, or to what is left of this one."""
         if exchange is self.exchange:
             self.exchange = None
-        self._turn()
+        if (
+            self.plain
+            and self._state == _WAIT
+            and not self._buffer
+            and not self.read_paused
+            and not self.plane.draining
+        ):
+            self._state = _HEAD
+        else:
+            self._turn()
 
     def answer(self, answer: errors.Answer, exchange: Exchange) -> None:
         """Write a whole answer of our own."""
@@ -556,7 +576,7 @@ class ClientConnection(asyncio.Protocol):
             self._state = _HEAD
             if self._buffer:
                 asyncio.get_running_loop().call_soon(self._next)
-            elif not self._reading:
+            elif self.read_paused:
                 self.resume_reading()
         else:
             self._dropped = 0
@@ -569,7 +589,7 @@ class ClientConnection(asyncio.Protocol):
         data, self._buffer = self._buffer, b""
         if data:
             self._read_head(data)
-        if not self._reading and len(self._buffer) <= AHEAD:
+        if self.read_paused and len(self._buffer) <= AHEAD:
             self.resume_reading()
 
     def _linger(self) -> None:
@@ -588,7 +608,7 @@ class ClientConnection(asyncio.Protocol):
             return
         exchange = self.exchange
         if exchange is not None:
-            if not self._reading and self._is_gone():
+            if self.read_paused and self._is_gone():
                 self.transport.abort()
             return
         seen = (self.requests, len(self._buffer))
@@ -643,12 +663,12 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Whoever takes the body does not keep up."""
-        if self._reading and not self.transport.is_closing():
-            self._reading = False
+        if not self.read_paused and not self.transport.is_closing():
+            self.read_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """There is room again."""
-        if not self._reading and not self.transport.is_closing():
-            self._reading = True
+        if self.read_paused and not self.transport.is_closing():
+            self.read_paused = False
             self.transport.resume_reading()

@@ -310,6 +310,7 @@ def main() -> int:
     # What start-up made stays: no later collection has to look at it.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import random
@@ -49,7 +50,7 @@ class Exchange:
         fresh: The head as it is sent upstream.
         pending: Body bytes, framed for the upstream, that wait for a connection.
         body_done: The client has sent all of the request.
-        sent: A byte of it has gone to a replica.
+        streamed: The body went in more than one piece, so some of it may still be on its way.
         status: Of the answer once its head went out; 0 before.
         declared: The answer carries Content-Length.
         finished: Counted out; late callbacks are ignored.
@@ -67,10 +68,9 @@ class Exchange:
         "pending_size",
         "place",
         "refused_at",
-        "route",
-        "sent",
         "started",
         "status",
+        "streamed",
         "target",
         "tries",
         "upstream",
@@ -95,7 +95,7 @@ class Exchange:
         self.body_done = body_done
         self.upstream: UpstreamConnection | None = None
         self.place: EndpointState | None = None
-        self.sent = False
+        self.streamed = False
         self.status = 0
         self.declared = False
         self.finished = False
@@ -107,6 +107,7 @@ class Exchange:
     def send(self, pieces: list[bytes]) -> None:
         """Pass body bytes on, or keep them until there is a connection."""
         upstream = self.upstream
+        self.streamed = True
         if upstream is not None:
             if len(pieces) == 1:
                 upstream.transport.write(pieces[0])
@@ -129,6 +130,7 @@ class TargetState:
         "plane",
         "poked_at",
         "removed",
+        "sole",
         "spec",
         "timeout",
         "usable",
@@ -140,6 +142,8 @@ class TargetState:
         self.timeout = spec.timeout
         self.endpoints: dict[tuple[str, str, int], EndpointState] = {}
         self.usable: list[EndpointState] = []
+        # The one usable replica, if it takes any number of requests: nothing to choose.
+        self.sole: EndpointState | None = None
         self.in_flight: dict[Exchange, None] = {}
         self.breaker: Breaker[Exchange] = Breaker(held=plane.max_held)
         self.balancer = Balancer(spec.container_concurrency, plane.draw)
@@ -168,6 +172,8 @@ class TargetState:
             (p for p in self.endpoints.values() if not p.refused),
             key=lambda p: (_address_order(p.endpoint.address), p.endpoint.port),
         )
+        free = len(self.usable) == 1 and not self.spec.container_concurrency
+        self.sole = self.usable[0] if free else None
         if not len(self.breaker):
             return
         if self.usable:
@@ -190,11 +196,11 @@ class TargetState:
         self.in_flight[exchange] = None
         self.figures.requests += 1
         if not self.breaker.waiting:
-            place = self.balancer.pick(self.usable)
+            place = self.sole or self.balancer.pick(self.usable)
             if place is not None:
                 place.in_flight += 1
                 exchange.place = place
-                connection = place.take()
+                connection = place.take(exchange.started)
                 if connection is not None:
                     connection.begin(exchange)
                 else:
@@ -236,7 +242,7 @@ class TargetState:
         """Send the request to this replica."""
         place.in_flight += 1
         exchange.place = place
-        connection = place.take()
+        connection = place.take(perf_counter())
         if connection is not None:
             connection.begin(exchange)
         else:
@@ -311,8 +317,9 @@ class Dataplane:
         self.refusals = 0
         self._tasks: set[asyncio.Task[None]] = set()
         p = os.urandom(9).hex()
-        self._prefix = f"{p[:8]}-{p[8:12]}-4{p[12:15]}-a{p[15:18]}-".encode()
-        self._request_count = 0
+        # Request ids look like UUIDs: random per process, then counting.
+        self.id_prefix = f"{p[:8]}-{p[8:12]}-4{p[12:15]}-a{p[15:18]}-".encode()
+        self.next_id = itertools.count(1).__next__
         self._slow_tick = 0.0
 
     # Tables
@@ -343,11 +350,6 @@ class Dataplane:
         if not ids:
             return None
         return self.targets[ids[compiled.draw(self.draw.random())]]
-
-    def request_id(self) -> bytes:
-        """Return a new id in UUID form: random per process, then counting."""
-        self._request_count = count = self._request_count + 1
-        return b"%b%012x" % (self._prefix, count)
 
     # Connections to replicas
 
@@ -476,7 +478,6 @@ class Dataplane:
             exchange.tries += 1
             place.in_flight -= 1
             exchange.place = None
-            exchange.sent = False
             exchange.target.breaker.give_back(exchange)
             exchange.target.settle()
             return

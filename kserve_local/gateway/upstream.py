@@ -67,12 +67,12 @@ class EndpointState:
         self.retry_at = 0.0
         self.error = ""
 
-    def take(self) -> UpstreamConnection | None:
+    def take(self, now: float) -> UpstreamConnection | None:
         """Return a pooled connection that is still open, or None."""
         idle = self.idle
         while idle:
             connection = idle.pop()
-            if perf_counter() - connection.since < FRESH or connection.is_open():
+            if now - connection.since < FRESH or connection.is_open():
                 return connection
             connection.close()
         return None
@@ -149,21 +149,17 @@ class UpstreamConnection(asyncio.Protocol):
         self.used += 1
         self._state = _HEAD
         transport = self.transport
-        if exchange.client.write_paused:
+        client = exchange.client
+        if client.write_paused:
             self.pause_reading()
-        exchange.sent = True
-        pending = exchange.pending
-        if not pending:
+        if not exchange.pending:
             transport.write(exchange.fresh)
-        elif exchange.pending_size < 16384:
-            transport.write(b"".join((exchange.fresh, *pending)))
-            exchange.pending = []
-            exchange.pending_size = 0
         else:
-            transport.writelines([exchange.fresh, *pending])
+            transport.writelines([exchange.fresh, *exchange.pending])
             exchange.pending = []
             exchange.pending_size = 0
-        exchange.client.bound(exchange)
+        if client.wants_continue or client.read_paused:
+            client.bound(exchange)
 
     # Reading
 
@@ -319,9 +315,9 @@ class UpstreamConnection(asyncio.Protocol):
             # KServe's server closes after an unexpected error without saying so in the answer.
             and exchange.status < 500
             and not self.write_paused
+            and not self.failed
             and not self.place.retired
-            and not transport.is_closing()
-            and not transport.get_write_buffer_size()
+            and not (exchange.streamed and transport.get_write_buffer_size())
         ):
             if not self._reading:
                 self._reading = True
@@ -393,6 +389,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.target.plane.upstream_lost(exchange, exc, reused=self.used > 1)
 
     def _salvage(self) -> None:
+        self.failed = True
         fd = self.transport.get_extra_info("socket").fileno()
         if fd < 0:
             return
