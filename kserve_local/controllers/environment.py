@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def _resource(
         found = {"cpu": n.cpu, "memory": n.memory_bytes}.get(resource, 0)
     value = quantity.parse(found or 0)
     divisor = quantity.parse(ref.get("divisor") or 1) or 1
-    return str(-int(-value // divisor))
+    return str(math.ceil(value / divisor))
 
 
 def _value_from(

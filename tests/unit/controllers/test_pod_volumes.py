@@ -1,0 +1,177 @@
+"""Volumes as files: what a container sees at its mount paths."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kserve_local.api.meta import Object
+from kserve_local.controllers.environment import ConfigError, Sources
+from kserve_local.controllers.pod_volumes import (
+    Content,
+    VolumePlaces,
+    make_mounts,
+    missing_claims,
+    remove_volumes,
+    rewrite_paths,
+)
+from kserve_local.interfaces.backend import Mount
+
+SECRET = {"metadata": {"name": "creds"}, "data": {"key.json": base64.b64encode(b"{}").decode()}}
+CONFIG = {"metadata": {"name": "conf"}, "data": {"a": "1", "b": "2"}}
+SOURCES = Sources(secret={"creds": SECRET}.get, config_map={"conf": CONFIG}.get)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> VolumePlaces:
+    (tmp_path / "project").mkdir()
+    return VolumePlaces(tmp_path / "volumes", tmp_path / "project", {"models": tmp_path / "claim"})
+
+
+def mounts_of(
+    places: VolumePlaces, volume: dict[str, Any], *, path: str = "/data", **mount: Any
+) -> tuple[Mount, ...]:
+    pod: Object = {
+        "metadata": {"name": "iris", "namespace": "default", "labels": {"app": "x"}},
+        "spec": {"volumes": [{"name": "v", **volume}]},
+    }
+    container = {"volumeMounts": [{"name": "v", "mountPath": path, **mount}]}
+    return make_mounts(pod, container, places, SOURCES)
+
+
+def test_a_secret_is_files_only_the_user_can_read(places: VolumePlaces) -> None:
+    (mount,) = mounts_of(places, {"secret": {"secretName": "creds"}})
+    file = mount.source / "key.json"
+    assert file.read_bytes() == b"{}"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_config_map_may_pick_items(places: VolumePlaces) -> None:
+    items = [{"key": "a", "path": "deep/a.txt"}]
+    (mount,) = mounts_of(places, {"configMap": {"name": "conf", "items": items}})
+    assert (mount.source / "deep" / "a.txt").read_text() == "1"
+    assert not (mount.source / "b").exists()
+
+
+def test_a_projected_volume_holds_all_its_sources(places: VolumePlaces) -> None:
+    downward = {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}
+    parts = [{"secret": {"name": "creds"}}, {"configMap": {"name": "conf"}}]
+    volume = {"projected": {"sources": [*parts, {"downwardAPI": downward}]}}
+    (mount,) = mounts_of(places, volume)
+    found = {p.name for p in mount.source.iterdir()}
+    assert found == {"key.json", "a", "b", "labels"}
+    assert (mount.source / "labels").read_text() == 'app="x"'
+
+
+def test_a_claim_is_its_configured_folder(places: VolumePlaces, tmp_path: Path) -> None:
+    volume = {"persistentVolumeClaim": {"claimName": "models"}}
+    (mount,) = mounts_of(places, volume, subPath="iris/1")
+    assert mount.source == tmp_path / "claim" / "iris" / "1"
+
+
+@pytest.mark.parametrize(
+    ("volume", "message"),
+    [
+        ({"secret": {"secretName": "nope"}}, 'secret "nope" not found'),
+        ({"configMap": {"name": "nope"}}, 'configmap "nope" not found'),
+        (
+            {"configMap": {"name": "conf", "items": [{"key": "z", "path": "z"}]}},
+            "references non-existent config key: z",
+        ),
+        (
+            {"configMap": {"name": "conf", "items": [{"key": "a", "path": "../a"}]}},
+            "must not contain '..': ../a",
+        ),
+        ({"hostPath": {"path": "/etc"}}, "outside the project folder"),
+        ({"nfs": {"server": "x"}}, "nfs volumes cannot be mounted"),
+        (
+            {"persistentVolumeClaim": {"claimName": "other"}},
+            'persistentvolumeclaim "other" not found',
+        ),
+    ],
+)
+def test_what_cannot_be_mounted_is_said(
+    places: VolumePlaces, volume: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        mounts_of(places, volume)
+    assert message in str(refused.value)
+
+
+def test_optional_sources_may_be_missing(places: VolumePlaces) -> None:
+    (mount,) = mounts_of(places, {"secret": {"secretName": "nope", "optional": True}})
+    assert list(mount.source.iterdir()) == []
+
+
+def test_a_host_path_inside_the_project_is_allowed(places: VolumePlaces) -> None:
+    (mount,) = mounts_of(places, {"hostPath": {"path": "data", "type": "DirectoryOrCreate"}})
+    assert mount.source == places.project / "data"
+
+
+def fetched(tmp_path: Path, name: str) -> Path:
+    folder = tmp_path / "cache" / name
+    folder.mkdir(parents=True)
+    (folder / f"{name}.bin").write_text(name)
+    return folder
+
+
+def with_contents(places: VolumePlaces, *contents: Content) -> VolumePlaces:
+    return VolumePlaces(places.folder, places.project, places.claims, contents)
+
+
+def test_one_fetched_model_is_mounted_as_it_lies(places: VolumePlaces, tmp_path: Path) -> None:
+    """So process mode sees the real directory, and nothing is copied."""
+    model = fetched(tmp_path, "m")
+    there = with_contents(places, Content("/mnt/models", model))
+    (mount,) = mounts_of(there, {"emptyDir": {}}, path="/mnt/models", readOnly=True)
+    assert mount == Mount("/mnt/models", model, read_only=True)
+
+
+def test_several_models_are_linked_below_their_common_parent(
+    places: VolumePlaces, tmp_path: Path
+) -> None:
+    one, two = fetched(tmp_path, "one"), fetched(tmp_path, "two")
+    there = with_contents(places, Content("/mnt/models/a", one), Content("/mnt/models/b", two))
+    (mount,) = mounts_of(there, {"emptyDir": {}}, path="/mnt/models", readOnly=True)
+    assert (mount.source / "a" / "one.bin").read_text() == "one"
+    assert (mount.source / "b" / "two.bin").resolve() == two / "two.bin"
+
+
+def test_a_writable_model_is_a_copy(places: VolumePlaces, tmp_path: Path) -> None:
+    """The shared cache must stay as it is."""
+    model = fetched(tmp_path, "m")
+    there = with_contents(places, Content("/mnt/models", model))
+    (mount,) = mounts_of(there, {"emptyDir": {}}, path="/mnt/models", readOnly=False)
+    (mount.source / "m.bin").write_text("changed")
+    assert (model / "m.bin").read_text() == "m"
+    (again,) = mounts_of(there, {"emptyDir": {}}, path="/mnt/models", readOnly=False)
+    assert (again.source / "m.bin").read_text() == "changed"
+
+
+def test_removing_volumes_follows_no_links(places: VolumePlaces, tmp_path: Path) -> None:
+    one, two = fetched(tmp_path, "one"), fetched(tmp_path, "two")
+    there = with_contents(places, Content("/m/a", one), Content("/m/b", two))
+    mounts_of(there, {"emptyDir": {}}, path="/m", readOnly=True)
+    remove_volumes(places.folder, lambda error: pytest.fail(str(error)))
+    remove_volumes(places.folder, lambda error: pytest.fail(str(error)))
+    assert (one / "one.bin").exists()
+    assert not places.folder.exists()
+
+
+def test_paths_in_variables_become_real_paths(tmp_path: Path) -> None:
+    mounts = (Mount("/var/secrets", tmp_path),)
+    env = {"F": "/var/secrets/key.json", "G": "/var/secrets2", "H": "x"}
+    assert rewrite_paths(env, mounts) == {
+        "F": f"{tmp_path}/key.json",
+        "G": "/var/secrets2",
+        "H": "x",
+    }
+
+
+def test_claims_without_folder_are_named() -> None:
+    volumes = [{"persistentVolumeClaim": {"claimName": n}} for n in ("b", "a", "models")]
+    pod = {"spec": {"volumes": [*volumes, {"emptyDir": {}}]}}
+    assert missing_claims(pod, {"models": Path("/x")}) == ("a", "b")
