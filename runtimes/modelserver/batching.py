@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,10 @@ class Job:
     __slots__ = ("compute", "key", "rows", "seconds", "x")
 
     def __init__(self, key: Hashable | None, x: Any, compute: Callable[[Any], Any]) -> None:
+        self.set(key, x, compute)
+
+    def set(self, key: Hashable | None, x: Any, compute: Callable[[Any], Any]) -> None:
+        """Set what the job is, for subclasses that know it only after they were made."""
         self.key = key
         self.x = x
         self.compute = compute
@@ -197,7 +201,7 @@ class Runner:
         return jobs
 
     def _deliver(self, jobs: list[Job], rows: int, executed: _Executed) -> None:
-        results, same = executed
+        results, same, cost = executed
         if same is not None:
             self._trials -= 1
             if not same:
@@ -209,7 +213,7 @@ class Runner:
         self.calls += 1
         if len(jobs) > 1:
             self.shared_calls += 1
-        self._cost[jobs[0].key is None].seen(rows, jobs[0].seconds)
+        self._cost[jobs[0].key is None].seen(rows, cost)
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, _Failure):
                 job.failed(result.error)
@@ -226,8 +230,9 @@ class _Failure:
         self.error = error
 
 
-# One result or `_Failure` per job; and whether a trial found the same alone (None: there was none).
-_Executed = tuple[list[Any], bool | None]
+# One result or `_Failure` per job; whether a trial found the same alone (None: there was none); and
+# what the first call cost, in seconds.
+_Executed = tuple[list[Any], bool | None, float]
 
 
 def _execute(jobs: list[Job], trial: bool) -> _Executed:
@@ -236,15 +241,17 @@ def _execute(jobs: list[Job], trial: bool) -> _Executed:
     Sets `seconds` on each job. With `trial`, several jobs are computed both ways, answered with the
     results alone, and compared.
     """
-    if len(jobs) == 1:
-        return _alone(jobs), None
     started = perf_counter()
+    cpu = thread_time()
+    if len(jobs) == 1:
+        return _alone(jobs), None, _cost_since(started, cpu)
     try:
         y = jobs[0].compute(np.concatenate([job.x for job in jobs]))
         if len(y) != sum(job.rows for job in jobs):
             raise ValueError("the model did not answer every row")
     except Exception:  # whatever it was, each job meets it (or not) by itself
-        return _alone(jobs), None
+        return _alone(jobs), None, _cost_since(started, cpu)
+    cost = _cost_since(started, cpu)
     seconds = perf_counter() - started
     results = []
     start = 0
@@ -253,9 +260,18 @@ def _execute(jobs: list[Job], trial: bool) -> _Executed:
         results.append(y[start : start + job.rows])
         start += job.rows
     if not trial:
-        return results, None
+        return results, None, cost
     alone = _alone(jobs)
-    return alone, all(map(_identical, results, alone))
+    return alone, all(map(_identical, results, alone)), cost
+
+
+def _cost_since(started: float, cpu: float) -> float:
+    """Return CPU seconds of this thread since then, so that a busy machine does not make calls look
+    slow; wall seconds for calls that mostly wait (for a device, a service, other threads).
+    """
+    used = thread_time() - cpu
+    elapsed = perf_counter() - started
+    return elapsed if elapsed > 8 * used else used
 
 
 def _alone(jobs: list[Job]) -> list[Any]:

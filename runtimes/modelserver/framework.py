@@ -18,11 +18,13 @@ from modelserver.model import InferOutput, InferRequest, InferResponse, RowModel
 
 
 class FrameworkModel(RowModel):
-    """A model read from files in a folder, predicting on rows.
+    """A model read from files in a folder, predicting on rows; its one output is `output-0`.
 
     Args:
         folder: Holds exactly one model file; or the file itself.
     """
+
+    only_output = "output-0"
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name)
@@ -59,7 +61,7 @@ class FrameworkModel(RowModel):
     def respond(self, request: InferRequest, y: Any) -> InferResponse:
         if not isinstance(y, np.ndarray):
             y = np.asarray(y)
-        return InferResponse(self.name, [InferOutput.of("output-0", y)], request.id)
+        return InferResponse(self.name, [InferOutput.of(self.only_output, y)], request.id)
 
     def respond_v1(self, y: Any) -> dict[str, Any]:
         return {"predictions": y.tolist() if hasattr(y, "tolist") else y}

@@ -255,6 +255,9 @@ class RowModel(Model):
     """
 
     batchable = False
+    # The name of the only output, if `respond` makes nothing but that one output of `y`: the server
+    # may then write the answer without calling it.
+    only_output: str | None = None
 
     def prepare(self, request: InferRequest) -> Any:
         """Return what `compute` takes, from the request's tensors."""

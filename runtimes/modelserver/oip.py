@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import orjson
 
 from modelserver import tensors
@@ -30,6 +31,8 @@ LENGTH_HEADER = "inference-header-content-length"
 # An answer: body, and the length of its JSON part when binary tensors follow (else None).
 Encoded = tuple[bytes, int | None]
 
+_NDARRAY = np.ndarray
+_NUMERIC = {dtype: name for name, dtype in tensors.DTYPES.items() if name not in ("FP16", "BYTES")}
 _PLAIN_TYPES = tensors.DTYPES.keys() - {"FP16"}
 
 
@@ -250,6 +253,34 @@ def encode(response: InferResponse | dict[str, Any], request: InferRequest) -> E
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), None
 
 
+def encode_rows(model_name: str, output_name: str, y: Any, request: InferRequest) -> bytes | None:
+    """Return what `encode` would for one output `y`, by a shorter way; None where it has none.
+
+    It has one for a small numeric array, if the request asks for nothing in particular.
+    """
+    if request.parameters or request.outputs or not isinstance(y, _NDARRAY) or y.size > 64:
+        return None
+    datatype = _NUMERIC.get(y.dtype)
+    if datatype is None:
+        return None
+    body = {
+        "model_name": model_name,
+        "model_version": None,
+        "id": request.id or new_id(),
+        "parameters": None,
+        "outputs": [
+            {
+                "name": output_name,
+                "shape": y.shape,
+                "datatype": datatype,
+                "parameters": None,
+                "data": y.tolist() if y.ndim == 1 else y.ravel().tolist(),
+            }
+        ],
+    }
+    return orjson.dumps(body)
+
+
 def _select(response: InferResponse, wanted: list[RequestedOutput]) -> list[InferOutput]:
     by_name = {output.name: output for output in response.outputs}
     selected: list[InferOutput] = []
@@ -380,6 +411,7 @@ __all__ = [
     "decode_binary",
     "decode_json",
     "encode",
+    "encode_rows",
     "is_json",
     "new_id",
 ]

@@ -336,13 +336,13 @@ class _Call(Job):
         if rows is not None and not self.explain:
             x = self.prepare(rows)
             self.prepared = perf_counter()
-            Job.__init__(self, rows.batch_key(x), x, rows.compute)
+            self.set(rows.batch_key(x), x, rows.compute)
         else:
             work = self.work()
             if inspect.iscoroutinefunction(work):
                 self.connection.start_task(self._run(work))
                 return
-            Job.__init__(self, None, self.request, self.bound(work))
+            self.set(None, self.request, self.bound(work))
         self.served.runner.submit(self)
 
     async def _run(self, work: Callable[..., Awaitable[Any]]) -> None:
@@ -416,12 +416,18 @@ class _V2Call(_Call):
 
     def answer(self, result: Any) -> None:
         rows = self.served.rows
-        if rows is not None:
-            result = rows.respond(self.request, result)
-        body, json_length = oip.encode(result, self.request)
         headers = self.head.headers
         structured = headers.get("content-type") == cloudevents.STRUCTURED_TYPE
-        if structured or ("ce-specversion" in headers and cloudevents.is_binary(headers)):
+        event = structured or ("ce-specversion" in headers and cloudevents.is_binary(headers))
+        if rows is not None:
+            if rows.only_output is not None and not event:
+                data = oip.encode_rows(rows.name, rows.only_output, result, self.request)
+                if data is not None:
+                    self.connection.send(200, data)
+                    return
+            result = rows.respond(self.request, result)
+        body, json_length = oip.encode(result, self.request)
+        if event:
             self._answer_event(body, structured)
         elif json_length is None:
             self.connection.send(200, body)

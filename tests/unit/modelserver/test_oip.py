@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from modelserver import oip
 from modelserver.errors import HTTPError, InvalidInput, UnrecognizedRequest
-from modelserver.model import InferOutput, InferRequest, InferResponse
+from modelserver.model import InferOutput, InferRequest, InferResponse, RequestedOutput
 from modelserver.oip_schema import SchemaError, parse
 
 TENSOR: dict[str, Any] = {"name": "x", "shape": [2], "datatype": "INT32", "data": [1, 2]}
@@ -281,6 +281,30 @@ def test_json_answers_have_every_key_in_order() -> None:
             {"name": "n", "shape": [1], "datatype": "FP32", "parameters": None, "data": [None]}
         ],
     }
+
+
+@pytest.mark.parametrize("dtype", ["i8", "f4", "f8", "?", "u1"])
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (0,), ()])
+def test_rows_written_the_short_way_look_as_always(dtype: str, shape: tuple[int, ...]) -> None:
+    """A server writes the one output of a framework model without the general encoder."""
+    y = np.ones(shape, np.dtype(dtype))
+    if dtype == "f4" and y.size:
+        y.flat[0] = 0.1
+    asked = InferRequest("m", [], "i")
+    short = oip.encode_rows("m", "output-0", y, asked)
+    assert (short, None) == oip.encode(InferResponse("m", [InferOutput.of("output-0", y)]), asked)
+
+
+def test_the_short_way_knows_its_limits() -> None:
+    """Text, half floats, long arrays, and requests that ask for something."""
+    plain = InferRequest("m", [], "i")
+    for y in (np.array(["a"]), np.ones(1, np.float16), np.ones(65), [1]):
+        assert oip.encode_rows("m", "o", y, plain) is None
+    for asked in (
+        InferRequest("m", [], "i", parameters={"binary_data_output": True}),
+        InferRequest("m", [], "i", outputs=[RequestedOutput("o")]),
+    ):
+        assert oip.encode_rows("m", "o", np.ones(1), asked) is None
 
 
 def test_half_floats_need_a_binary_answer() -> None:
