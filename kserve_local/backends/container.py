@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kserve_local.backends import cgroups, memory, output, processes, runfiles
 from kserve_local.backends import launch as launching
-from kserve_local.backends import memory, output, processes, runfiles
 from kserve_local.backends.probes import Change, Target, watch
 from kserve_local.backends.processes import Exit, MarkScanner
 from kserve_local.backends.runfiles import RunFiles
@@ -42,6 +42,7 @@ class Surroundings:
     files: RunFiles
     zygotes: Zygotes
     scanner: MarkScanner
+    cgroups: cgroups.Cgroups
     place: launching.Place
 
 
@@ -101,6 +102,8 @@ class Container:
             exit_file=exit_file,
             place=self.around.place,
         )
+        cgroup = self.around.cgroups.make(token, self.spec.memory_limit_bytes)
+        self._launch["cgroup"] = str(cgroup) if cgroup else ""
         self.tokens.add(token)
         self.spec.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         exit_file.unlink(missing_ok=True)
@@ -256,7 +259,13 @@ class Container:
     def _set_terminated(self, ended: tuple[Exit | None, str]) -> None:
         exited, message = ended
         note = self.status.note
-        if self.killed_for_memory:
+        cgroup = str(self._launch.get("cgroup") or "")
+        by_kernel = bool(cgroup) and cgroups.was_oom_killed(Path(cgroup))
+        if cgroup:
+            cgroups.remove(Path(cgroup))
+        if by_kernel and (exited is None or exited.signal == signal.SIGKILL):
+            exited, reason = Exit(137, signal.SIGKILL), "OOMKilled"
+        elif self.killed_for_memory:
             exited, reason, note = Exit(137, signal.SIGKILL), "OOMKilled", APPROXIMATE_MEMORY
         elif exited is None:
             reason = "Unknown"

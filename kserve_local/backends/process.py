@@ -22,6 +22,7 @@ from pathlib import Path
 
 from kserve_local.backends import launch as launching
 from kserve_local.backends import output, processes, runfiles
+from kserve_local.backends.cgroups import Cgroups, delegated
 from kserve_local.backends.container import Container, Surroundings, zygote_key
 from kserve_local.backends.environments import Environments
 from kserve_local.backends.processes import MarkScanner
@@ -64,6 +65,8 @@ class _Replica:
     adopted: bool = False
     deadline: float = 0.0
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    # Held while containers begin: a stop waits for it, so that it sees what it has to end.
+    beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
     stopping: asyncio.Task[None] | None = None
 
     def status(self) -> ReplicaStatus:
@@ -125,6 +128,7 @@ class ProcessBackend:
             files=RunFiles(settings.run_dir / "pods"),
             zygotes=Zygotes(place),
             scanner=MarkScanner(),
+            cgroups=Cgroups(delegated()),
             place=launching.Place(
                 home=place.home,
                 state=settings.state,
@@ -238,10 +242,13 @@ class ProcessBackend:
         return spec.id
 
     async def _begin(self, replica: _Replica, pythons: Sequence[Path]) -> None:
-        ports = self._ports(replica.spec)
-        self._around.files.save(replica.spec)
-        for container, python in zip(replica.spec.containers, pythons, strict=True):
-            await self._new_container(replica, container).begin(python, ports)
+        async with replica.beginning:
+            ports = self._ports(replica.spec)
+            self._around.files.save(replica.spec)
+            for container, python in zip(replica.spec.containers, pythons, strict=True):
+                if replica.stopping is not None:
+                    raise Conflict(f'Pod "{replica.spec.pod}" was stopped while it started')
+                await self._new_container(replica, container).begin(python, ports)
 
     async def start_container(self, replica: str, container: ContainerSpec) -> None:
         """Start a terminated container again. See `Backend.start_container`.
@@ -251,10 +258,22 @@ class ProcessBackend:
             Conflict: The replica is being stopped, or the container runs.
         """
         found = self._replica(replica)
+        python = await self._python(container)
+        begin = asyncio.ensure_future(self._begin_again(found, container, python))
+        try:
+            await asyncio.shield(begin)
+        except asyncio.CancelledError:
+            await asyncio.wait((begin,))
+            raise
+
+    async def _begin_again(self, found: _Replica, container: ContainerSpec, python: Path) -> None:
+        async with found.beginning:
+            await self._restart(found, container, python)
+
+    async def _restart(self, found: _Replica, container: ContainerSpec, python: Path) -> None:
         old = found.containers.get(container.name)
         if found.stopping is not None or (old is not None and old.status.state == "running"):
             raise Conflict(f'container "{container.name}" of Pod "{found.spec.pod}" cannot start')
-        python = await self._python(container)
         others = tuple(container if c.name == container.name else c for c in found.spec.containers)
         found.spec = replace(found.spec, containers=others)
         self._around.files.save(found.spec)
@@ -265,7 +284,12 @@ class ProcessBackend:
             await old.leave()
             new.tokens |= old.tokens
             ports = old.status.ports
-        await new.begin(python, ports or self._ports(found.spec))
+        try:
+            await new.begin(python, ports or self._ports(found.spec))
+        except BaseException:
+            if old is not None:
+                found.containers[container.name] = old
+            raise
 
     async def stop_container(self, replica: str, container: str, *, grace: float) -> None:
         """End one container. See `Backend.stop_container`.
@@ -305,7 +329,8 @@ class ProcessBackend:
 
     async def _stop(self, replica: _Replica) -> None:
         loop = asyncio.get_running_loop()
-        containers = list(replica.containers.values())
+        async with replica.beginning:
+            containers = list(replica.containers.values())
         for container in containers:
             container.ending = True
             container.signal(signal.SIGTERM)

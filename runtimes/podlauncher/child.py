@@ -15,6 +15,7 @@ file, JSON that the process backend wrote before the start:
     home         folder with podlauncher and our servers; `home_first`: before everything else
     threads      size of the math libraries' thread pools after a fork; null: as they are
     network      see `network.Network`
+    cgroup       folder of a cgroup to join, "" for none
 
 The process adds `pid`, `start_time` and `started_at` to it, so that a supervisor that was killed
 in the middle of a start finds what it had begun.
@@ -170,6 +171,7 @@ def run(path: str, launch: dict[str, Any], *, forked: bool, fresh: bool = False)
         fresh: Only a new interpreter will do, for instance because the program's folder has a
             module that this one has imported from elsewhere.
     """
+    _join_cgroup(launch)
     if launch["cwd"]:
         try:
             os.chdir(launch["cwd"])
@@ -187,6 +189,18 @@ def run(path: str, launch: dict[str, Any], *, forked: bool, fresh: bool = False)
     network.install(launch["network"])
     code = _run_python(launch, argv)
     _finish(launch, code, forked=forked)
+
+
+def _join_cgroup(launch: dict[str, Any]) -> None:
+    """Put this process under the kernel's memory limit, if the backend has made one."""
+    folder = launch.get("cgroup")
+    if folder:
+        try:
+            with open(os.path.join(folder, "cgroup.procs"), "w") as file:
+                file.write("0")
+        except OSError as error:
+            # The backend samples memory as well; the limit is kept, less exactly.
+            sys.stderr.write(f"kserve-local: cannot join {folder}: {error.strerror}\n")
 
 
 # Modules that read `sys.argv` while imported, and who copied names from them: a zygote read its

@@ -48,6 +48,14 @@ async def get(status: ReplicaStatus, path: str, container: int = 0) -> dict[str,
     return await asyncio.to_thread(fetch)
 
 
+async def until_listed(backend: Backend) -> None:
+    """Return as soon as a start is under way."""
+    listed = await backend.list()
+    while not listed:
+        await asyncio.sleep(0)
+        listed = await backend.list()
+
+
 def runs(pid: int | None) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -153,6 +161,47 @@ async def test_a_terminated_container_starts_again_and_its_log_is_kept(
     assert "leaving" not in again.log_path.read_text()
     kept = again.log_path.with_name("kserve-container.previous.log")
     assert "leaving" in kept.read_text()
+
+
+async def test_one_container_stops_and_starts_while_the_other_goes_on(
+    world: World, backend: Backend
+):
+    other = world.container(
+        "--http_port", "8085", name="b", ports=(("", 8085),), readiness=Probe("tcp", port=8085)
+    )
+    deaf = world.container("--deaf")
+    await backend.start(world.replica(deaf, other))
+    await wait_for(backend, "ready", container=deaf.name)
+    before = (await status_of(backend)).containers
+    await backend.stop_container("uid-1", deaf.name, grace=0.1)
+    stopped, running = (await status_of(backend)).containers
+    assert (stopped.state, stopped.exit_code) == ("terminated", 137)
+    assert (running.state, running.pid) == ("running", before[1].pid)
+    await backend.stop_container("uid-1", deaf.name, grace=0.1)
+    await backend.start_container("uid-1", world.container())
+    ready = await wait_for(backend, "ready", container=deaf.name)
+    assert ready.status.containers[0].pid != before[0].pid
+    with pytest.raises(NotFound):
+        await backend.stop_container("uid-1", "nobody", grace=0.0)
+
+
+async def test_a_stop_during_the_start_leaves_nothing(world: World, backend: Backend):
+    starting = asyncio.create_task(backend.start(world.replica()))
+    await until_listed(backend)
+    await backend.stop("uid-1", grace=0.0)
+    await asyncio.gather(starting, return_exceptions=True)
+    assert await backend.list() == []
+    again = await backend.start(world.replica())
+    assert (await wait_for(backend, "ready")).id == again
+
+
+async def test_a_cancelled_start_leaves_nothing(world: World, backend: Backend):
+    starting = asyncio.create_task(backend.start(world.replica()))
+    await until_listed(backend)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert await backend.list() == []
 
 
 async def test_two_containers_share_the_address(world: World, backend: Backend):

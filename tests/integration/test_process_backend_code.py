@@ -500,7 +500,8 @@ serve()
             (project.settings.run_dir / "pods" / status.id / "kserve-container.json").read_text()
         )["token"].encode()
         async with asyncio.timeout(20):
-            while len(family := [p for p in _pids() if token in _environ(p)]) < 3:
+            # The children tell nobody when they have started.
+            while len(family := [p for p in _pids() if token in _environ(p)]) < 3:  # noqa: ASYNC110 - see above
                 await asyncio.sleep(0.02)
         assert status.containers[0].pid in family
         await backend.stop(status.id, grace=5.0)

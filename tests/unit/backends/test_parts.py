@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import stat
 from pathlib import Path
 
@@ -132,8 +135,6 @@ async def test_watching_works_without_pidfd(monkeypatch, tmp_path: Path):
 def test_a_zombie_is_dead(tmp_path: Path):
     pid = processes.spawn(["/bin/sh", "-c", "exit 0"], {}, log=tmp_path / "log")
     start = processes.start_time(pid)
-    import os
-
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert processes.start_time(pid) == start
     assert not processes.is_alive(pid, start)
@@ -141,9 +142,30 @@ def test_a_zombie_is_dead(tmp_path: Path):
 
 
 def test_a_reused_pid_is_another_process():
-    import os
-
     start = processes.start_time(os.getpid())
     assert start is not None
     assert processes.is_alive(os.getpid(), start)
     assert not processes.is_alive(os.getpid(), start + 1)
+
+
+async def test_facts_come_from_psutil_where_there_is_no_proc(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(processes, "_LINUX", False)
+    env = {processes.MARK: "token-1", "PATH": os.environ["PATH"]}
+    pid = processes.spawn(["/bin/sh", "-c", "sleep 600; true"], env, log=tmp_path / "log")
+    try:
+        start = processes.start_time(pid)
+        assert processes.is_alive(pid, start)
+        assert processes.parent_of(pid) == os.getpid()
+        async with asyncio.timeout(20):
+            while len(family := processes.descendants(pid)) < 2:  # noqa: ASYNC110 - tells nobody
+                await asyncio.sleep(0.01)
+        assert processes.mark_of(pid) == "token-1"
+        assert set(processes.marked()["token-1"]) == set(family)
+        assert processes.rss(family) > 0
+        assert processes.cpu_seconds(family) >= 0
+    finally:
+        processes.send(-pid, signal.SIGKILL)
+        await processes.wait_gone(pid, None)
+        processes.reap(pid)
+    assert processes.start_time(pid) is None
+    assert not processes.is_alive(pid, start)
