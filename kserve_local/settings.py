@@ -224,7 +224,7 @@ def _port(value: object, *, what: str) -> int | None:
 
 
 def _expand(value: Any, environ: Mapping[str, str], at: str) -> Any:
-    """Replace `${NAME}` in all strings; an unset name is an error, so no empty token slips through."""
+    """Replace `${NAME}` in all strings; an unset name is an error: no empty token slips in."""
     if isinstance(value, str):
 
         def one(match: re.Match[str]) -> str:
