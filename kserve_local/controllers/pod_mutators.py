@@ -23,6 +23,7 @@ from kserve_local.controllers.credentials import (
     from_service_account,
     from_storage_spec,
 )
+from kserve_local.controllers.pod_containers import RUNTIME_ANNOTATION
 from kserve_local.controllers.storage_volumes import INITIALIZER_ENV
 from kserve_local.errors import Forbidden, Invalid, KServeLocalError
 
@@ -46,6 +47,9 @@ def mutate(pod: Object, *, config: InferenceServiceConfig, lookup: Lookup) -> Ob
     if names.ISVC_LABEL not in labels_of(pod):
         return pod
     new: Object = copy.deepcopy(pod)
+    runtime = _runtime_of(new, lookup)
+    if runtime:
+        new["metadata"]["annotations"] = {**annotations_of(new), RUNTIME_ANNOTATION: runtime}
     try:
         _inject_storage(new, config, lookup)
     except KServeLocalError as error:
@@ -53,6 +57,29 @@ def mutate(pod: Object, *, config: InferenceServiceConfig, lookup: Lookup) -> Ob
             f'admission webhook "{_WEBHOOK}" denied the request: {error.message}', hint=error.hint
         ) from error
     return new
+
+
+def _runtime_of(pod: Object, lookup: Lookup) -> str:
+    """Return the (Cluster)ServingRuntime of the Pod's predictor, as far as it is known yet.
+
+    Ours, not KServe's: `runtimes:` in kserve-local.yaml is keyed by runtime, and nothing else in a
+    Pod names it.
+    """
+    labels = labels_of(pod)
+    if labels.get(names.COMPONENT_LABEL) != "predictor":
+        return ""
+    services = lookup(scheme.INFERENCE_SERVICE.id, namespace_of(pod) or "default")
+    service = next((s for s in services if name_of(s) == labels[names.ISVC_LABEL]), None)
+    if service is None:
+        return ""
+    model = ((service.get("spec") or {}).get("predictor") or {}).get("model") or {}
+    status = service.get("status") or {}
+    return str(
+        model.get("runtime")
+        or status.get("servingRuntimeName")
+        or status.get("clusterServingRuntimeName")
+        or ""
+    )
 
 
 def _inject_storage(pod: Object, config: InferenceServiceConfig, lookup: Lookup) -> None:

@@ -181,7 +181,9 @@ def _mlserver(request: ImageRequest) -> tuple[str, tuple[str, ...]] | NoStandIn:
     directory = env.get("MLSERVER_MODEL_URI") or "/mnt/models"
     uri = str(parameters.get("uri") or "")
     if uri:
-        directory = str(PurePosixPath(directory) / uri)
+        target = PurePosixPath(directory) / uri
+        # MLServer takes the model file itself; our servers look into its folder.
+        directory = str(target.parent if target.suffix else target)
     name = str(settings.get("name") or env.get("MLSERVER_MODEL_NAME") or "")
     args = ["--model_dir", directory, "--http_port", env.get("MLSERVER_HTTP_PORT") or "8080"]
     if name:

@@ -196,3 +196,12 @@ def test_a_named_storage_container_must_fit() -> None:
 def test_mutating_twice_changes_nothing() -> None:
     once = mutate(pod_of(), config=CONFIG, lookup=objects())
     assert mutate(once, config=CONFIG, lookup=objects()) == once
+
+
+def test_the_runtime_is_noted_for_the_projects_settings() -> None:
+    """`runtimes:` in kserve-local.yaml is keyed by its name."""
+    pod = pod_of(labels={"serving.kserve.io/inferenceservice": "iris", "component": "predictor"})
+    service = {"metadata": {"name": "iris"}, "status": {"servingRuntimeName": "mine"}}
+    lookup = objects(**{"inferenceservices.serving.kserve.io": [service]})
+    annotations = mutate(pod, config=CONFIG, lookup=lookup)["metadata"]["annotations"]
+    assert annotations["kserve-local.dev/runtime"] == "mine"
