@@ -32,9 +32,11 @@ sample_models/sklearn-iris/model/model.joblib: sample_models/sklearn-iris/train.
 setup: $(VENV)/.setup sample_models/sklearn-iris/model/model.joblib
 
 demo: $(VENV)/.demo sample_models/sklearn-iris/model/model.joblib
-	$(BIN)/kserve-local -C sample_models/sklearn-iris up -d --wait --port auto --api-port auto
-	$(BIN)/kserve-local -C sample_models/sklearn-iris predict sklearn-iris @sample_models/sklearn-iris/request.json; \
-	code=$$?; $(BIN)/kserve-local -C sample_models/sklearn-iris down; exit $$code
+	@cd sample_models/sklearn-iris && kl=../../$(BIN)/kserve-local && \
+	$$kl up -d --wait --port auto --api-port auto && echo && \
+	echo '$$ kserve-local predict sklearn-iris @request.json' && \
+	$$kl predict sklearn-iris @request.json; \
+	code=$$?; $$kl down; exit $$code
 
 fix: $(VENV)/.setup
 	$(BIN)/ruff format kserve_local runtimes tests sample_models
