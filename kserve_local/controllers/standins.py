@@ -25,7 +25,7 @@ PRELOAD: Mapping[str, tuple[str, ...]] = {
     "xgbserver": ("xgbserver.warm:warm",),
     "lgbserver": ("lgbserver.warm:warm",),
     "predictiveserver": ("predictiveserver.warm:warm",),
-    "torchserver": ("torchserver.server", "modelserver.warm:warm"),
+    "torchserver": ("torchserver.warm:warm",),
     "onnxserver": ("modelserver.warm:warm",),
 }
 _SAME_NAME = frozenset({"sklearnserver", "xgbserver", "lgbserver", "predictiveserver"})
@@ -181,9 +181,7 @@ def _mlserver(request: ImageRequest) -> tuple[str, tuple[str, ...]] | NoStandIn:
     directory = env.get("MLSERVER_MODEL_URI") or "/mnt/models"
     uri = str(parameters.get("uri") or "")
     if uri:
-        target = PurePosixPath(directory) / uri
-        # MLServer takes the model file itself; our servers look into its folder.
-        directory = str(target.parent if target.suffix else target)
+        directory = str(PurePosixPath(directory) / uri)  # may be a file; our servers take both
     name = str(settings.get("name") or env.get("MLSERVER_MODEL_NAME") or "")
     args = ["--model_dir", directory, "--http_port", env.get("MLSERVER_HTTP_PORT") or "8080"]
     if name:

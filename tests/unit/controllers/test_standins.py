@@ -117,7 +117,7 @@ def test_model_settings_win_over_the_environment() -> None:
     argv = program(request).argv
     assert argv[1] == "xgbserver"
     assert option(argv, "--model_name") == "from-file"
-    assert option(argv, "--model_dir") == "/mnt/models/sub"
+    assert option(argv, "--model_dir") == "/mnt/models/sub/model.bst"
 
 
 def test_an_mlserver_implementation_without_stand_in_says_which_have_one() -> None:
