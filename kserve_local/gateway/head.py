@@ -184,9 +184,7 @@ def parse_request(raw: bytes) -> RequestHead:
     head = RequestHead()
     head.method, target, minor, block = match.groups()
     head.minor = 1 if minor == b"1" else 0
-    lines = block.split(b"\r\n")
-    lines.pop()
-    if len(lines) > MAX_HEADERS:
+    if block.count(b"\n") > MAX_HEADERS:
         raise HeadError(f"more than {MAX_HEADERS} headers")
     kept: list[bytes] = []
     host: bytes | None = None
@@ -195,9 +193,10 @@ def parse_request(raw: bytes) -> RequestHead:
     connection: list[bytes] = []
     upgrade = expect = forwarded_for = authorization = b""
     forwarded_host = has_id = False
-    for line in lines:
+    for line in block[:-2].split(b"\r\n") if block else ():
         name, _, value = line.partition(b":")
-        kind = _REQUEST_KIND.get(name.lower())
+        name = name.lower()
+        kind = _REQUEST_KIND.get(name)
         if kind is None:
             kept.append(line)
             continue
@@ -208,8 +207,8 @@ def parse_request(raw: bytes) -> RequestHead:
             kept.append(line)
             if value:
                 # Which one of several X-Request-Id is the request's is not ours to say.
-                forwarded_host = forwarded_host or name.lower() == b"x-forwarded-host"
-                has_id = has_id or name.lower() == b"x-request-id"
+                forwarded_host = forwarded_host or name == b"x-forwarded-host"
+                has_id = has_id or name == b"x-request-id"
         elif kind == _HOST_LINE:
             if host is not None:
                 raise HeadError("more than one Host header")

@@ -50,7 +50,8 @@ TOGETHER = 16 * 1024
 
 _HEAD, _BODY, _CHUNKS, _WAIT, _LINGER, _TUNNEL = range(6)
 
-# Clients repeat themselves, so readings of equal heads are kept.
+# Clients repeat themselves, so readings of equal heads are kept (but for those that carry an id
+# of their own: they never come again).
 _KNOWN: dict[bytes, RequestHead] = {}
 _KNOWN_LIMIT = 1024
 _KNOWN_SIZE = 2048
@@ -212,7 +213,7 @@ class ClientConnection(asyncio.Protocol):
             except HeadError as error:
                 self._refuse(data, str(error))
                 return
-            if end <= _KNOWN_SIZE:
+            if end <= _KNOWN_SIZE and not head.has_id:
                 if len(_KNOWN) >= _KNOWN_LIMIT:
                     _KNOWN.clear()
                 _KNOWN[raw] = head

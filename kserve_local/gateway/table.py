@@ -1,8 +1,10 @@
 """Host, path or model name -> route: one `RouteTable` compiled for look-up. Pure.
 
-A request is matched in this order: exact host; `/serving/<namespace>/<name>` on any other host;
-and on a host that names this machine only (localhost, an address, a single label) the short form
-by model name. Everything else is a miss, which the cluster's gateway answers with 404.
+A request is matched in this order: exact host; `/serving/<namespace>/<name>` on a host that names
+this machine only (localhost, an address, a single label) or the domain that services live in; and
+on a host that names this machine only, the short form by model name. Everything else is a miss,
+which the cluster's gateway answers with 404: also a foreign name that resolves to this machine,
+by which a web page could otherwise reach the models.
 
 Source: DESIGN section 5, traffic.md sections 7.2, 7.3.
 """
@@ -36,13 +38,14 @@ class CompiledRoute:
     Attributes:
         shares: Running sums of the percents; empty with one target.
         lines: Header lines that the cluster's gateway adds on this route.
-        cut: Length of the path prefix to cut off when matched by path.
+        found: The match by host, which every request of the route shares.
     """
 
-    __slots__ = ("ids", "lines", "route", "shares")
+    __slots__ = ("found", "ids", "lines", "route", "shares")
 
     def __init__(self, route: Route) -> None:
         self.route = route
+        self.found = Found(self)
         targets = [t for t in route.targets if t.percent > 0] or list(route.targets[:1])
         self.ids = tuple(t.id for t in targets)
         self.shares = (
@@ -80,10 +83,16 @@ class NeedsModel:
 
 
 class CompiledTable:
-    """One snapshot. Look-ups never change it."""
+    """One snapshot. Look-ups never change it.
 
-    def __init__(self, table: RouteTable) -> None:
+    Args:
+        any_host: Any name may stand for this machine: requests carry a token.
+    """
+
+    def __init__(self, table: RouteTable, *, any_host: bool = False) -> None:
         self.version = table.version
+        self._any_host = any_host
+        self._domains: set[bytes] = set()
         self.table = table
         self.routes = [CompiledRoute(r) for r in table.routes]
         self.by_host: dict[bytes, CompiledRoute] = {}
@@ -92,6 +101,7 @@ class CompiledTable:
         for compiled in self.routes:
             for host in compiled.route.hosts:
                 self.by_host.setdefault(host.encode(), compiled)
+                self._domains.add(host.encode().split(b".", 2)[-1])
             if compiled.route.path:
                 self.by_path.setdefault(compiled.route.path.encode(), compiled)
             for model in compiled.route.models:
@@ -114,15 +124,16 @@ class CompiledTable:
         """
         compiled = self.by_host.get(host)
         if compiled is not None:
-            return Found(compiled)
+            return compiled.found
         if target.startswith(RESERVED):
             return Missed(self.hint())
-        if prefix := _PATH_FORM.match(target):
+        local = self._any_host or _names_this_machine(host)
+        if (local or host in self._domains) and (prefix := _PATH_FORM.match(target)):
             compiled = self.by_path.get(prefix.group(1))
             if compiled is not None:
                 return Found(compiled, prefix.end())
             return Missed(self.hint())
-        if not _names_this_machine(host):
+        if not local:
             return Missed(self.hint())
         path = unquote(target.partition(b"?")[0].decode("latin-1"))
         match = _V2_MODEL.fullmatch(path) or _V1_MODEL.fullmatch(path)

@@ -62,6 +62,7 @@ def test_a_request_finds_its_route(host: bytes, target: bytes, name: str, cut: i
         (b"iris.other.example.com", b"/v1/models/iris"),
         (b"example.com", b"/v1/models/iris:predict"),
         (b"localhost", b"/serving/default/nope/v1"),
+        (b"rebound.evil.test", b"/serving/default/iris/v1"),
         (b"localhost", b"/serving/default/winery/v1"),
         (b"localhost", b"/v1/models/nope"),
         (b"localhost", b"/v1/models"),
@@ -95,6 +96,12 @@ def test_with_one_service_the_short_form_is_all_its_own(target: bytes) -> None:
 def test_the_reserved_paths_are_nobodys_unless_the_host_says_so() -> None:
     assert isinstance(ONE.find(b"localhost", b"/-/metrics"), Missed)
     assert isinstance(ONE.find(b"iris.default.example.com", b"/-/metrics"), Found)
+
+
+def test_with_a_token_any_name_may_be_this_machine() -> None:
+    table = CompiledTable(TWO.table, any_host=True)
+    assert isinstance(table.find(b"box.lan", b"/serving/default/iris/v1"), Found)
+    assert isinstance(table.find(b"box.lan", b"/v1/models/iris"), Found)
 
 
 def test_a_model_claimed_twice_is_not_guessed() -> None:
