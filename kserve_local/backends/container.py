@@ -124,6 +124,8 @@ class Container:
                 return pid, "zygote", ""
             except ForkRefused as refused:
                 note = f"started without a zygote: {refused}"
+                if refused.uncertain:
+                    await self._disown(run_file)
                 log.info("%s/%s %s", self.replica.pod, self.spec.name, note)
         main = self.around.place.home / "podlauncher" / "main.py"
         try:
@@ -136,6 +138,23 @@ class Container:
             raise Missing(f"{python}: {error.strerror}") from error
         self.start = processes.start_time(pid)
         return pid, "process", note
+
+    async def _disown(self, run_file: Path) -> None:
+        """Make sure that a fork which may or may not exist does not.
+
+        It checks the run file's token when it has its own mark: whoever comes too late for the
+        sweep sees that the token is not its own any more, and leaves.
+        """
+        lost = self._launch["token"]
+        token = secrets.token_hex(16)
+        self._launch = {**self._launch, "token": token}
+        self._launch["env"] = {**self._launch["env"], processes.MARK: token}
+        self.tokens.add(token)
+        content = json.dumps(self._launch).encode()
+        runfiles.write(run_file, content)
+        await self._kill_marked({lost})
+        # Between its check and the kill it may have written itself into the file.
+        runfiles.write(run_file, content)
 
     def _set_running(
         self, pid: int, how: str, note: str, ports: Mapping[int, int], started: float
@@ -288,13 +307,16 @@ class Container:
 
     async def sweep(self) -> None:
         """Kill whatever still carries this container's mark or sits in its group."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _SWEEP_LIMIT
         # Once it has been reaped, its number may be somebody else's group.
         if self.status.pid is not None and self.status.state == "running":
             processes.send(-self.status.pid, signal.SIGKILL)
+        await self._kill_marked(self.tokens)
+
+    async def _kill_marked(self, tokens: set[str]) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SWEEP_LIMIT
         while True:
-            left = await self.around.scanner.find(self.tokens)
+            left = await self.around.scanner.find(tokens)
             if not left:
                 return
             for pid in left:

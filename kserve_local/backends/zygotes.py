@@ -74,7 +74,15 @@ class ZygotePlace:
 
 
 class ForkRefused(Exception):
-    """The zygote cannot make this replica; the message says why. A plain start can."""
+    """The zygote cannot make this replica; the message says why. A plain start can.
+
+    Args:
+        uncertain: The zygote went away before it answered; there may be a fork nobody knows.
+    """
+
+    def __init__(self, message: str, *, uncertain: bool = False) -> None:
+        super().__init__(message)
+        self.uncertain = uncertain
 
 
 def start_process(key: ZygoteKey, place: ZygotePlace) -> int:
@@ -150,7 +158,7 @@ class Zygote:
             self._hello.set_result(None)
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_result({"error": "the zygote ended"})
+                answer.set_result({"error": "the zygote ended", "uncertain": True})
         for exited in self._exits.values():
             if not exited.done():
                 exited.set_result(None)
@@ -209,11 +217,11 @@ class Zygote:
         try:
             message = await asyncio.wait_for(answer, _ANSWER_TIMEOUT)
         except TimeoutError:
-            raise ForkRefused("the zygote does not answer") from None
+            raise ForkRefused("the zygote does not answer", uncertain=True) from None
         finally:
             self._answers.pop(number, None)
         if "error" in message:
-            raise ForkRefused(message["error"])
+            raise ForkRefused(message["error"], uncertain=message.get("uncertain", False))
         return message["pid"], message["start_time"]
 
     async def exit_of(self, pid: int, start: int | None, *, within: float) -> Exit | None:

@@ -108,6 +108,9 @@ def enter_fork(path: str, launch: dict[str, Any]) -> None:
     """Make a zygote's child look as if its interpreter had just been started for it."""
     own_session()
     marked = procfs.remark(launch["token"])
+    if read(path)["token"] != launch["token"]:
+        # The backend lost the zygote's answer and has begun this container anew.
+        os._exit(0)
     procfs.retitle([launch["python"], *launch["argv"]])
     record(path, {**launch, "started_how": "zygote"}, marked=marked)
     _redirect(launch)

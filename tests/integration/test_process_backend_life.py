@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from kserve_local.backends import processes
+from kserve_local.backends.container import zygote_key
 from kserve_local.backends.process import ProcessBackend, stop_everything
 from kserve_local.errors import Missing
 from kserve_local.interfaces.backend import ContainerSpec, Progress
@@ -91,6 +92,54 @@ async def test_a_zygotes_death_costs_no_replica_and_a_new_one_is_made(project: P
         exited = await next_event(backend, "exited", id=first.id)
         assert exited.status.containers[0].reason == "Unknown"
         assert exited.status.containers[0].exit_code is None
+
+
+async def test_a_fork_that_was_given_up_leaves_by_itself(project: Project):
+    """The run file is a pipe here: the zygote reads one token from it, its fork another."""
+    async with project.backend() as backend:
+        spec = container(project, "zygote")
+        await backend.start(project.replica(spec))
+        status = (await next_event(backend, "ready")).status
+        folder = project.settings.run_dir / "pods" / status.id
+        launch = json.loads((folder / "kserve-container.json").read_text())
+        pipe = project.code / "pipe"
+        os.mkfifo(pipe)
+        key = zygote_key(spec, spec.program, Path(sys.executable))
+        assert key is not None
+        zygote = backend._around.zygotes.get(key)
+        fork = asyncio.create_task(zygote.fork(pipe))
+        for token in ("1" * 32, "2" * 32):
+            await asyncio.to_thread(pipe.write_text, json.dumps({**launch, "token": token}))
+        pid, start = await fork
+        exited = await zygote.exit_of(pid, start, within=20)
+        assert exited is not None
+        assert exited.code == 0
+        assert json.loads((folder / "kserve-container.json").read_text()) == launch
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_zygote_killed_while_it_forks_costs_no_start(project: Project, seed: int):
+    chance = random.Random(seed)
+    async with project.backend() as backend:
+        spec = container(project, "zygote")
+        await backend.start(project.replica(spec))
+        await next_event(backend, "ready")
+        replicas = [project.replica(spec) for _ in range(5)]
+        starts = [asyncio.create_task(backend.start(replica)) for replica in replicas]
+        await asyncio.sleep(chance.uniform(0, 0.03))
+        for pid in zygote_pids(project):
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.gather(*starts)
+        ready = set()
+        while len(ready) < len(replicas):
+            event = await next_event(backend, "ready", "exited")
+            assert event.kind == "ready", event
+            ready.add(event.id)
+        marks = await asyncio.to_thread(processes.marked)
+        for status in await backend.list():
+            [found] = status.containers
+            token = processes.mark_of(found.pid or 0)
+            assert marks[token] == [found.pid]
 
 
 async def test_a_normal_end_is_known_even_without_its_zygote(project: Project):
