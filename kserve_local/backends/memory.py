@@ -2,7 +2,7 @@
 
 RSS counts shared pages once per process, so it is never less than the PSS that the limit is about:
 while RSS is below the limit nothing else need be read. The nearer it is, the more often it is read,
-ten times a second at most; a process far from its limit costs two small reads a second.
+ten times a second at most; a process far from its limit costs a few small reads every other second.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from kserve_local.backends import processes
 
 _FASTEST = 0.1
-_SLOWEST = 1.0
-# Faster than a process can fill fresh pages from one thread.
-_BYTES_PER_SECOND = 2 << 30
+_SLOWEST = 2.0
+# About what one thread can fill in fresh pages.
+_BYTES_PER_SECOND = 1 << 30
 
 
 def next_look(used: int, limit: int) -> float:

@@ -11,14 +11,22 @@ import contextlib
 import json
 import os
 import shutil
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING, Any
 
 from kserve_local.interfaces.backend import ReplicaSpec
 
-_SPEC = TypeAdapter(ReplicaSpec)
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+
+@cache
+def _spec() -> TypeAdapter[ReplicaSpec]:
+    """Return the spec's JSON form. Imported late: zygotes start before pydantic is there."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(ReplicaSpec)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -60,7 +68,7 @@ class RunFiles:
     def save(self, spec: ReplicaSpec) -> None:
         """Write the replica's spec; makes its folder."""
         self.of(spec.id).mkdir(parents=True, exist_ok=True, mode=0o700)
-        write(self.of(spec.id) / ".replica.json", _SPEC.dump_json(spec))
+        write(self.of(spec.id) / ".replica.json", _spec().dump_json(spec))
 
     def load(self) -> list[ReplicaSpec]:
         """Return the specs of all replicas that left run files; folders without one are removed."""
@@ -71,7 +79,7 @@ class RunFiles:
             return found
         for folder in folders:
             try:
-                found.append(_SPEC.validate_json((folder / ".replica.json").read_bytes()))
+                found.append(_spec().validate_json((folder / ".replica.json").read_bytes()))
             except (OSError, ValueError):
                 # A start that died before its spec was written had started nothing yet.
                 self.remove(folder.name)

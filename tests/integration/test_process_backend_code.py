@@ -459,6 +459,40 @@ async def test_forks_have_random_numbers_of_their_own(project: Project):
     assert not set(told[0]) & set(told[1])
 
 
+async def test_a_grpc_server_is_probed_on_the_pods_address(project: Project, how: str):
+    project.write(
+        "serve.py",
+        """
+import concurrent.futures, grpc
+
+
+class Health(grpc.GenericRpcHandler):
+    def service(self, call):
+        if call.method == "/grpc.health.v1.Health/Check":
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"\\x08\\x01")
+
+
+server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[Health()])
+server.add_insecure_port("0.0.0.0:9000")
+server.start()
+server.wait_for_termination()
+""",
+    )
+    container = project.container(
+        "serve.py",
+        ports=(("h2c", 9000),),
+        readiness=Probe("grpc", port=9000, timeout=5),
+        preload=preload_for(how, "grpc"),
+    )
+    async with project.backend() as backend:
+        await backend.start(project.replica(container))
+        event = await next_event(backend, "ready", "exited")
+        assert event.kind == "ready", project.log()
+        assert event.status.containers[0].started_how == how
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", 9000)
+
+
 async def test_exec_probes_see_the_containers_environment(project: Project):
     project.write("serve.py", TELL + "def tell(): return 1\nserve()\n")
     probe = Probe("exec", command=("/bin/sh", "-c", 'test "$WHO" = me'), timeout=20)

@@ -43,8 +43,8 @@ def test_lacking_names_what_is_missing_or_too_old():
 
 def test_memory_is_looked_at_more_often_near_the_limit():
     gib = 1 << 30
-    assert memory.next_look(0, 8 * gib) == 1.0
-    assert memory.next_look(7 * gib, 8 * gib) == 0.5
+    assert memory.next_look(0, 8 * gib) == 2.0
+    assert memory.next_look(7 * gib, 8 * gib) == 1.0
     assert memory.next_look(8 * gib, 8 * gib) == 0.1
     assert memory.next_look(9 * gib, 8 * gib) == 0.1
 
