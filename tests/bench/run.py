@@ -37,6 +37,7 @@ def main() -> int:
         ("starting", "bench_start.py"),
         ("model server", "bench_servers.py"),
         ("gateway", "bench_gateway.py"),
+        ("the whole stack", "bench_stack.py"),
     ):
         print(f"\n== {title}", flush=True)
         done = subprocess.run(
