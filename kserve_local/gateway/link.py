@@ -1,11 +1,12 @@
 """The Unix socket between supervisor and gateway: frames, and the gateway's end of it.
 
 A frame is four bytes of length (big endian) and a JSON object with `type`. Supervisor to gateway:
-`hello {token, want?}`, `table {table}`, `stop {grace}`. Gateway to supervisor: `hello {pid, port,
+`hello {token, want?, grace?}`, `table {table}`. Gateway to supervisor: `hello {pid, port,
 version}`, `applied {version, unbound}`, `stats {stats}`, `poke {target}`. The socket is the
 gateway's, so it outlives any supervisor; the newest supervisor that knows the token replaces the
-one before. `want: "sockets"` gets the listening sockets back (SCM_RIGHTS) on a connection of its
-own. Both ends import this module; nothing here knows about HTTP.
+one before. A `hello` that wants something is a connection of its own and replaces nobody:
+`sockets` gets the listening sockets back (SCM_RIGHTS), `stop` drains for `grace` seconds and
+ends the gateway. Both ends import this module; nothing here knows about HTTP.
 """
 
 from __future__ import annotations
@@ -126,6 +127,10 @@ class SupervisorLink:
                 return
             if first.get("want") == "sockets":
                 self._hand_over(writer)
+                return
+            if first.get("want") == "stop":
+                self._on_frame({"type": "stop", "grace": first.get("grace", 5.0)})
+                writer.write(encode_frame(self._hello()))
                 return
             old, self._writer = self._writer, writer
             if old is not None:

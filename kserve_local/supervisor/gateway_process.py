@@ -28,12 +28,13 @@ from typing import Any
 import orjson
 
 from kserve_local.aio import backoff
-from kserve_local.errors import PortTaken, ServiceUnavailable, UsageError
+from kserve_local.errors import ServiceUnavailable, UsageError
 from kserve_local.gateway.link import Frame, LinkError, encode_frame, read_frame
 from kserve_local.gateway.main import BACKLOG, GatewayConfig, start_time
 from kserve_local.interfaces.routing import RouteTable
 from kserve_local.interfaces.stats import RequestStat, StatSink
 from kserve_local.settings import Settings
+from kserve_local.supervisor.ports import taken
 
 logger = logging.getLogger(__name__)
 
@@ -358,16 +359,13 @@ class GatewayProcess:
             async with asyncio.timeout(1.0):
                 reader, writer = await asyncio.open_unix_connection(self._path)
                 try:
-                    writer.write(encode_frame({"type": "hello", "token": self._token}))
-                    if await read_frame(reader) is None:
-                        return False
-                    writer.write(encode_frame({"type": "stop", "grace": grace}))
-                    await writer.drain()
+                    hello = {"type": "hello", "token": self._token, "want": "stop", "grace": grace}
+                    writer.write(encode_frame(hello))
+                    return await read_frame(reader) is not None
                 finally:
                     writer.close()
         except (OSError, LinkError, TimeoutError):
             return False
-        return True
 
 
 class _Process:
@@ -377,6 +375,7 @@ class _Process:
         self.pid = pid
         self._child = child
         self._started = started or start_time(pid)
+        self._ended: asyncio.Event | None = None
         self._pidfd = -1
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
@@ -419,21 +418,29 @@ class _Process:
     async def wait(self) -> None:
         """Return once it has ended and, if it is our child, has been reaped."""
         if self._pidfd >= 0 and self.is_alive():
-            loop = asyncio.get_running_loop()
-            ended = asyncio.Event()
-            loop.add_reader(self._pidfd, ended.set)
-            try:
-                await ended.wait()
-            finally:
-                loop.remove_reader(self._pidfd)
+            if self._ended is None:
+                # One reader a descriptor: all who wait share it.
+                self._ended = asyncio.Event()
+                asyncio.get_running_loop().add_reader(self._pidfd, self._has_ended)
+            await self._ended.wait()
         while self.is_alive():  # noqa: ASYNC110  # no pidfd here: only asking tells
             await asyncio.sleep(0.05)
+
+    def _has_ended(self) -> None:
+        assert self._ended is not None
+        self._stop_watching()
+        self._ended.set()
+
+    def _stop_watching(self) -> None:
+        if self._ended is not None and self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
 
     def close(self) -> None:
         """Let go of the handle; a child that goes on is no longer ours to wait for."""
         if self._child is not None and self._child.poll() is None:
             self._child.returncode = 0
         if self._pidfd >= 0:
+            self._stop_watching()
             os.close(self._pidfd)
             self._pidfd = -1
 
@@ -478,7 +485,7 @@ def _listening_socket(host: str, port: int | None) -> socket.socket:
     """Open the gateway's socket; connections queue from here on.
 
     Raises:
-        PortTaken: Somebody else listens there; the message says who.
+        PortTaken: Somebody else listens there; the hint says who.
         ServiceUnavailable: The address is not one of this machine's, or may not be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -490,31 +497,12 @@ def _listening_socket(host: str, port: int | None) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE and port:
-            raise PortTaken(
-                f"port {port} is in use{_holder(port)}",
-                hint=f"kserve-local up --port {port + 1}, or set gateway.port",
-            ) from error
+            raise taken(port, what="gateway.port", flag="--port") from error
         raise ServiceUnavailable(
             f"gateway: cannot listen on {host}:{port or 0}: {error.strerror}"
         ) from error
     listener.setblocking(False)
     return listener
-
-
-def _holder(port: int) -> str:
-    """Return `; held by pid 4121 (python -m http.server)`, or nothing where it is not known."""
-    import psutil
-
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,):
-                if not connection.pid:
-                    return ""
-                command = " ".join(psutil.Process(connection.pid).cmdline())[:120]
-                return f"; held by pid {connection.pid} ({command})"
-    except (psutil.Error, OSError):
-        pass
-    return ""
 
 
 def _is_loopback(host: str) -> bool:

@@ -152,6 +152,16 @@ async def test_stopping_leaves_nothing_behind() -> None:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+async def test_a_gateway_can_be_stopped_before_it_serves() -> None:
+    """`up` that is interrupted at once: no wait for the grace, nothing left."""
+    async with world() as own:
+        pid, started = own.process.pid, start_time(own.process.pid)
+        async with asyncio.timeout(20):
+            await own.process.stop(60.0)
+        assert is_gone(pid, started)
+        assert list(own.settings.runtime.iterdir()) == []
+
+
 async def test_a_deaf_gateway_is_killed_after_the_grace() -> None:
     async with world() as own:
         await own.publish()
@@ -167,9 +177,10 @@ async def test_a_taken_port_names_its_holder() -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        with pytest.raises(PortTaken, match=f"port {port} is in use.*pid {os.getpid()}"):
+        with pytest.raises(PortTaken, match=f"port {port} is in use") as caught:
             async with world(gateway_port=port):
                 raise AssertionError("started on a taken port")
+        assert f"held by   pid {os.getpid()} " in caught.value.hint
 
 
 async def test_beyond_loopback_without_a_token_is_refused() -> None:
