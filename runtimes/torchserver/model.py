@@ -61,9 +61,7 @@ class TorchModel(Model):
         """
         import torch
 
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        if threads.isdigit() and int(threads) > 0:
-            torch.set_num_threads(int(threads))
+        use_allowed_threads()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         path = one_model_file(self.path, EXTENSIONS)
         self._module = load_module(path, self._device, self._class_file, self._class_name)
@@ -187,6 +185,23 @@ class TorchModel(Model):
             value = value.detach().cpu()
             out[name] = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
         return out
+
+
+def use_allowed_threads() -> None:
+    """Let PyTorch use the threads that the Pod's CPU limit allows (`OMP_NUM_THREADS`), else one a
+    core; a replica forked from a zygote would keep the zygote's single one.
+    """
+    import torch
+
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(text) if text.isdigit() and int(text) > 0 else _cores())
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no affinity
+        return os.cpu_count() or 1
 
 
 def _parameters(module: Any) -> Any:
