@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kserve_local import procs
-from kserve_local.client.project import read_run_file
+from kserve_local.client.project import find_running
 from kserve_local.errors import KServeLocalError, TimedOut
 from kserve_local.settings import Settings
 
@@ -22,20 +24,37 @@ START_TIMEOUT = 60.0
 
 def start_supervisor(
     settings: Settings, flags: Mapping[str, Any], *, profile: str, warm: Sequence[str]
-) -> None:
-    """Start the supervisor and return once it listens.
+) -> bool:
+    """Start the supervisor and return once it listens; False if another command just did.
 
     Args:
         flags: `Settings` fields that the command line gave.
         warm: Runtimes to have zygotes for.
 
     Raises:
-        KServeLocalError: It did not start; message and exit code are the supervisor's own.
+        KServeLocalError: It did not start, and nothing is left of it; message and exit code are
+            the supervisor's own.
         TimedOut: It neither listens nor fails.
     """
     from kserve_local.supervisor import statedir
 
+    fresh = not settings.state.exists()
     statedir.prepare(settings)
+    with statedir.changing(settings, patience=START_TIMEOUT):
+        if find_running(settings) is not None:
+            return False
+        try:
+            _start(settings, flags, profile=profile, warm=warm)
+        except KServeLocalError:
+            if fresh:
+                shutil.rmtree(settings.state, ignore_errors=True)
+            raise
+    return True
+
+
+def _start(
+    settings: Settings, flags: Mapping[str, Any], *, profile: str, warm: Sequence[str]
+) -> None:
     log = settings.log_dir / "supervisor.log"
     _rotate(log, settings)
     reading, writing = os.pipe()
@@ -53,17 +72,20 @@ def start_supervisor(
             cwd=settings.project,
         )
     os.close(writing)
+    # What talks to it takes a while to import; it takes longer to start.
+    importlib.import_module("kserve_local.client.client")
+    importlib.import_module("kserve_local.cli.progress")
     try:
         answer = _answer(reading, START_TIMEOUT)
     except BaseException:
-        child.terminate()
-        child.wait()
+        _end(child)
         raise
     finally:
         os.close(reading)
     if answer is None:
         code = child.wait()
         tail = log.read_text(errors="replace").splitlines()[-15:]
+        sweep(settings, kill=True)
         raise KServeLocalError(
             f"the supervisor ended with {code} before it listened", hint="\n".join(tail)
         )
@@ -75,6 +97,16 @@ def start_supervisor(
         raise error
     # It lives on by itself; without this the interpreter warns of a child nobody waited for.
     child.returncode = 0
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a supervisor that is still starting; it takes down what it has started."""
+    child.terminate()
+    try:
+        child.wait(30.0)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        child.kill()
+        child.wait()
 
 
 def _rotate(log: Any, settings: Settings) -> None:
@@ -111,19 +143,30 @@ def stop_supervisor(settings: Settings, *, grace: float, kill: bool = False) -> 
     Returns:
         Whether there was anything to stop.
     """
-    running = read_run_file(settings)
-    found = False
-    if running is not None and running.alive:
-        found = True
-        procs.send_signal(running.identity, signal.SIGKILL if kill else signal.SIGTERM)
+    from kserve_local.supervisor import statedir
+
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    if kill:
+        return _stop(settings, grace, kill=True)
+    with statedir.changing(settings, patience=START_TIMEOUT + grace):
+        return _stop(settings, grace, kill=False)
+
+
+def _stop(settings: Settings, grace: float, *, kill: bool) -> bool:
+    from kserve_local.supervisor import statedir
+
+    supervisor = statedir.owner(settings)
+    if supervisor is not None:
+        procs.send_signal(supervisor, signal.SIGKILL if kill else signal.SIGTERM)
         end = time.monotonic() + grace
-        while running.alive and time.monotonic() < end:
+        while procs.alive(supervisor) and time.monotonic() < end:
             time.sleep(0.01)
-        if running.alive:
-            procs.send_signal(running.identity, signal.SIGKILL)
-            while running.alive:
+        if procs.alive(supervisor):
+            procs.send_signal(supervisor, signal.SIGKILL)
+            while procs.alive(supervisor):
                 time.sleep(0.005)
-    return sweep(settings, kill=kill) or found
+            kill = True
+    return sweep(settings, kill=kill) or supervisor is not None
 
 
 def sweep(settings: Settings, *, kill: bool = False) -> bool:

@@ -11,6 +11,7 @@ from importlib import import_module
 import click
 
 from kserve_local import __version__
+from kserve_local.cli.options import COLORS, FILE, finish
 
 # name -> (module in kserve_local.cli, one-line help shown in `--help` without importing it)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -46,7 +47,7 @@ class LazyGroup(click.Group):
             return None
         command = import_module(f"kserve_local.cli.{COMMANDS[name][0]}").command
         assert isinstance(command, click.Command)
-        return command
+        return finish(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -55,7 +56,7 @@ class LazyGroup(click.Group):
         if name and not name.startswith("-") and name not in COMMANDS and name not in ALIASES:
             import difflib
 
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            near = difflib.get_close_matches(name, (*COMMANDS, *ALIASES), n=1)
             guess = f' Did you mean "{near[0]}"?' if near else ""
             ctx.fail(f'No such command "{name}".{guess}')
         return super().resolve_command(ctx, args)
@@ -71,19 +72,30 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("-C", "--project", type=click.Path(), help="Project folder (default: here).")
-@click.option("-f", "--file", "files", multiple=True, help="Manifest file or folder; repeatable.")
+@click.option(
+    "-f", "--file", "files", multiple=True, type=FILE, help="Manifest file or folder; repeatable."
+)
 @click.option("-n", "--namespace", help="Namespace (default: the project's).")
 @click.option("-p", "--profile", help="Profile of kserve-local.yaml.")
+@click.option("-o", "--output", "form", metavar="FORM", help="table, json, ...; see `get --help`.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON envelope on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No narration.")
 @click.option("-v", "--verbose", count=True, help="More narration; repeatable.")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), help="Colours.")
+@click.option("--color", type=COLORS, help="Colours.")
+@click.option(
+    "--non-interactive", is_flag=True, expose_value=False, help="Never ask (it never does)."
+)
 @click.option("--offline", is_flag=True, help="Never use the network.")
+@click.option("--timeout", metavar="DUR", help="How long commands that wait do so.")
 @click.version_option(__version__, prog_name="kserve-local")
 @click.pass_context
 def cli(ctx: click.Context, /, **flags: object) -> None:
     """KServe on one machine, without Kubernetes."""
     ctx.obj = {k: v for k, v in flags.items() if v not in (None, False, (), 0)}
+    # Not for all commands, and typed differently there: handed on as their default.
+    own = {"timeout": ctx.obj.get("timeout"), "output": ctx.obj.get("form")}
+    defaults = {k: v for k, v in own.items() if v is not None}
+    ctx.default_map = dict.fromkeys((*COMMANDS, *ALIASES), defaults)
     if ctx.invoked_subcommand is None:
         from kserve_local.cli.overview import show
 
@@ -104,6 +116,8 @@ def main() -> None:
         else:
             error.show()
             code = 2
+    except click.ClickException as error:
+        code = report_error(error, code=2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = 130

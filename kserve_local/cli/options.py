@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from kserve_local.cli.output import Output
 
@@ -61,11 +62,13 @@ _NAMES = (
     "namespace",
     "profile",
     "as_json",
+    "form",
     "quiet",
     "verbose",
     "color",
     "offline",
 )
+COLORS = click.Choice(["auto", "always", "never"])
 
 
 def _env(name: str) -> str:
@@ -79,13 +82,17 @@ def common(function: F) -> F:
     def call(*args: Any, **kwargs: Any) -> Any:
         ctx = click.get_current_context()
         before = (ctx.find_root().obj or {}) if ctx.parent else {}
-        given = {name: kwargs.pop(name) or before.get(name) for name in _NAMES}
+        given = {}
+        for name in _NAMES:
+            value = kwargs.pop(name, None)
+            typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            given[name] = value if typed else before.get(name) or value
         flags = Common(
             project=Path(given["project"] or "."),
             files=tuple(given["files"] or ()),
             namespace=given["namespace"],
             profile=given["profile"] or "",
-            as_json=bool(given["as_json"]),
+            as_json=bool(given["as_json"]) or given["form"] == "json",
             quiet=bool(given["quiet"]),
             verbose=int(given["verbose"] or 0),
             color=given["color"],
@@ -94,23 +101,39 @@ def common(function: F) -> F:
         return function(flags, *args, **kwargs)
 
     options = (
-        click.option("-C", "--project", type=click.Path(), envvar=_env("PROJECT"), hidden=True),
-        click.option("-f", "--file", "files", multiple=True, envvar=_env("FILE"), hidden=True),
-        click.option("-n", "--namespace", envvar=_env("NAMESPACE"), hidden=True),
-        click.option("-p", "--profile", envvar=_env("PROFILE"), hidden=True),
-        click.option("--json", "as_json", is_flag=True, envvar=_env("JSON"), hidden=True),
-        click.option("-q", "--quiet", is_flag=True, envvar=_env("QUIET"), hidden=True),
-        click.option("-v", "--verbose", count=True, envvar=_env("VERBOSE"), hidden=True),
-        click.option("--color", type=click.Choice(["auto", "always", "never"]), hidden=True),
-        click.option("--offline", is_flag=True, envvar=_env("OFFLINE"), hidden=True),
+        click.option("-C", "--project", type=click.Path(), hidden=True),
+        click.option("-f", "--file", "files", multiple=True, type=FILE, hidden=True),
+        click.option("-n", "--namespace", hidden=True),
+        click.option("-p", "--profile", hidden=True),
+        click.option("--json", "as_json", is_flag=True, hidden=True),
+        click.option("-o", "--output", "form", type=click.Choice(["table", "json"]), hidden=True),
+        click.option("-q", "--quiet", is_flag=True, hidden=True),
+        click.option("-v", "--verbose", count=True, hidden=True),
+        click.option("--color", type=COLORS, hidden=True),
+        click.option("--offline", is_flag=True, hidden=True),
+        click.option("--non-interactive", is_flag=True, hidden=True, expose_value=False),
     )
-    taken = {opt for p in getattr(call, "__click_params__", ()) for opt in p.opts}
     for option in reversed(options):
-        decorated = option(call)
-        new = decorated.__click_params__[-1]  # type: ignore[attr-defined] # set by click.option
-        if taken & set(new.opts):
-            decorated.__click_params__.pop()  # type: ignore[attr-defined] # the command has its own
+        option(call)
     return call
+
+
+FILE = click.Path(allow_dash=True)
+
+
+def finish(command: click.Command) -> click.Command:
+    """Give every flag its `KSERVE_LOCAL_<FLAG>`, and a command's own flag its place before ours."""
+    own = {opt for p in command.params if _shown(p) for opt in p.opts}
+    command.params = [p for p in command.params if _shown(p) or not own & set(p.opts)]
+    for param in command.params:
+        if isinstance(param, click.Option) and param.envvar is None:
+            name = max(param.opts, key=len).lstrip("-")
+            param.envvar = _env(name.upper().replace("-", "_"))
+    return command
+
+
+def _shown(param: click.Parameter) -> bool:
+    return not (isinstance(param, click.Option) and param.hidden)
 
 
 class Duration(click.ParamType[float]):

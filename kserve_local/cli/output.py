@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -34,11 +35,25 @@ CATEGORY = {
 RETRYABLE = {5, 11}
 
 
+def called() -> str:
+    """Return the command named on the command line, empty without one; parsing may have failed."""
+    from kserve_local.cli.main import ALIASES, COMMANDS
+
+    found = (ALIASES.get(a, a) for a in sys.argv[1:])
+    return next((name for name in found if name in COMMANDS), "")
+
+
 def wants_json() -> bool:
-    """Whether `--json` or `-o json` is on the command line (read raw: parsing may have failed)."""
+    """Whether an envelope is asked for (read raw: parsing may have failed).
+
+    `get -o json` is not: it prints the object, as kubectl does.
+    """
     args = sys.argv[1:]
+    if "--json" in args or os.environ.get("KSERVE_LOCAL_JSON", "").lower() in ("1", "true", "yes"):
+        return True
     pairs = list(pairwise(args))
-    return "--json" in args or ("-o", "json") in pairs or ("--output", "json") in pairs
+    form = ("-o", "json") in pairs or ("--output", "json") in pairs
+    return (form or bool({"-ojson", "--output=json"} & set(args))) and called() != "get"
 
 
 def use_color(choice: str | None = None) -> bool:
@@ -68,7 +83,12 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
         self.color = use_color(color)
+        self.names = 11
         self.started = time.monotonic()
+
+    def fit(self, names: Iterable[str]) -> None:
+        """Make the column of names wide enough for these."""
+        self.names = max([self.names, *map(width, names)])
 
     def say(self, text: str = "", *, fg: str | None = None) -> None:
         """Narrate one line on stderr."""
@@ -78,7 +98,7 @@ class Output:
     def step(self, mark: str, name: str, text: str, seconds: float | None = None) -> None:
         """Narrate one step: mark, name, what, how long, in the columns of UX.md section 3.5."""
         took = f"{seconds:.1f} s" if seconds is not None else ""
-        line = f"  {mark} {name:<11} {text:<60} {took:>7}".rstrip()
+        line = f"  {mark} {padded(name, self.names)} {padded(text, 60)} {took:>7}".rstrip()
         self.say(line, fg={"✓": "green", "✗": "red", "!": "yellow"}.get(mark))
 
     def data(self, text: str) -> None:
@@ -132,6 +152,11 @@ def error_body(
     }
 
 
+def code_of(reason: str) -> str:
+    """Return `MODEL_LOAD_FAILED` for `ModelLoadFailed`."""
+    return "".join(f"_{c}" if c.isupper() and i else c for i, c in enumerate(reason)).upper()
+
+
 def report_error(error: BaseException, *, code: int | None = None) -> int:
     """Print an error for a person (or as an envelope) and return its exit code."""
     if isinstance(error, KServeLocalError):
@@ -143,10 +168,8 @@ def report_error(error: BaseException, *, code: int | None = None) -> int:
         exit_code, name, hint = 1, "Unexpected", ""
         message = f"{type(error).__name__}: {error}"
     if wants_json():
-        command = next((a for a in sys.argv[1:] if not a.startswith("-")), "")
-        snake = "".join(f"_{c}" if c.isupper() and i else c for i, c in enumerate(name)).upper()
-        body = error_body(message, exit_code=exit_code, code=snake, hint=hint)
-        click.echo(_envelope(command, "error", None, (), body))
+        body = error_body(message, exit_code=exit_code, code=code_of(name), hint=hint)
+        click.echo(_envelope(called(), "error", None, (), body))
         return exit_code
     color = use_color()
     word = click.style("error:", fg="red", bold=True) if color else "error:"
@@ -165,11 +188,26 @@ def report_error(error: BaseException, *, code: int | None = None) -> int:
     return exit_code
 
 
+def width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: wide characters two, combining none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def padded(text: str, columns: int) -> str:
+    """Return `text`, filled with blanks to that many columns."""
+    return text + " " * max(0, columns - width(text))
+
+
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     """Return left-aligned columns, two blanks apart, as kubectl prints them."""
-    lines = [list(header), *[[str(c) for c in row] for row in rows]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    lines = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(width(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
-        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        "   ".join(padded(cell, w) for cell, w in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )

@@ -21,8 +21,10 @@ from kserve_local.errors import KServeLocalError
 
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 FAILED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
-# A spec that has just changed still shows the old revision's status; this much quiet settles it.
+# A spec that has just changed still shows the old revision's status, and a service of an earlier
+# run its last failure; this much quiet settles it.
 SETTLE = 0.3
+SETTLE_FAILED = 1.5
 
 Name = tuple[str, str]
 
@@ -69,14 +71,21 @@ def view(isvc: Object) -> View:
 
 @dataclass
 class Reporter:
-    """Prints what happens, once each, as lines or as NDJSON."""
+    """Prints what happens, once each, as lines or as NDJSON.
+
+    Args:
+        events: False keeps `--json` to the one envelope at the end.
+        lines: Log lines shown so far, per service.
+    """
 
     out: Output
+    events: bool = True
     sequence: int = 0
+    lines: dict[str, int] = field(default_factory=dict)
 
     def emit(self, type_: str, **fields: Any) -> None:
         """Write one NDJSON event (`--json` only)."""
-        if self.out.as_json:
+        if self.out.as_json and self.events:
             self.sequence += 1
             line = {"type": type_, "ts": round(time.time(), 3), "seq": self.sequence, **fields}
             self.out.data(json.dumps(line, ensure_ascii=False))
@@ -96,6 +105,7 @@ class Reporter:
 
     def log(self, name: str, line: str) -> None:
         """Pass on one line of a container's output."""
+        self.lines[name] = self.lines.get(name, 0) + 1
         self.emit("log", name=name, line=line)
         if not self.out.as_json:
             self.out.say(f"      {name} │ {line}")
@@ -108,12 +118,15 @@ class Follower:
     Args:
         names: (namespace, name) of the services to wait for.
         changed: Those whose spec was just changed: their old status does not count yet.
+        revived: Those of an earlier run whose supervisor has just started: an old failure does not
+            count before they were tried again.
     """
 
     client: Client
     reporter: Reporter
     names: Collection[Name]
     changed: Collection[Name] = ()
+    revived: Collection[Name] = ()
     views: dict[Name, View] = field(default_factory=dict)
     objects: dict[Name, Object] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
@@ -144,16 +157,19 @@ class Follower:
         return "failed" if "Failed" in states else "timeout"
 
     def _settled(self) -> bool:
-        now = time.monotonic()
-        return all(
-            name in self.views
-            and (
-                self.views[name].state in ("Failed", "Stopped")
-                or (self.views[name].state == "Ready" and self._serves(name))
-            )
-            and (name not in self.changed or now - self._touched[name] > SETTLE)
-            for name in self.names
-        )
+        return all(map(self._is_settled, self.names))
+
+    def _is_settled(self, name: Name) -> bool:
+        seen = self.views.get(name)
+        if seen is None:
+            return False
+        quiet = time.monotonic() - self._touched[name]
+        if name in self.changed and quiet < SETTLE:
+            return False
+        if seen.state == "Failed":
+            tried = name not in self.revived or self._tried.get(name, False)
+            return tried or quiet > SETTLE_FAILED
+        return seen.state == "Stopped" or (seen.state == "Ready" and self._serves(name))
 
     def _serves(self, name: Name) -> bool:
         """Whether a Pod is there; right after a start a service's status may be yesterday's."""
@@ -176,6 +192,7 @@ class Follower:
 
     _tails: list[asyncio.Task[None]] = field(default_factory=list)
     _ready_pods: dict[Name, set[str]] = field(default_factory=dict)
+    _tried: dict[Name, bool] = field(default_factory=dict)
 
     async def _services(self) -> None:
         async with aclosing(self.client.watch(scheme.INFERENCE_SERVICE)) as events:
@@ -215,6 +232,8 @@ class Follower:
                     ready.add(name_of(pod))
                 else:
                     ready.discard(name_of(pod))
+                if not leaving and _has_failed(pod):
+                    self._tried[namespace_of(pod), service] = True
                 isvc = self.objects.get((namespace_of(pod), service))
                 if isvc is not None:
                     self._saw(isvc)
@@ -239,6 +258,41 @@ class Follower:
                     *whole, rest = (rest + chunk).split(b"\n")
                     for line in whole:
                         self.reporter.log(service, line.decode(errors="replace"))
+
+
+async def log_tail(client: Client, name: Name, lines: int = 10) -> list[str]:
+    """Return the last lines of the service's newest container that said anything."""
+    pods = await client.list(scheme.POD, namespace=name[0])
+    own = [p for p in pods if (p["metadata"].get("labels") or {}).get(ISVC_LABEL) == name[1]]
+    own.sort(key=lambda p: str(p["metadata"].get("creationTimestamp", "")), reverse=True)
+    for pod in own:
+        spec = pod.get("spec") or {}
+        for container in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ())):
+            for previous in (False, True):
+                found = b""
+                with suppress(KServeLocalError):
+                    chunks = client.logs(
+                        name_of(pod), name[0], container=str(container["name"]), tail=lines,
+                        previous=previous,
+                    )  # fmt: skip
+                    async with aclosing(chunks) as stream:
+                        async for chunk in stream:
+                            found += chunk
+                if found.strip():
+                    return found.decode(errors="replace").splitlines()[-lines:]
+    return []
+
+
+def _has_failed(pod: Object) -> bool:
+    """Whether a container of the Pod has ended with an error, now or before its restart."""
+    status = pod.get("status") or {}
+    for key in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(key) or ():
+            for when in ("state", "lastState"):
+                ended = (container.get(when) or {}).get("terminated") or {}
+                if ended.get("exitCode"):
+                    return True
+    return False
 
 
 def urls(gateway: str, isvc: Object) -> Mapping[str, str]:

@@ -37,6 +37,10 @@ class ProjectFiles:
     objects: tuple[Object, ...]
     reports: tuple[FileReport, ...]
 
+    def sources(self, project: Path) -> list[str]:
+        """Return the files that were read, relative to the project."""
+        return [os.path.relpath(Path(r.path).resolve(), project) for r in self.reports]
+
     def warnings(self) -> list[str]:
         """Return the lines of what does not keep the project from being applied.
 

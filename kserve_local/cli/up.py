@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,13 @@ import click
 
 from kserve_local import __version__
 from kserve_local.cli.options import Common, Duration, common
-from kserve_local.cli.output import Output
+from kserve_local.cli.output import Output, code_of, error_body, padded, width
 from kserve_local.errors import Invalid, KServeLocalError, PortTaken, UsageError
 
 if TYPE_CHECKING:
-    from kserve_local.api.meta import Object
-    from kserve_local.cli.progress import Follower
+    from kserve_local.cli.progress import Follower, Name, Reporter
     from kserve_local.cli.project_files import ProjectFiles
+    from kserve_local.client.client import Client
     from kserve_local.client.project import Running
     from kserve_local.settings import Settings
 
@@ -71,43 +72,60 @@ def command(
         "gateway_host": host,
         "backend": backend,
     }
+    begun = time.monotonic()
     settings = flags.settings(**given)
     out = flags.output("up")
-    begun = time.monotonic()
+    stopped_by = _Signals()
     from kserve_local.cli import project_files
-    from kserve_local.client.project import find_running
 
     project = project_files.load_project(settings)
     objects = project.objects
+    out.fit(str(obj["metadata"].get("name") or "") for obj in objects)
     _tell_findings(settings, out, project)
     if dry_run:
-        for obj in objects:
-            out.data(f"{obj['kind']} {obj['metadata'].get('name')}")
-        return 0
-    running = find_running(settings)
-    started = running is None
-    if running is not None:
-        _check_conflicts(settings, running, given)
-    else:
-        from kserve_local.cli.launch import start_supervisor
-
-        start_supervisor(
-            settings,
-            _passed(flags, settings, given),
-            profile=flags.profile,
-            warm=project_files.runtimes_needed(objects),
-        )
-    session = _Session(flags, settings, out, objects, begun)
+        return _dry_run(out, project)
+    session = _Session(flags, settings, out, project, begun, stopped_by)
     try:
+        session.ensure_supervisor(given)
         return session.run(detach=detach, wait=wait, timeout=timeout)
     except (KServeLocalError, KeyboardInterrupt) as error:
-        if started and session.unused:
+        if session.started and session.unused:
             from kserve_local.cli.launch import stop_supervisor
 
-            stop_supervisor(settings, grace=5.0)
-        if isinstance(error, KeyboardInterrupt):
+            out.say("stopping")
+            stop_supervisor(settings, grace=10.0)
+            if isinstance(error, KeyboardInterrupt):
+                return stopped_by.code
+        elif isinstance(error, KeyboardInterrupt):
             return session.interrupted()
         raise
+
+
+class _Signals:
+    """SIGTERM taken as the first Ctrl-C is, but remembered for the exit code."""
+
+    def __init__(self) -> None:
+        self.code = 130
+        signal.signal(signal.SIGTERM, self._terminated)
+
+    def _terminated(self, number: int, frame: object) -> None:
+        self.code = 143
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _dry_run(out: Output, project: ProjectFiles) -> int:
+    """Show what would be applied."""
+    if out.as_json:
+        found = [
+            {"kind": o["kind"], "namespace": o["metadata"].get("namespace", ""),
+             "name": o["metadata"].get("name", "")}
+            for o in project.objects
+        ]  # fmt: skip
+        out.envelope({"objects": found}, warnings=project.warnings())
+    else:
+        for obj in project.objects:
+            out.data(f"{obj['kind']} {obj['metadata'].get('name')}")
+    return 0
 
 
 def _passed(flags: Common, settings: Settings, given: dict[str, Any]) -> dict[str, Any]:
@@ -143,22 +161,18 @@ def _tell_findings(settings: Settings, out: Output, project: ProjectFiles) -> No
 def _check_conflicts(settings: Settings, running: Running, given: dict[str, Any]) -> None:
     from urllib.parse import urlsplit
 
-    for flag, wanted, url in (
-        ("--port", given["gateway_port"], running.gateway_url),
-        ("--api-port", given["api_port"], running.api_url),
-    ):
-        have = urlsplit(url).port
-        if wanted not in (None, "auto") and str(wanted) != str(have):
+    have = {
+        "--port": (given["gateway_port"], urlsplit(running.gateway_url).port),
+        "--api-port": (given["api_port"], urlsplit(running.api_url).port),
+        "--host": (given["gateway_host"], urlsplit(running.gateway_url).hostname),
+        "--backend": (given["backend"], running.backend),
+    }
+    for flag, (wanted, is_now) in have.items():
+        if wanted not in (None, "auto") and str(wanted) != str(is_now):
             raise PortTaken(
-                f'project "{settings.name}" already runs at port {have}, not {wanted} ({flag})',
-                hint="kserve-local down   and up again with the other port",
+                f'project "{settings.name}" already runs with {flag} {is_now}, not {wanted}',
+                hint=f"kserve-local down   and then   kserve-local up {flag} {wanted}",
             )
-    backend = given["backend"]
-    if backend is not None and backend != running.backend:
-        raise PortTaken(
-            f'project "{settings.name}" already runs with --backend {running.backend}',
-            hint="kserve-local down   and up again",
-        )
 
 
 class _Session:
@@ -169,33 +183,51 @@ class _Session:
         flags: Common,
         settings: Settings,
         out: Output,
-        objects: Sequence[Object],
+        project: ProjectFiles,
         begun: float,
+        stopped_by: _Signals,
     ) -> None:
         self.flags = flags
         self.settings = settings
         self.out = out
-        self.objects = objects
+        self.project = project
+        self.objects = project.objects
         self.begun = begun
+        self.stopped_by = stopped_by
+        self.started = False
         self.unused = True
         self.detached = False
-        self._signal = signal.SIGINT
+        self.result: dict[str, Any] | None = None
+
+    def ensure_supervisor(self, given: dict[str, Any]) -> None:
+        """Start the project's supervisor, or check that the one there is what was asked for.
+
+        Raises:
+            PortTaken: It runs with other flags than given.
+        """
+        from kserve_local.cli.launch import start_supervisor
+        from kserve_local.cli.project_files import runtimes_needed
+        from kserve_local.client.project import find_running, need_running
+
+        if find_running(self.settings) is None:
+            self.started = start_supervisor(
+                self.settings,
+                _passed(self.flags, self.settings, given),
+                profile=self.flags.profile,
+                warm=runtimes_needed(self.objects),
+            )
+        if not self.started:
+            _check_conflicts(self.settings, need_running(self.settings), given)
 
     def run(self, *, detach: bool, wait: bool, timeout: float) -> int:
         self.detached = detach
-        if not detach:
-            signal.signal(signal.SIGTERM, self._terminated)
         return asyncio.run(self._run(detach=detach, wait=wait, patience=timeout))
 
-    def _terminated(self, number: int, frame: object) -> None:
-        self._signal = signal.SIGTERM
-        raise KeyboardInterrupt
-
     def interrupted(self) -> int:
-        """Stop everything (the first Ctrl-C); a second one kills."""
+        """Stop everything (the first Ctrl-C); a second one kills. Returns the exit code."""
         from kserve_local.cli.launch import stop_supervisor
 
-        code = 130 if self._signal == signal.SIGINT else 143
+        code = self.stopped_by.code
         if self.detached:
             self.out.say("interrupted; the project runs on (kserve-local down stops it)")
             return code
@@ -206,6 +238,8 @@ class _Session:
             self.out.say("killing")
             stop_supervisor(self.settings, grace=0.0, kill=True)
         self.out.say("stopped")
+        if self.out.as_json:
+            self.out.envelope(self.result)
         return code
 
     async def _run(self, *, detach: bool, wait: bool, patience: float) -> int:
@@ -215,17 +249,22 @@ class _Session:
 
         running = need_running(self.settings)
         reporter = Reporter(self.out)
-        async with Client.from_kubeconfig(
-            self.settings.kubeconfig, on_warning=lambda text: reporter.emit("warning", text=text)
-        ) as client:
-            names, changed = await self._apply(client, reporter)
+
+        def warn(text: str) -> None:
+            reporter.emit("problem", message=text)
+            if not self.out.as_json:
+                self.out.step("!", "warning", text)
+
+        async with Client.from_kubeconfig(self.settings.kubeconfig, on_warning=warn) as client:
+            names, changed, old = await self._apply(client, reporter)
             self.unused = False
-            follower = Follower(client, reporter, names, changed)
+            follower = Follower(client, reporter, names, changed, old if self.started else ())
+            for text in await self._vanished(client):
+                warn(text)
             if detach and not wait:
-                self._finish("started", follower, running)
-                return 0
+                return await self._finish("started", follower, running)
             outcome = await follower.until_settled(patience)
-            code = self._finish(outcome, follower, running)
+            code = await self._finish(outcome, follower, running)
             if detach:
                 return code
             self.out.say("following; Ctrl-C stops everything")
@@ -239,8 +278,10 @@ class _Session:
                 hint="kserve-local up     takes over again\nkserve-local down   stops the rest",
             )
 
-    async def _apply(self, client: Any, reporter: Any) -> tuple[list[Any], list[Any]]:
-        """Send every object; return all services and those that changed."""
+    async def _apply(
+        self, client: Client, reporter: Reporter
+    ) -> tuple[list[Name], list[Name], list[Name]]:
+        """Send every object; return all services, those that changed, those that were there."""
         from kserve_local.api.meta import name_of, namespace_of
         from kserve_local.cli.project_files import missing_namespaces
 
@@ -248,7 +289,7 @@ class _Session:
             await client.apply(
                 {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
             )
-        names, changed = [], []
+        names, changed, old = [], [], []
         for obj in self.objects:
             applied, what = await client.apply(obj)
             kind, name = applied["kind"], name_of(applied)
@@ -258,58 +299,136 @@ class _Session:
             if kind == "InferenceService":
                 key = (namespace_of(applied), name)
                 names.append(key)
-                if what != "unchanged":
-                    changed.append(key)
-        return names, changed
+                if what != "created":
+                    old.append(key)
+                    if what != "unchanged":
+                        changed.append(key)
+        return names, changed, old
 
-    def _finish(self, outcome: str, follower: Follower, running: Running) -> int:
+    async def _vanished(self, client: Client) -> list[str]:
+        """Say which services an earlier `up` took out of a file that holds them no more."""
+        from kserve_local.api import scheme
+        from kserve_local.api.meta import name_of, namespace_of
+        from kserve_local.cli.project_files import MANIFEST_ANNOTATION
+
+        now = {scheme.key_of(obj) for obj in self.objects}
+        read = set(self.project.sources(self.settings.project))
+        lines = []
+        for obj in await client.list(scheme.INFERENCE_SERVICE):
+            source = (obj["metadata"].get("annotations") or {}).get(MANIFEST_ANNOTATION)
+            if source is None or scheme.key_of(obj) in now:
+                continue
+            if source in read or not (self.settings.project / source).exists():
+                where = namespace_of(obj)
+                flag = "" if where == self.settings.namespace else f" -n {where}"
+                lines.append(
+                    f"InferenceService {name_of(obj)} is not in {source} any more and runs on; "
+                    f"kserve-local delete isvc {name_of(obj)}{flag}"
+                )
+        return lines
+
+    async def _finish(self, outcome: str, follower: Follower, running: Running) -> int:
         """Print URLs and one command to copy, or what failed; return the exit code."""
-        from kserve_local.cli.progress import urls
+        from kserve_local.cli.progress import log_tail
 
         code = {"ready": 0, "started": 0, "failed": 4, "timeout": 5}[outcome]
         seconds = time.monotonic() - self.begun
+        views = follower.views
+        failed = sorted(n for n in follower.names if n in views and views[n].state == "Failed")
+        late = sorted(
+            n for n in follower.names
+            if n not in failed and (n not in views or views[n].state not in ("Ready", "Stopped"))
+        )  # fmt: skip
+        tails = {n: await log_tail(follower.client, n) for n in failed}
         if self.out.as_json:
-            services = [
-                {"namespace": ns, "name": n, "state": v.state, "reason": v.reason,
-                 "message": v.message}
-                for (ns, n), v in sorted(follower.views.items())
-            ]  # fmt: skip
-            self.out.envelope(
-                {"gateway": running.gateway_url, "api": running.api_url, "services": services},
-                status="ok" if code == 0 else "error",
-            )
+            self._envelope(code, follower, running, failed, late, tails)
             return code
-        self._print_urls(follower, running, urls)
+        self._print_urls(follower, running)
         if outcome == "ready":
             self.out.say(f"Ready in {seconds:.1f} s.")
         elif outcome == "failed":
-            bad = [n for (_, n), v in follower.views.items() if v.state == "Failed"]
-            self.out.say(f"error: {', '.join(sorted(bad))} failed (exit 4)", fg="red")
-            self.out.say(f"  kserve-local logs {bad[0]} --tail 50")
+            for name in failed:
+                if not follower.reporter.lines.get(name[1]):
+                    for line in tails[name]:
+                        self.out.say(f"      {name[1]} │ {line}")
+            self.out.say(f"error: {', '.join(n for _, n in failed)} failed (exit 4)", fg="red")
+            self.out.say(f"  kserve-local logs {failed[0][1]} --tail 50   ·   kserve-local status")
         elif outcome == "timeout":
-            late = sorted(
-                n for ns, n in follower.names
-                if follower.views.get((ns, n)) is None or follower.views[ns, n].state != "Ready"
-            )  # fmt: skip
-            self.out.say(
-                f"error: not Ready after {seconds:.0f} s: {', '.join(late)} (exit 5)", fg="red"
-            )
-            self.out.say(f"  kserve-local status   ·   kserve-local logs {late[0]}")
+            names = ", ".join(n for _, n in late)
+            self.out.say(f"error: not Ready after {seconds:.0f} s: {names} (exit 5)", fg="red")
+            self.out.say(f"  kserve-local status   ·   kserve-local logs {late[0][1]}")
         return code
 
-    def _print_urls(self, follower: Follower, running: Running, urls: Any) -> None:
+    def _envelope(
+        self,
+        code: int,
+        follower: Follower,
+        running: Running,
+        failed: Sequence[Name],
+        late: Sequence[Name],
+        tails: Mapping[Name, Sequence[str]],
+    ) -> None:
+        """Print the one JSON answer; in the foreground it waits for the end."""
+        from kserve_local.cli.progress import urls
+
+        services = []
+        for name in sorted(follower.names):
+            seen, isvc = follower.views.get(name), follower.objects.get(name)
+            services.append(
+                {
+                    "namespace": name[0],
+                    "name": name[1],
+                    "state": seen.state if seen else "Pending",
+                    "reason": seen.reason if seen else "",
+                    "message": seen.message if seen else "",
+                    "urls": urls(running.gateway_url, isvc) if isvc and not failed else {},
+                }
+            )
+        data = {"gateway": running.gateway_url, "api": running.api_url, "services": services}
+        warnings = [*self.project.warnings(), *self.settings.warnings]
+        if code == 0 or not self.detached:
+            self.result = data
+            follower.reporter.emit("step", name="up", result="ready" if code == 0 else "failed")
+            if self.detached:
+                self.out.envelope(data, warnings=warnings)
+            return
+        name = (failed or late)[0]
+        seen = follower.views.get(name)
+        reason = seen.reason if seen else ""
+        what = "failed" if failed else f"is not Ready after {time.monotonic() - self.begun:.0f} s"
+        body = error_body(
+            f'InferenceService "{name[0]}/{name[1]}" {what}'
+            + (f": {seen.message}" if seen and seen.message else ""),
+            exit_code=code,
+            code=code_of(reason) if failed else "",
+            details={
+                "service": name[1],
+                "namespace": name[0],
+                "failed": [n for _, n in failed],
+                "late": [n for _, n in late],
+                "log": list(tails.get(name, ())),
+            },
+            hint=f"kserve-local logs {name[1]} --tail 50",
+        )
+        self.out.envelope(data, status="error", warnings=warnings, error=body)
+
+    def _print_urls(self, follower: Follower, running: Running) -> None:
+        from kserve_local.cli.progress import urls
+
         out = self.out
         out.say()
+        column = max((width(n) for _, n in follower.names), default=0)
+        column = max(column, len("Try it")) + 2
         for name, isvc in sorted(follower.objects.items()):
             if follower.views[name].state == "Ready":
                 found = urls(running.gateway_url, isvc)
-                out.say(f"  {name[1]:<10} REST  {found['rest']}")
-                out.say(f"  {'':<10} path  {found['path']}")
-                out.say(f"  {'':<10} host  {found['host']} · {found['localhost']}")
+                out.say(f"  {padded(name[1], column)}REST  {found['rest']}")
+                out.say(f"  {'':<{column}}path  {found['path']}")
+                out.say(f"  {'':<{column}}host  {found['host']} · {found['localhost']}")
         example = next((n for _, n in sorted(follower.names)), "NAME")
         request = "@request.json" if (self.settings.project / "request.json").exists() else "'{}'"
-        out.say(f"  {'Try it':<10} kserve-local predict {example} {request}")
-        out.say(f"  {'Watch':<10} kserve-local status   ·   Stop  kserve-local down")
+        out.say(f"  {'Try it':<{column}}kserve-local predict {example} {request}")
+        out.say(f"  {'Watch':<{column}}kserve-local status   ·   Stop  kserve-local down")
 
 
 def need_alive(running: Running) -> bool:

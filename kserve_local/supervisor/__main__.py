@@ -45,17 +45,34 @@ def main() -> int:
         answered = True
         _answer(args.ready_fd, {"ready": True})
 
+    if args.ready_fd >= 0:
+        # Children must not hold it: whoever started us waits for its end.
+        os.set_inheritable(args.ready_fd, False)
     try:
         configured = settings.load(args.project, profile=args.profile, **json.loads(args.flags))
         from kserve_local.supervisor.supervisor import run
 
         return run(configured, warm=tuple(filter(None, args.warm.split(","))), ready=ready)
-    except KServeLocalError as error:
+    except Exception as caught:
+        error = _ours(caught)
+        if error is None:
+            raise
         if not answered:
             body = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
             _answer(args.ready_fd, {"error": body})
         sys.stderr.write(f"{error.message}\n")
         return error.exit_code
+
+
+def _ours(error: BaseException) -> KServeLocalError | None:
+    """Return the error that a user understands, also out of a task group's; None for a bug."""
+    if isinstance(error, KServeLocalError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = [_ours(inner) for inner in error.exceptions]
+        if found and all(found):
+            return found[0]
+    return None
 
 
 if __name__ == "__main__":

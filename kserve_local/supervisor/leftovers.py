@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from kserve_local import procs
+from kserve_local.controllers.addresses import AddressPool
+from kserve_local.errors import Missing
 from kserve_local.settings import Settings
 from kserve_local.supervisor import statedir
 
@@ -25,6 +27,7 @@ def has_leftovers(settings: Settings) -> bool:
         (settings.run_dir / "gateway.json").exists()
         or any(folder.is_dir() and any(folder.iterdir()) for folder in (pods, zygotes))
         or (settings.run_dir / "supervisor.json").exists()
+        or settings.runtime.exists()
     )
 
 
@@ -41,11 +44,10 @@ def remove(settings: Settings, *, grace: float) -> None:
     try:
         _end_gateway(settings.run_dir / "gateway.json", grace)
         asyncio.run(stop_everything(settings, grace=grace))
+        with suppress(Missing):
+            AddressPool(settings.state, settings.cache).close(give_up=True)
         statedir.remove_run_file(settings)
-        with suppress(FileNotFoundError, OSError):
-            for entry in settings.runtime.iterdir():
-                entry.unlink()
-            settings.runtime.rmdir()
+        statedir.remove_runtime(settings)
     finally:
         lock.release()
 

@@ -14,7 +14,7 @@ from kserve_local.errors import PortTaken
 
 
 def listen(host: str, port: int | None, *, what: str, flag: str) -> socket.socket:
-    """Return a listening TCP socket, inheritable by children.
+    """Return a listening TCP socket.
 
     Args:
         host: Address or name to bind.
@@ -34,12 +34,7 @@ def listen(host: str, port: int | None, *, what: str, flag: str) -> socket.socke
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE and port:
-            raise PortTaken(
-                f"port {port} is in use",
-                hint=f"{holder(port)}\n"
-                f"do one    kserve-local up {flag} {port + 1}   ·   "
-                f"set {what} in kserve-local.yaml",
-            ) from error
+            raise taken(port, what=what, flag=flag) from error
         if error.errno == errno.EACCES:
             raise PortTaken(
                 f"port {port} needs more rights than you have",
@@ -47,12 +42,24 @@ def listen(host: str, port: int | None, *, what: str, flag: str) -> socket.socke
             ) from error
         raise PortTaken(f'cannot listen on "{host}": {error.strerror} ({what})') from error
     sock.setblocking(False)
-    sock.set_inheritable(True)
     return sock
+
+
+def taken(port: int, *, what: str, flag: str) -> PortTaken:
+    """Return the error for a port that somebody else holds: who, and the ways out."""
+    pid, line = _holder(port)
+    ways = [f"kserve-local up {flag} {port + 1}", f"set {what} in kserve-local.yaml"]
+    if pid is not None:
+        ways.insert(0, f"kill {pid}")
+    return PortTaken(f"port {port} is in use", hint=f"{line}\ndo one    {'   ·   '.join(ways)}")
 
 
 def holder(port: int) -> str:
     """Return a line on the process that listens on a TCP port, as far as the system tells."""
+    return _holder(port)[1]
+
+
+def _holder(port: int) -> tuple[int | None, str]:
     import psutil
 
     try:
@@ -68,7 +75,8 @@ def holder(port: int) -> str:
             process = psutil.Process(pid)
             command = " ".join(process.cmdline())[:100] or process.name()
             since = datetime.fromtimestamp(process.create_time()).strftime("%H:%M")
-            return f"held by   pid {pid}  {command}   (user {process.username()}, since {since})"
+            user = process.username()
+            return pid, f"held by   pid {pid}  {command}   (user {user}, since {since})"
         except psutil.Error:
             continue
-    return "held by   a process of another user (try: sudo ss -ltnp)"
+    return None, "held by   a process of another user (try: sudo ss -ltnp)"

@@ -1,20 +1,26 @@
 """The project's state folder and the runtime folder for sockets: made private, locked, described.
 
 `<project>/.kserve-local/` has mode 0700 and ignores itself in git. One supervisor at a time holds
-`run/supervisor.lock`; the kernel drops it with the process, so a crash leaves nothing to clean.
+`run/supervisor.lock`, and one command at a time that starts or stops it `run/start.lock`; the
+kernel drops both with their process, so a crash leaves nothing to clean.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import shutil
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kserve_local import procs
 from kserve_local.client.project import RUN_FILE
-from kserve_local.errors import KServeLocalError, PortTaken
+from kserve_local.errors import KServeLocalError, PortTaken, TimedOut
 from kserve_local.settings import Settings
 
 
@@ -40,14 +46,18 @@ def prepare(settings: Settings) -> None:
                 raise KServeLocalError(f'runtime folder "{folder}" belongs to another user')
             folder.chmod(0o700)
     except OSError as error:
-        raise KServeLocalError(f"cannot make the state folder: {error}") from error
+        place = error.filename or settings.state
+        raise KServeLocalError(
+            f'cannot make the state folder: "{place}": {error.strerror}',
+            hint="the project folder must be writable: its state lives in .kserve-local",
+        ) from error
 
 
 class Lock:
-    """Held by the one supervisor of a project for its whole life."""
+    """Held by the one supervisor of a project for its whole life; the file says who that is."""
 
     def __init__(self, settings: Settings) -> None:
-        path = settings.run_dir / "supervisor.lock"
+        path = _lock_path(settings)
         self._file = path.open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,10 +66,63 @@ class Lock:
             raise PortTaken(
                 f'project "{settings.name}" already runs', hint="kserve-local status"
             ) from error
+        me = procs.identify(os.getpid())
+        assert me is not None  # this process is alive
+        self._file.truncate(0)
+        self._file.write(json.dumps({"pid": me.pid, "started": me.started}))
+        self._file.flush()
 
     def release(self) -> None:
         """Let another supervisor have the project."""
         self._file.close()
+
+
+def _lock_path(settings: Settings) -> Path:
+    return settings.run_dir / "supervisor.lock"
+
+
+def owner(settings: Settings) -> procs.Identity | None:
+    """Return who holds the project's lock, even before it listens; None if nobody does."""
+    try:
+        with _lock_path(settings).open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                data = json.loads(file.read())
+                return procs.Identity(int(data["pid"]), float(data["started"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+@contextlib.contextmanager
+def changing(settings: Settings, *, patience: float) -> Iterator[None]:
+    """Start or stop the supervisor alone: a second command waits until the first is through.
+
+    Raises:
+        TimedOut: The other command is not through after `patience` seconds.
+    """
+    path = settings.run_dir / "start.lock"
+    end = time.monotonic() + patience
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise TimedOut(
+                        f'another command starts or stops project "{settings.name}"'
+                    ) from error
+                time.sleep(0.02)
+        yield
+
+
+def remove_runtime(settings: Settings) -> None:
+    """Take away the folder of Unix sockets and what is left in it."""
+    shutil.rmtree(settings.runtime, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        settings.runtime.parent.rmdir()
 
 
 def write_json(path: Path, data: Any) -> None:

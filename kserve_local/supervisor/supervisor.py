@@ -16,18 +16,23 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kserve_local import __version__, procs
+from kserve_local.aio import running
 from kserve_local.backends.process import ProcessBackend
 from kserve_local.errors import AlreadyExists, Missing
 from kserve_local.settings import Settings, default_python
 from kserve_local.supervisor import statedir
-from kserve_local.supervisor.gateway_process import GatewayProcess
+from kserve_local.supervisor.leftovers import has_leftovers
 from kserve_local.supervisor.ports import listen
-from kserve_local.supervisor.stats import Stats
 from kserve_local.supervisor.warm import warm_runtimes
+
+if TYPE_CHECKING:
+    from kserve_local.supervisor.gateway_process import GatewayProcess
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +40,9 @@ Ready = Callable[[], None]
 
 DRAIN = 10.0
 """Seconds that running requests have at a clean stop."""
+
+STATE_CHECK = 2.0
+"""Seconds between two looks whether the state folder is still there."""
 
 
 def run(settings: Settings, *, warm: Sequence[str], ready: Ready) -> int:
@@ -65,34 +73,57 @@ async def _run(settings: Settings, warm: Sequence[str], ready: Ready) -> int:
         loop.add_signal_handler(number, stop.set)
     statedir.prepare(settings)
     lock = statedir.Lock(settings)
+    survivors = _Survivors(leave=has_leftovers(settings))
     try:
         async with AsyncExitStack() as stack:
-            gateway = await _start(settings, warm, stack, stop)
+            gateway = await _start(settings, warm, stack, stop, survivors)
             ready()
             logger.info("ready")
             await stop.wait()
             logger.info("stopping")
+            survivors.leave = False
             # First of all, so that running requests end while their replicas still live.
             await gateway.stop(DRAIN)
+        statedir.remove_runtime(settings)
     finally:
         lock.release()
     return 0
 
 
+@dataclass
+class _Survivors:
+    """What to do at the end with a gateway and replicas that served before we came.
+
+    Args:
+        leave: As long as the start may fail, they are left as they were found.
+    """
+
+    leave: bool
+
+
 async def _start(
-    settings: Settings, warm: Sequence[str], stack: AsyncExitStack, stop: asyncio.Event
+    settings: Settings,
+    warm: Sequence[str],
+    stack: AsyncExitStack,
+    stop: asyncio.Event,
+    survivors: _Survivors,
 ) -> GatewayProcess:
     """Bring everything up; what is up goes onto the stack. Returns the gateway."""
     # Ports first: a taken one must be known before anything is started.
     api_socket = listen("127.0.0.1", _api_port(settings), what="api.port", flag="--api-port")
     stack.callback(api_socket.close)
-    stats = Stats()
-    gateway = await stack.enter_async_context(GatewayProcess(settings, stats))
-    backend = await stack.enter_async_context(_backend(settings))
+    backend = await stack.enter_async_context(_backend(settings, survivors))
     await warm_runtimes(backend, warm, settings)
 
     # Only now what is slow to import: the zygotes import on the other core meanwhile.
+    from kserve_local.supervisor.gateway_process import GatewayProcess
+    from kserve_local.supervisor.stats import Stats
+
+    stats = Stats()
+    gateway = await stack.enter_async_context(_gateway(GatewayProcess(settings, stats), survivors))
+
     from kserve_local.apiserver.app import create_app
+    from kserve_local.apiserver.logs import FileLogs
     from kserve_local.apiserver.serve import serving
     from kserve_local.apiserver.watch import OpenStreams
     from kserve_local.controllers.addresses import AddressPool
@@ -100,14 +131,13 @@ async def _start(
     from kserve_local.store.store import open_store
     from kserve_local.supervisor import certificates
     from kserve_local.supervisor.control import ControlPlane
-    from kserve_local.supervisor.log_reader import FileLogReader
     from kserve_local.supervisor.summary import routes as summary_routes
 
     store = await stack.enter_async_context(open_store(settings.database))
     await _ensure_builtins(store)
     recorder = EventRecorder(store)
     addresses = AddressPool(settings.state, settings.cache)
-    stack.callback(addresses.close)
+    stack.callback(lambda: addresses.close(give_up=not survivors.leave))
     plane = ControlPlane(settings, store, recorder, backend, gateway, addresses)
     await stack.enter_async_context(plane.running())
 
@@ -117,7 +147,7 @@ async def _start(
     app = create_app(
         store,
         token=token,
-        log_reader=FileLogReader(settings),
+        log_reader=FileLogs(store, settings.log_dir),
         extra_routes=summary_routes(settings, store, backend, stats, stop),
         streams=streams,
     )
@@ -125,8 +155,25 @@ async def _start(
     await stack.enter_async_context(
         serving(app, api_socket, certificate=files.certificate, key=files.key, streams=streams)
     )
+    await stack.enter_async_context(running(_end_with(settings.state, stop), name="state-folder"))
     _announce(settings, stack, token, files.ca, port, gateway)
     return gateway
+
+
+async def _end_with(folder: Path, stop: asyncio.Event) -> None:
+    """Stop once the state folder is gone: nobody could find us any more."""
+    mine = _inode(folder)
+    while _inode(folder) == mine:  # noqa: ASYNC110  # nothing tells of a folder moved away
+        await asyncio.sleep(STATE_CHECK)
+    logger.error("the state folder %s is gone; stopping", folder)
+    stop.set()
+
+
+def _inode(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
 
 
 def _api_port(settings: Settings) -> int | None:
@@ -146,12 +193,22 @@ def _api_port(settings: Settings) -> int | None:
 
 
 @asynccontextmanager
-async def _backend(settings: Settings) -> AsyncIterator[ProcessBackend]:
+async def _backend(settings: Settings, survivors: _Survivors) -> AsyncIterator[ProcessBackend]:
     backend = await ProcessBackend.open(settings)
     try:
         yield backend
     finally:
-        await backend.close(stop_replicas=True)
+        await backend.close(stop_replicas=not survivors.leave)
+
+
+@asynccontextmanager
+async def _gateway(gateway: GatewayProcess, survivors: _Survivors) -> AsyncIterator[GatewayProcess]:
+    async with gateway:
+        try:
+            yield gateway
+        finally:
+            if survivors.leave:
+                gateway.detach()
 
 
 async def _ensure_builtins(store: object) -> None:
