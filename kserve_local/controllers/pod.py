@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +49,7 @@ DRAIN = 0.25
 """Seconds between a Pod leaving the routes and SIGTERM: the gateway's table is swapped by then."""
 _MAX_EVENTS = 1000
 _UNKNOWN_GRACE = 5.0
+_KEPT_LOGS = 20
 
 
 class NodeAgent:
@@ -170,6 +171,8 @@ class NodeAgent:
         for folder in await asyncio.to_thread(_subfolders, self._settings.run_dir / "volumes"):
             if folder.name not in pods:
                 await asyncio.to_thread(remove_volumes, folder, _log_removal)
+        alive = {name_of(pod) for pod in pods.values()}
+        await asyncio.to_thread(_prune_logs, self._settings.log_dir, alive)
         self._adopted.set()
 
     async def _stop_unknown(self, replica: str) -> None:
@@ -446,6 +449,14 @@ def _subfolders(folder: Path) -> list[Path]:
         return sorted(p for p in folder.iterdir() if p.is_dir())
     except FileNotFoundError:
         return []
+
+
+def _prune_logs(folder: Path, alive: Collection[str]) -> None:
+    """Delete logs of Pods that are gone but for the latest ones, which may still be asked for."""
+    gone = [p for p in _subfolders(folder) if p.name not in alive]
+    gone.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in gone[_KEPT_LOGS:]:
+        remove_volumes(old, _log_removal)
 
 
 def _log_removal(error: OSError) -> None:

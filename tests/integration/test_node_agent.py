@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -475,3 +476,19 @@ async def test_the_agent_deletes_only_the_pod_it_stopped(world: World) -> None:
     assert pod["status"]["podIP"].startswith("127.")
     with pytest.raises(NotFound):
         world.store.get(Key("pods", "default", "other"))
+
+
+async def test_logs_of_pods_long_gone_are_removed(settings: Settings, model: Path) -> None:
+    """The latest stay for `kserve-local logs`, or a project would grow for ever."""
+    for n in range(30):
+        folder = settings.log_dir / f"pod-{n:02}"
+        folder.mkdir(parents=True)
+        os.utime(folder, (n, n))
+    async with open_store(settings.database) as store:
+        backend = FakeBackend()
+        world = World(store, backend, FakeStorage({URI: model}), settings)
+        async with agent_of(store, backend, world.storage, settings):
+            await world.create(serving_pod())
+            await world.until(is_ready)
+    left = sorted(p.name for p in settings.log_dir.iterdir() if p.name.startswith("pod-"))
+    assert left == [f"pod-{n:02}" for n in range(10, 30)]
