@@ -87,6 +87,7 @@ class ClientConnection(asyncio.Protocol):
         service: On a Service's own address: the host its requests are for.
 
     Attributes:
+        ended: In a tunnel: the client has nothing more to say.
         plain: The answer needs no change for this client: HTTP/1.1, kept alive.
     """
 
@@ -106,6 +107,7 @@ class ClientConnection(asyncio.Protocol):
         "_state",
         "_suffix",
         "admin",
+        "ended",
         "exchange",
         "peer",
         "plain",
@@ -132,6 +134,7 @@ class ClientConnection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self.requests = 0
         self.plain = True
+        self.ended = False
         self.write_paused = False
         self.peer = ""
         self._state = _HEAD
@@ -641,8 +644,11 @@ class ClientConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         exchange = self.exchange
         if self._state == _TUNNEL and exchange is not None and exchange.upstream is not None:
+            self.ended = True
             upstream = exchange.upstream.transport
-            if not upstream.is_closing() and upstream.can_write_eof():
+            if exchange.upstream.ended:
+                exchange.upstream.close()
+            elif not upstream.is_closing() and upstream.can_write_eof():
                 upstream.write_eof()
             return True
         return False

@@ -103,6 +103,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_poll",
         "_reading",
         "_state",
+        "ended",
         "exchange",
         "failed",
         "place",
@@ -121,6 +122,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.since = 0.0
         self.write_paused = False
         self.failed = False
+        self.ended = False
         self._state = _HEAD
         self._buffer = b""
         self._left = 0
@@ -360,6 +362,10 @@ class UpstreamConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         exchange = self.exchange
         if exchange is not None and self._state == _TUNNEL:
+            self.ended = True
+            if exchange.client.ended:
+                # Both sides have said all: what is left is to end the connections.
+                return False
             exchange.client.half_close()
             return True
         return False

@@ -277,6 +277,19 @@ async def test_a_websocket_passes_both_ways_and_closes_both_ways(gateway: World)
             assert await client.reader.readexactly(len(blob)) == blob
             client.writer.write_eof()
             assert await client.at_end()
+            async with asyncio.timeout(10):
+                while await open_connections(gateway) > 1:  # noqa: ASYNC110  # another process's
+                    await asyncio.sleep(0.02)
+
+
+async def open_connections(gateway: World) -> int:
+    """Return how many clients the gateway sees, this question included."""
+    raw = b"GET /-/metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    text = (await ask(gateway.port, raw)).body.decode()
+    (line,) = (
+        x for x in text.splitlines() if x.startswith("kserve_local_gateway_client_connections ")
+    )
+    return int(line.split()[1])
 
 
 async def test_an_upgrade_to_http2_is_not_passed_on(gateway: World) -> None:
