@@ -273,7 +273,12 @@ def main() -> int:
     text = (project.folder / "manifest.yaml").read_text()
     second = text.replace("sklearn-iris", "second")
     (project.folder / "second.yaml").write_text(second)
-    project.up()
+    try:
+        project.up()
+    except BaseException:
+        project.run("down", check=None)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     port = int(project.gateway.rpartition(":")[2])
     load = Load(project, port, ("sklearn-iris", "second"))
     writes = Writes(project)
