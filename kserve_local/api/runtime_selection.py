@@ -14,6 +14,7 @@ from typing import Any
 
 from kserve_local.api import names
 from kserve_local.api.meta import Object, annotations_of, name_of, namespace_of
+from kserve_local.api.schema import closest
 from kserve_local.errors import Invalid
 
 PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
@@ -148,6 +149,41 @@ def considered(
         key=lambda miss: (not any(f.get("name") == name for f in _formats(miss[2])), miss[0]),
     )
     return [(name, why) for name, why, _ in ranked]
+
+
+def next_step(
+    isvc: Object,
+    error: SelectionError,
+    *,
+    runtimes: Sequence[Object],
+    cluster_runtimes: Sequence[Object],
+) -> str:
+    """Return what to change so that a runtime is found, empty where the message says it already.
+
+    Args:
+        error: What `select` raised for `isvc`.
+    """
+    if error.reason == INVALID_PREDICTOR_SPEC:
+        return ""
+    misses = considered(isvc, runtimes, cluster_runtimes)
+    everything = [*_of_namespace(isvc, runtimes), *cluster_runtimes]
+    if error.reason == RUNTIME_NOT_RECOGNIZED:
+        wanted = str(model_of(isvc).get("runtime"))
+        near = closest(wanted, sorted(map(name_of, everything)))
+        meant = f' (did you mean "{near}"?)' if near else ""
+        return (
+            f'there is no runtime "{wanted}"{meant}: correct or remove '
+            "spec.predictor.model.runtime, or create it"
+        )
+    name, version = model_format(model_of(isvc))
+    what = f"{name} {version}" if version else name
+    formats = {str(f.get("name")) for r in everything for f in _formats(r)}
+    if name not in formats and not model_of(isvc).get("runtime"):
+        near = closest(name, sorted(formats))
+        meant = f'; did you mean "{near}"?' if near else ""
+        return f'no runtime knows the model format "{name}"{meant}'
+    listed = ", ".join(f"{name} ({why})" for name, why in misses[:3])
+    return f"change spec.predictor.model so that a runtime takes {what}; considered: {listed}"
 
 
 def model_of(isvc: Object) -> Mapping[str, Any]:

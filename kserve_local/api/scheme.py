@@ -120,7 +120,7 @@ INFERENCE_SERVICE = ResourceType(
     categories=("all",),
 )
 SERVING_RUNTIME = ResourceType(
-    _SERVING, ("v1alpha1",), "ServingRuntime", "servingruntimes", "servingruntime"
+    _SERVING, ("v1alpha1",), "ServingRuntime", "servingruntimes", "servingruntime", status=False
 )
 CLUSTER_SERVING_RUNTIME = ResourceType(
     _SERVING,
@@ -129,6 +129,7 @@ CLUSTER_SERVING_RUNTIME = ResourceType(
     "clusterservingruntimes",
     "clusterservingruntime",
     namespaced=False,
+    status=False,
 )
 CLUSTER_STORAGE_CONTAINER = ResourceType(
     _SERVING,

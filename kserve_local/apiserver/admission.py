@@ -7,6 +7,7 @@ Reads the store for the configuration and for what webhooks look up; writes noth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from kserve_local.api import config, defaults, schema, scheme, validation
@@ -17,6 +18,9 @@ from kserve_local.errors import BadRequest, Forbidden, NotFound
 from kserve_local.store.store import Store
 
 CONFIG_KEY = Key(scheme.CONFIG_MAP.id, "kserve", "inferenceservice-config")
+_WRONG_TYPE = re.compile(r'must be of type (\S+): "(\w+)"$')
+_GO_VALUES = {"integer": "number", "boolean": "bool"}
+_GO_TYPES = {"integer": "int32", "boolean": "bool", "array": "[]", "object": "map"}
 _PERMANENT = frozenset({"default", "kube-system", "kube-public"})
 # Kinds that pass through Go types in a mutating webhook on their way into the store.
 _DECODED = frozenset({"InferenceService", "LLMInferenceService"})
@@ -121,5 +125,27 @@ def check_schema(obj: Object, old: Object | None) -> None:
     if old is not None and old["apiVersion"] != obj["apiVersion"]:
         old = {**old, "apiVersion": obj["apiVersion"]}
     findings = schema.check(obj, old=old)
+    if findings and not scheme.of(obj).custom:
+        check_decodes(obj, findings)
     if findings:
         raise schema.refuse(obj, findings)
+
+
+def check_decodes(obj: Object, findings: Sequence[schema.Finding]) -> None:
+    """Check what decoding into a Go type fails at: built-in kinds are refused with 400 then.
+
+    Raises:
+        BadRequest: A field is of another type, in the words of Go's JSON decoder.
+    """
+    for finding in findings:
+        types = _WRONG_TYPE.search(finding.message) if finding.kind == "type" else None
+        if types is None:
+            continue
+        wanted, got = types.groups()
+        kind, version = str(obj["kind"]), str(obj["apiVersion"]).rpartition("/")[2]
+        path = ".".join(part for part in finding.path if isinstance(part, str))
+        raise BadRequest(
+            f'{kind} in version "{version}" cannot be handled as a {kind}: json: cannot unmarshal '
+            f"{_GO_VALUES.get(got, got)} into Go struct field {kind}.{path} of type "
+            f"{_GO_TYPES.get(wanted, wanted)}"
+        )

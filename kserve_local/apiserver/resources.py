@@ -11,6 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -194,6 +195,9 @@ class Resources:
 
     async def _create(self, request: Request, target: Target, query: Mapping[str, str]) -> Response:
         obj, duplicates = await self._object(request, target)
+        name = (obj.get("metadata") or {}).get("name") or ""
+        # What a refusal is about: kubectl prints the name that `details` holds.
+        request.state.target = replace(target, name=str(name))
         stored, warnings = await self._admit_and_create(target, query, obj, duplicates)
         return _answer(target, stored, 201, warnings)
 

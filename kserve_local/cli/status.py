@@ -60,6 +60,16 @@ def command(flags: Common, names: tuple[str, ...], exit_code: bool) -> int:
     return 4 if exit_code and bad else 0
 
 
+def headline(message: str) -> str:
+    """Return the line of a failure that says most: the last one before the next step.
+
+    That is where a traceback names its exception and an argument parser its complaint.
+    """
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Next step: ")]
+    return (told or lines or [""])[-1]
+
+
 def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
     revisions = [r for r in service["revisions"] if r["percent"] or r["replicas"]]
     ready = sum(r["replicas"] for r in revisions)
@@ -68,8 +78,7 @@ def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
     words = {"Ready": "True", "Failed": "False", "Loading": "Unknown"}
     error = ""
     if not service["ready"]:
-        first = str(service["message"]).splitlines()[:1]
-        error = ": ".join(filter(None, (str(service["reason"]), *first)))
+        error = ": ".join(filter(None, (str(service["reason"]), headline(service["message"]))))
     url = f"{service['name']}.{service['namespace']}.localhost:{port}" if service["url"] else "-"
     name = f"{service['namespace']}/{service['name']}" if many else service["name"]
     return [

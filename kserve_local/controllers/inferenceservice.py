@@ -13,11 +13,11 @@ the status at once instead of at the next retry.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kserve_local.api import names
+from kserve_local.api import names, validation
 from kserve_local.api.config import InferenceServiceConfig, parse
 from kserve_local.api.inferenceservice import framework_of
 from kserve_local.api.meta import (
@@ -32,7 +32,7 @@ from kserve_local.api.meta import (
     timestamp,
     uid_of,
 )
-from kserve_local.api.runtime_selection import Selection, SelectionError, select
+from kserve_local.api.runtime_selection import Selection, SelectionError, next_step, select
 from kserve_local.api.scheme import (
     CLUSTER_SERVING_RUNTIME,
     CLUSTER_STORAGE_CONTAINER,
@@ -51,7 +51,14 @@ from kserve_local.controllers.isvc_status import StatusDraft
 from kserve_local.controllers.knative_service import with_status
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.controllers.revision import pods_of
-from kserve_local.errors import AlreadyExists, Conflict, Invalid, KServeLocalError, NotFound
+from kserve_local.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    Invalid,
+    KServeLocalError,
+    NotFound,
+)
 from kserve_local.reconcile.controller import Watch, controlling, itself, labelled
 from kserve_local.reconcile.result import DONE, RETRY, Result
 from kserve_local.store.events import EventRecorder
@@ -72,6 +79,10 @@ _NOT_YET = {
         f"{names.DEPLOYMENT_MODE} to run the service in Knative mode"
     ),
 }
+
+
+class ReconcileFailed(Forbidden):
+    """The Knative Service was refused; PredictorReady says so with the reason of this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +191,7 @@ class InferenceServiceController:
         await self._remove_other_variants(isvc, name_of(wanted))
         existing = self._store.find(key_of(wanted))
         if existing is None:
+            self._review(wanted, None, config)
             created = await self._store.create(wanted)
             await self._event(
                 isvc, "Normal", "Created", f'Created Knative Service "{name_of(created)}"'
@@ -195,7 +207,28 @@ class InferenceServiceController:
                 f' "{name_of(isvc)}"; delete it or rename the InferenceService'
             )
         updated = _merged(existing, wanted)
-        return existing if updated is existing else await self._store.update(updated)
+        if updated is existing:
+            return existing
+        self._review(updated, existing, config)
+        return await self._store.update(updated)
+
+    def _review(
+        self, wanted: Object, existing: Object | None, config: InferenceServiceConfig
+    ) -> None:
+        """Ask Knative's webhook, which a controller's write passes too.
+
+        Raises:
+            ReconcileFailed: It refuses, e.g. a timeout above its maximum.
+        """
+        try:
+            validation.validate(wanted, old=existing, config=config, lookup=self._lookup)
+        except (Forbidden, Invalid) as error:
+            raise ReconcileFailed(
+                f"fails to reconcile predictor: fails to reconcile knative service: {error}"
+            ) from error
+
+    def _lookup(self, resource: str, namespace: str | None) -> Sequence[Object]:
+        return self._store.list(resource, namespace=namespace)
 
     def _wanted(self, isvc: Object, draft: StatusDraft, config: InferenceServiceConfig) -> Object:
         """Return the Knative Service that the spec asks for, computed anew when an input changed.
@@ -308,10 +341,23 @@ class InferenceServiceController:
     async def _failed(self, isvc: Object, draft: StatusDraft, error: KServeLocalError) -> Result:
         """The predictor step failed: an Event, for a bad spec the model status, and a retry."""
         if isinstance(error, SelectionError):
-            draft.invalid_spec(Failure(error.reason, error.failure))
+            draft.invalid_spec(Failure(error.reason, self._with_step(isvc, error)))
+        elif isinstance(error, ReconcileFailed):
+            draft.reconcile_failed("predictor", str(error))
         await self._write(isvc, draft)
         await self._event(isvc, "Warning", "InternalError", str(error))
         return RETRY
+
+    def _with_step(self, isvc: Object, error: SelectionError) -> str:
+        """Return KServe's message and, as every failure here has, what to do next."""
+        runtimes = self._store.list(SERVING_RUNTIME.id, namespace=namespace_of(isvc))
+        step = next_step(
+            isvc,
+            error,
+            runtimes=runtimes,
+            cluster_runtimes=self._store.list(CLUSTER_SERVING_RUNTIME.id),
+        )
+        return f"{error.failure}\nNext step: {step}" if step else error.failure
 
     async def _write(self, isvc: Object, draft: StatusDraft) -> None:
         status = draft.finish()

@@ -197,6 +197,11 @@ class StatusDraft:
         states["targetModelState"] = "FailedToLoad"
         self._info(failure)
 
+    def reconcile_failed(self, component: Component, message: str) -> None:
+        """The component's Knative Service could not be written."""
+        self._components.setdefault(component, {})
+        self.conditions.mark_false(READY_OF[component], "ReconcileFailed", message)
+
     def running(self) -> None:
         """The service is not stopped."""
         # Not Unknown -> False in steps: the condition is there from the first pass on (5.2).

@@ -9,6 +9,7 @@ strategies and `ValidateObjectMeta`; the messages are the API server's.
 from __future__ import annotations
 
 import base64
+import json
 import secrets
 import uuid
 from typing import Any
@@ -27,6 +28,13 @@ _REASONS = {
     "type": "FieldValueTypeInvalid",
     "toolong": "FieldValueTooLong",
 }
+_POD_MUTABLE = ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds")
+_POD_RULE = (
+    "pod updates may not change fields other than `spec.containers[*].image`,"
+    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only "
+    "additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set "
+    "to 1 if it was previously negative)"
+)
 _WITHOUT_GENERATION = frozenset(
     {
         "namespaces",
@@ -203,7 +211,13 @@ def _check_immutable(kind: ResourceType, new: Object, old: Object) -> None:
     if kind is scheme.DEPLOYMENT:
         selector = (new.get("spec") or {}).get("selector")
         if selector != (old.get("spec") or {}).get("selector"):
-            causes.append(_value("spec.selector", str(selector), "field is immutable"))
+            text = json.dumps(selector, separators=(",", ":"))
+            cause = Cause(
+                "FieldValueInvalid", f"Invalid value: {text}: field is immutable", "spec.selector"
+            )
+            causes.append(cause)
+    if kind is scheme.POD and _fixed(new.get("spec")) != _fixed(_bound(old, new)):
+        causes.append(Cause("FieldValueForbidden", f"Forbidden: {_POD_RULE}", "spec"))
     if "deletionTimestamp" in old["metadata"]:
         known = old["metadata"].get("finalizers") or []
         added = [f for f in new["metadata"].get("finalizers") or [] if f not in known]
@@ -216,6 +230,27 @@ def _check_immutable(kind: ResourceType, new: Object, old: Object) -> None:
             causes.append(Cause("FieldValueForbidden", text, "metadata.finalizers"))
     if causes:
         raise invalid(kind, name, causes)
+
+
+def _bound(old: Object, new: Object) -> dict[str, Any]:
+    """Return the old PodSpec with the node that the new one names, if it named none: the node
+    agent assigns Pods to itself, where a cluster's scheduler posts to `pods/binding`.
+    """
+    spec = dict(old.get("spec") or {})
+    node = (new.get("spec") or {}).get("nodeName")
+    if node and not spec.get("nodeName"):
+        spec["nodeName"] = node
+    return spec
+
+
+def _fixed(spec: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what of a PodSpec may not change; tolerations only ever grow, which is not checked."""
+    spec = {k: v for k, v in (spec or {}).items() if k not in _POD_MUTABLE}
+    for field in ("containers", "initContainers"):
+        listed = spec.get(field)
+        if isinstance(listed, list):
+            spec[field] = [{k: v for k, v in c.items() if k != "image"} for c in listed]
+    return spec
 
 
 def _value(field: str, value: str, rule: str) -> Cause:

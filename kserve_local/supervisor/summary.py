@@ -7,7 +7,7 @@ fields; `POST /apis/kserve-local.dev/v1/stop` begins a clean stop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -40,8 +40,9 @@ def routes(
 
     async def status(request: Request) -> object:
         replicas = {replica.id: replica for replica in await backend.list()}
+        warnings = _warnings(store)
         services = [
-            await _service(isvc, store, replicas, backend, stats)
+            await _service(isvc, store, replicas, backend, stats, warnings)
             for isvc in store.list(scheme.INFERENCE_SERVICE.id)
         ]
         services.sort(key=lambda s: (s["namespace"], s["name"]))
@@ -63,6 +64,7 @@ async def _service(
     replicas: dict[str, ReplicaStatus],
     backend: ProcessBackend,
     stats: Stats,
+    warnings: Mapping[str, Object],
 ) -> dict[str, Any]:
     name, namespace = name_of(isvc), namespace_of(isvc)
     pods = store.list(scheme.POD.id, namespace=namespace, labels={names.ISVC_LABEL: name})
@@ -78,7 +80,7 @@ async def _service(
     revisions = _revisions(predictor, pods, replicas)
     figures = [stats.of(f"{namespace}/{r['name']}") for r in revisions]
     ready = get_condition(isvc, "Ready") or {}
-    reason, message = why(isvc)
+    reason, message = why(isvc, warnings.get(uid_of(isvc)))
     return {
         "kind": "InferenceService",
         "namespace": namespace,
@@ -101,10 +103,27 @@ async def _service(
     }
 
 
-def why(isvc: Object) -> tuple[str, str]:
+def _warnings(store: Store) -> dict[str, Object]:
+    """Return the latest Warning about each InferenceService, by uid."""
+    latest: dict[str, Object] = {}
+    for event in store.list(scheme.EVENT.id):
+        about = event.get("involvedObject") or {}
+        if event.get("type") != "Warning" or about.get("kind") != "InferenceService":
+            continue
+        before = latest.get(about.get("uid", ""))
+        if before is None or before.get("lastTimestamp", "") <= event.get("lastTimestamp", ""):
+            latest[about.get("uid", "")] = event
+    return latest
+
+
+def why(isvc: Object, warning: Object | None = None) -> tuple[str, str]:
     """Return reason and message of what keeps a service from being Ready, in KServe's terms.
 
-    The model's failure says more than the conditions, which only wait; both empty when Ready.
+    The model's failure says more than the conditions, which only wait; where KServe says it in an
+    Event alone, that is what comes back. Both empty when Ready.
+
+    Args:
+        warning: The latest Warning about the service.
     """
     ready = get_condition(isvc, "Ready") or {}
     model = (isvc.get("status") or {}).get("modelStatus") or {}
@@ -114,6 +133,12 @@ def why(isvc: Object) -> tuple[str, str]:
         return str(failure.get("reason", "")), str(failure.get("message", ""))
     if ready.get("status") == "True":
         return "", ""
+    for type_ in ("PredictorConfigurationReady", "PredictorReady"):
+        condition = get_condition(isvc, type_) or {}
+        if condition.get("status") == "False" and condition.get("message"):
+            return str(condition.get("reason", "")), str(condition["message"])
+    if warning is not None and not ready.get("message"):
+        return str(warning.get("reason", "")), str(warning.get("message", ""))
     return str(ready.get("reason", "")), str(ready.get("message", ""))
 
 
@@ -128,6 +153,7 @@ def _state(ready: Any, reason: str, revisions: list[dict[str, Any]]) -> str:
         "RuntimeNotRecognized",
         "RuntimeDisabled",
         "InvalidPredictorSpec",
+        "InternalError",
     ):
         return "Failed"
     return "Loading"

@@ -509,7 +509,8 @@ async def test_no_runtime_is_told_in_the_model_status_and_by_an_event(tmp_path: 
             "states": {"activeModelState": "", "targetModelState": "FailedToLoad"},
             "lastFailureInfo": {
                 "reason": "NoSupportingRuntime",
-                "message": "No runtime found to support specified framework/version",
+                "message": "No runtime found to support specified framework/version\n"
+                'Next step: no runtime knows the model format "sklern"; did you mean "sklearn"?',
             },
         }
         assert {c["type"]: c["status"] for c in isvc["status"]["conditions"]} == {

@@ -154,7 +154,9 @@ async def test_a_runtime_that_comes_later_is_picked_up(tmp_path: Path) -> None:
         info = waiting["status"]["modelStatus"]["lastFailureInfo"]
         assert info == {
             "reason": "RuntimeNotRecognized",
-            "message": "Waiting for runtime to become available",
+            "message": "Waiting for runtime to become available\n"
+            'Next step: there is no runtime "mine": correct or remove '
+            "spec.predictor.model.runtime, or create it",
         }
         source = next(o for o in builtin_objects() if name_of(o) == "kserve-sklearnserver")
         runtime = {
