@@ -213,12 +213,14 @@ def program_of(
     """
     image = str(container.get("image") or "")
     command, args = resolve_command(container, env)
+    # The volume is there, and empty, before the storage initializer has filled it.
+    files = list_files(model_folder) if model_folder is not None else frozenset()
     request = ImageRequest(
         image=image,
         command=command,
         args=args,
         env=env,
-        model_files=list_files(model_folder) if model_folder is not None else None,
+        model_files=files or None,
         model_settings=_model_settings(model_folder) if model_folder is not None else None,
     )
     source = source_for(image, around.settings.images)

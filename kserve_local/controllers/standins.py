@@ -35,6 +35,7 @@ _MLSERVER = {
     "mlserver_xgboost.XGBoostModel": "xgbserver",
     "mlserver_lightgbm.LightGBMModel": "lgbserver",
 }
+_TRITON_FILES = {"model.onnx": "onnxserver", "model.pt": "torchserver"}
 _NO_SERVER_YET = {
     "huggingfaceserver": "Hugging Face models",
     "vllm-openai": "vLLM",
@@ -79,9 +80,14 @@ class StandIn:
 
 @dataclass(frozen=True, slots=True)
 class NoStandIn:
-    """Why no program of ours can run, in one sentence, and what the user can do."""
+    """Why no program of ours can run, in one sentence, and what the user can do.
+
+    Args:
+        next_step: The way out where it is not the usual one (local source for the image).
+    """
 
     message: str
+    next_step: str = ""
 
 
 def repository(image: str) -> str:
@@ -145,14 +151,23 @@ def _server_args(request: ImageRequest, server: str) -> tuple[str, ...] | None:
     return None
 
 
-def _program(server: str, args: Sequence[str], runtime: RuntimeConfig | None) -> Program:
+def _preload(server: str, files: Collection[str] | None) -> tuple[str, ...]:
+    """Return what the zygote imports: for exported programs more of PyTorch than for others."""
+    if server == "torchserver" and any(f.endswith(".pt2") for f in files or ()):
+        return ("torchserver.warm:warm_export",)
+    return PRELOAD.get(server, ())
+
+
+def _program(
+    server: str, args: Sequence[str], runtime: RuntimeConfig | None, preload: tuple[str, ...]
+) -> Program:
     return Program(
         kind="runtime",
         runtime=server,
         argv=("-m", server, *args),
         python=runtime.python if runtime else None,
         requirements=runtime.requirements if runtime else None,
-        preload=PRELOAD.get(server, ()),
+        preload=preload,
     )
 
 
@@ -196,32 +211,56 @@ def triton_server(files: Collection[str]) -> str | NoStandIn:
 
     Source: Triton Inference Server, model repository layout.
     """
-    found = set()
+    models: dict[str, set[str]] = {}
     for path in files:
         parts = PurePosixPath(path).parts
-        if len(parts) == 3 and parts[1].isdigit():
-            if parts[2] == "model.onnx":
-                found.add("onnxserver")
-            elif parts[2] == "model.pt":
-                found.add("torchserver")
-            elif parts[2].startswith("model."):
-                found.add(parts[2])
-    served = found & _OURS
-    if len(served) == 1:
-        return served.pop()
-    if not found:
+        # A SavedModel is a folder, so deeper files count for it.
+        if len(parts) < 3 or not parts[1].isdigit():
+            continue
+        name = parts[2]
+        renamed = f"model{PurePosixPath(name).suffix}"
+        if f"{parts[0]}/config.pbtxt" in files and renamed in _TRITON_FILES:
+            name = renamed  # `default_model_filename`
+        if name.startswith("model."):
+            models.setdefault(name, set()).add(parts[0])
+    served = {_TRITON_FILES[name]: models[name] for name in _TRITON_FILES if name in models}
+    others = {name: models[name] for name in models if name not in _TRITON_FILES}
+    if not models:
+        return _no_repository(files)
+    if others:
+        found = "; ".join(f"{name} of {_named(who)}" for name, who in sorted(others.items()))
         return NoStandIn(
-            "the model directory is no Triton model repository: expected <name>/<version>/"
-            "model.onnx or model.pt; the runtimes kserve-local-onnxserver and "
-            "kserve-local-torchserver serve a plain folder"
+            f"Triton's {found} has no stand-in; model.onnx and model.pt do",
+            "Serve other models from a storageUri of their own",
         )
-    if not served:
+    if len(served) > 1:
+        found = " and ".join(
+            f"{name} ({_named(models[name])})" for name in _TRITON_FILES if name in models
+        )
         return NoStandIn(
-            f"Triton's {', '.join(sorted(found))} has no stand-in; model.onnx and model.pt do"
+            f"the model repository mixes {found}, and one stand-in serves only one kind",
+            "Split it into two InferenceServices",
         )
+    return next(iter(served))
+
+
+def _named(models: Collection[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(models))
+
+
+def _no_repository(files: Collection[str]) -> NoStandIn:
+    """Say how a folder has to look for Triton, and which runtime of ours takes it as it is."""
+    plain = sorted(f for f in files if PurePosixPath(f).suffix in (".onnx", ".pt", ".pt2"))
+    first = PurePosixPath(plain[0]) if plain else PurePosixPath("model.onnx")
+    onnx = first.suffix == ".onnx"
+    wanted = f"NAME/1/model{'.onnx' if onnx else '.pt'}"
+    server = "onnxserver" if onnx else "torchserver"
+    there = f"there is only {first}" if plain else "there is no model file"
     return NoStandIn(
-        "the model repository mixes model.onnx and model.pt, and one stand-in serves only one of "
-        "the two; split it into two InferenceServices"
+        f"the model directory is no Triton model repository: Triton expects {wanted} below the "
+        f"storageUri, {there}, so a cluster refuses it too",
+        f"Move the file to {wanted}, or set runtime: kserve-local-{server}, which serves a plain "
+        "file (in kserve-local only)",
     )
 
 
@@ -367,12 +406,13 @@ def stand_in(request: ImageRequest, *, runtime: RuntimeConfig | None = None) -> 
     """Return the program of ours that stands in for the image, or why there is none."""
     found = _stand_in(request)
     if isinstance(found, NoStandIn):
+        way_out = found.next_step or _way_out(request.image)
         return NoStandIn(
             f'Container image "{request.image}" cannot run here: {found.message}. '
-            f"{_way_out(request.image)[0].upper()}{_way_out(request.image)[1:]}."
+            f"{way_out[0].upper()}{way_out[1:]}"
         )
     server, args = found
     return StandIn(
-        _program(server, args, runtime),
+        _program(server, args, runtime, _preload(server, request.model_files)),
         note=f"{server} of kserve-local stands in for image {request.image}",
     )

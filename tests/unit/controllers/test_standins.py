@@ -146,14 +146,32 @@ def test_triton_goes_by_the_files_of_its_repository(file: str, server: str) -> N
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (("model.onnx",), "is no Triton model repository"),
-        (("a/1/model.plan",), "Triton's model.plan has no stand-in"),
-        (("a/1/model.onnx", "b/1/model.pt"), "mixes model.onnx and model.pt"),
+        (("net.onnx",), "Triton expects NAME/1/model.onnx below the storageUri, there is only net"),
+        (("net.onnx",), "or set runtime: kserve-local-onnxserver"),
+        (("net.pt2",), "or set runtime: kserve-local-torchserver"),
+        (("a/1/model.plan",), "Triton's model.plan of 'a' has no stand-in"),
+        (("a/1/model.savedmodel/saved_model.pb",), "model.savedmodel of 'a'"),
+        (("a/1/model.onnx", "b/1/model.pt"), "mixes model.onnx ('a') and model.pt ('b')"),
     ],
 )
 def test_a_repository_nobody_serves_is_refused(files: tuple[str, ...], said: str) -> None:
     request = ImageRequest("nvidia/tritonserver", args=TRITON, model_files=files)
     assert said in refusal(request)
+
+
+def test_a_repository_may_name_its_files_otherwise() -> None:
+    files = ("iris/config.pbtxt", "iris/1/weights.pt")
+    request = ImageRequest("nvidia/tritonserver", args=TRITON, model_files=files)
+    assert program(request).runtime == "torchserver"
+
+
+@pytest.mark.parametrize(
+    ("file", "preload"),
+    [("model.pt2", "torchserver.warm:warm_export"), ("model.pt", "torchserver.warm:warm")],
+)
+def test_exported_programs_want_more_imported(file: str, preload: str) -> None:
+    request = ImageRequest("kserve-local/torchserver", args=ARGS, model_files=(file,))
+    assert program(request).preload == (preload,)
 
 
 def test_before_the_model_is_there_triton_may_have_a_stand_in() -> None:
