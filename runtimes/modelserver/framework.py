@@ -16,6 +16,8 @@ import numpy as np
 from modelserver.errors import DataPlaneError, InferenceError
 from modelserver.model import InferOutput, InferRequest, InferResponse, RowModel
 
+_FLOATS: dict[str, np.dtype[Any]] = {"FP32": np.dtype(np.float32), "FP64": np.dtype(np.float64)}
+
 
 class FrameworkModel(RowModel):
     """A model read from files in a folder, predicting on rows; its one output is `output-0`.
@@ -106,6 +108,9 @@ def v2_input(request: InferRequest) -> Any:
         return pd.DataFrame({tensor.name: tensor.as_numpy() for tensor in request.inputs})
     tensor = request.inputs[0]
     data = tensor.data
+    if tensor.datatype in _FLOATS and data is not None:
+        # What `as_numpy` does, without its cases.
+        return np.array(data, _FLOATS[tensor.datatype]).reshape(tensor.shape)
     if tensor.datatype == "BYTES" and data and isinstance(data[0], str):
         return data
     x = tensor.as_numpy()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -46,6 +46,25 @@ class _Route:
         self.pattern = re.compile(re.escape(path).replace(r"\{m\}", "([^/]+)").replace(
             r"\{v\}", "[^/]+") + r"\Z")  # fmt: skip
         self.handler = handler
+
+
+class Target:
+    """Where a request goes, and how it is to be read; remembered with its head.
+
+    Args:
+        json: A V2 body is JSON, not a binary request.
+        structured, event: A V2 answer is to be a CloudEvent (in structured mode).
+    """
+
+    __slots__ = ("event", "handler", "json", "name", "structured")
+
+    def __init__(self, handler: Handler, name: str, headers: Mapping[str, str]) -> None:
+        self.handler = handler
+        self.name = name
+        content_type = headers.get("content-type")
+        self.json = oip.is_json(content_type)
+        self.structured = content_type == cloudevents.STRUCTURED_TYPE
+        self.event = self.structured or cloudevents.is_binary(headers)
 
 
 class Rest:
@@ -100,7 +119,12 @@ class Rest:
 
     # -- routing -----------------------------------------------------------------------------------
 
-    def route(self, head: Head) -> tuple[Handler, str]:
+    def route(self, head: Head) -> Target:
+        """Return what a head alone decides about its request."""
+        handler, name = self._find(head)
+        return Target(handler, name, head.headers)
+
+    def _find(self, head: Head) -> tuple[Handler, str]:
         """Return the handler of a request and the model name in its path ("" without one)."""
         for route in self._by_method.get(head.method, ()):
             match = route.pattern.match(head.path)
@@ -117,9 +141,9 @@ class Rest:
 
     def handle(self, connection: Connection, head: Head, body: bytes) -> None:
         """Answer a request."""
-        handler, name = head.route
+        target: Target = head.route
         try:
-            handler(connection, head, body, name)
+            target.handler(connection, head, body, target.name)
         except Exception as error:
             self._fail(connection, error)
 
@@ -240,7 +264,7 @@ class Rest:
     ) -> None:
         if not body:
             raise missing_body()
-        if oip.is_json(head.headers.get("content-type")):
+        if head.route.json:
             oip.decode_json(body, name, head.headers)
         connection.send(501, _VERSIONS)
 
@@ -250,7 +274,7 @@ class Rest:
         request: InferRequest | None = None
         if not body:
             raise missing_body()
-        if oip.is_json(headers.get("content-type")):
+        if head.route.json:
             request = oip.decode_json(body, name, headers)
         served = self._data.get_ready(name)
         if request is None:
@@ -416,19 +440,17 @@ class _V2Call(_Call):
 
     def answer(self, result: Any) -> None:
         rows = self.served.rows
-        headers = self.head.headers
-        structured = headers.get("content-type") == cloudevents.STRUCTURED_TYPE
-        event = structured or ("ce-specversion" in headers and cloudevents.is_binary(headers))
+        target: Target = self.head.route
         if rows is not None:
-            if rows.only_output is not None and not event:
+            if rows.only_output is not None and not target.event:
                 data = oip.encode_rows(rows.name, rows.only_output, result, self.request)
                 if data is not None:
                     self.connection.send(200, data)
                     return
             result = rows.respond(self.request, result)
         body, json_length = oip.encode(result, self.request)
-        if event:
-            self._answer_event(body, structured)
+        if target.event:
+            self._answer_event(body, target.structured)
         elif json_length is None:
             self.connection.send(200, body)
         else:
@@ -467,7 +489,7 @@ class _V1Call(_Call):
         rows = self.served.rows
         if rows is not None and not self.explain:
             result = rows.respond_v1(result)
-        structured = self.head.headers.get("content-type") == cloudevents.STRUCTURED_TYPE
+        structured = self.head.route.structured
         if self.event is None and not structured:
             body, kind = v1.encode_explanation(result) if self.explain else v1.encode(result)
             self.connection.send(200, body, kind)
