@@ -22,5 +22,13 @@ def command(flags: Common, shell: str) -> int:
     found = get_completion_class(shell)
     assert found is not None  # click.Choice lets only click's own shells through
     completer = found(cli, {}, "kserve-local", "_KSERVE_LOCAL_COMPLETE")
-    flags.output("completion").data(completer.source())
+    script = completer.source()
+    if shell == "bash":
+        # The alias completes, too.
+        script += "complete -o nosort -F _kserve_local_completion kl\n"
+    out = flags.output("completion")
+    if flags.as_json:
+        out.envelope({"shell": shell, "script": script})
+    else:
+        out.data(script)
     return 0

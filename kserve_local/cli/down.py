@@ -30,6 +30,7 @@ def command(flags: Common, directory: str | None, volumes: bool, grace: float) -
     stopped = stop_supervisor(settings, grace=grace) if settings.state.is_dir() else False
     if volumes and settings.state.is_dir():
         shutil.rmtree(settings.state)
+        out.say(f"deleted {settings.state}")
     if flags.as_json:
         out.envelope({"stopped": stopped, "deleted": volumes})
     else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 from contextlib import aclosing
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +29,7 @@ def command(flags: Common, names: tuple[str, ...], follow: bool, warnings: bool)
 
     settings = flags.settings()
     out = flags.output("events")
+    numbers = count(1)
 
     def wanted(event: Object) -> bool:
         about = str((event.get("involvedObject") or {}).get("name", ""))
@@ -37,9 +41,8 @@ def command(flags: Common, names: tuple[str, ...], follow: bool, warnings: bool)
         if not wanted(event):
             return
         if flags.as_json and follow:
-            import json
-
-            out.data(json.dumps({"type": "event", "object": event}, ensure_ascii=False))
+            line = {"type": "event", "ts": round(time.time(), 3), "seq": next(numbers)}
+            out.data(json.dumps({**line, "object": event}, ensure_ascii=False))
         else:
             out.data(_line(event))
 

@@ -6,13 +6,15 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kserve_local.cli.options import Common, common
-from kserve_local.errors import NotFound
+from kserve_local.errors import NotFound, ServiceUnavailable
 
 if TYPE_CHECKING:
     from kserve_local.api.meta import Object
@@ -41,29 +43,83 @@ def command(
     """Show the logs of the services (or Pods) NAMEd, of all without a name."""
     from kserve_local.cli.session import run
 
-    printer = _Printer(flags.as_json, grep)
+    out = flags.output("logs")
+    names = tuple(name.rpartition("/")[2] for name in names)
+    printer = _Printer(flags.as_json, grep, keep=not follow)
 
     async def show(client: Client) -> None:
-        pods = await _pods(client, names, flags.namespace)
-        printer.prefixed = len(pods) > 1 or len(names) != 1
-        work = [
-            _read(client, pod, name, printer, follow=follow, tail=tail, previous=previous)
-            for pod in pods
-            for name in _containers(pod, container)
-        ]
-        if follow:
-            await asyncio.gather(*work)
-        else:
-            for one in work:
-                await one
+        pods, version = await _pods(client, names, flags.namespace)
+        printer.prefixed = (follow and len(names) != 1) or len({_service(p) for p in pods}) > 1
+        read = partial(_read, client, printer=printer, tail=tail, previous=previous)
+        if not follow:
+            for pod in pods:
+                for name in _containers(pod, container):
+                    await read(pod, name, follow=False)
+            return
+        async with asyncio.TaskGroup() as tasks:
+            await _follow(client, pods, version, names, container, read, tasks)
 
-    run(flags.settings(), show)
+    try:
+        run(flags.settings(), show)
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+    if flags.as_json and not follow:
+        out.envelope({"lines": printer.kept})
     return 0
 
 
+async def _follow(
+    client: Client,
+    pods: list[Object],
+    version: int,
+    names: tuple[str, ...],
+    container: str,
+    read: Callable[..., Coroutine[object, object, None]],
+    tasks: asyncio.TaskGroup,
+) -> None:
+    """Read on in every run of every container meant, also of Pods that come later.
+
+    Raises:
+        ServiceUnavailable: The server went away.
+    """
+    from kserve_local.api import scheme
+
+    reading: set[tuple[str, str, int]] = set()
+
+    def begin(pod: Object) -> None:
+        for name in _containers(pod, container):
+            restarts = _begun(pod, name)
+            run = (str(pod["metadata"]["uid"]), name, restarts or 0)
+            if restarts is not None and run not in reading:
+                reading.add(run)
+                tasks.create_task(read(pod, name, follow=True), name=f"logs-{name}")
+
+    for pod in pods:
+        begin(pod)
+    async with aclosing(client.watch(scheme.POD, since=version)) as events:
+        async for event in events:
+            if event.type in ("ADDED", "MODIFIED") and _is_meant(event.object, names):
+                begin(event.object)
+    raise ServiceUnavailable("the supervisor ended", hint="kserve-local status")
+
+
+def _begun(pod: Object, container: str) -> int | None:
+    """Return how often a container was restarted, None if it has not run yet."""
+    status = pod.get("status") or {}
+    for key in ("initContainerStatuses", "containerStatuses"):
+        for found in status.get(key) or ():
+            if found["name"] == container:
+                state = found.get("state") or {}
+                ran = "running" in state or "terminated" in state or found.get("lastState")
+                return int(found.get("restartCount") or 0) if ran else None
+    return None
+
+
 class _Printer:
-    def __init__(self, as_json: bool, grep: str) -> None:
+    def __init__(self, as_json: bool, grep: str, *, keep: bool) -> None:
         self.as_json = as_json
+        self.keep = keep
+        self.kept: list[dict[str, str]] = []
         self.grep = grep
         self.prefixed = True
         self.sequence = 0
@@ -71,7 +127,9 @@ class _Printer:
     def line(self, source: str, container: str, text: str) -> None:
         if self.grep and self.grep not in text:
             return
-        if self.as_json:
+        if self.as_json and self.keep:
+            self.kept.append({"name": source, "container": container, "line": text})
+        elif self.as_json:
             self.sequence += 1
             event = {"type": "log", "ts": round(time.time(), 3), "seq": self.sequence,
                      "name": source, "container": container, "line": text}  # fmt: skip
@@ -82,26 +140,32 @@ class _Printer:
             sys.stdout.flush()
 
 
-async def _pods(client: Client, names: tuple[str, ...], namespace: str | None) -> list[Object]:
-    """Return the Pods meant, oldest first.
+async def _pods(
+    client: Client, names: tuple[str, ...], namespace: str | None
+) -> tuple[list[Object], int]:
+    """Return the Pods meant, oldest first, and the resourceVersion to watch from.
 
     Raises:
         NotFound: A name is neither a service nor a Pod.
     """
     from kserve_local.api import scheme
+    from kserve_local.cli.session import near
 
-    pods = await client.list(scheme.POD, namespace=namespace)
+    pods, version = await client.list_at(scheme.POD, namespace=namespace)
     services = await client.list(scheme.INFERENCE_SERVICE, namespace=namespace)
     known = {s["metadata"]["name"] for s in services} | {p["metadata"]["name"] for p in pods}
     for name in names:
         if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            guess = f'; did you mean "{near[0]}"?' if near else ""
+            found = near(name, known)
+            guess = f'; did you mean "{found}"?' if found else ""
             raise NotFound(f'no service or Pod "{name}"{guess}', hint="kserve-local status")
-    found = [p for p in pods if not names or _service(p) in names or p["metadata"]["name"] in names]
-    return sorted(found, key=lambda p: str(p["metadata"].get("creationTimestamp", "")))
+    meant = [p for p in pods if _is_meant(p, names)]
+    meant.sort(key=lambda p: str(p["metadata"].get("creationTimestamp", "")))
+    return meant, version
+
+
+def _is_meant(pod: Object, names: tuple[str, ...]) -> bool:
+    return not names or _service(pod) in names or pod["metadata"]["name"] in names
 
 
 def _service(pod: Object) -> str:
@@ -120,8 +184,8 @@ async def _read(
     client: Client,
     pod: Object,
     container: str,
-    printer: _Printer,
     *,
+    printer: _Printer,
     follow: bool,
     tail: int | None,
     previous: bool,

@@ -5,7 +5,6 @@ Each flag mirrors `KSERVE_LOCAL_<FLAG>`; a flag after the command wins over one 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -151,8 +150,3 @@ class Duration(click.ParamType[float]):
             return parse_duration(value, what=param.opts[0] if param and param.opts else "duration")
         except Invalid as error:
             self.fail(error.message, param, ctx)
-
-
-def environment(name: str) -> str | None:
-    """Return `KSERVE_LOCAL_<name>`, None if unset or empty."""
-    return os.environ.get(_env(name)) or None

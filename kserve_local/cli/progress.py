@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -179,10 +179,14 @@ class Follower:
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[None]:
         """Watch services and their Pods' output while the block is open."""
+        pods, version = await self.client.list_at(scheme.POD)
+        for pod in pods:
+            self._saw_pod(pod, there=True)
         async with asyncio.TaskGroup() as tasks:
+            self._begin_tails(pods, tasks, last=10)
             watching = [
                 tasks.create_task(self._services(), name="watch-services"),
-                tasks.create_task(self._pods(tasks), name="watch-pods"),
+                tasks.create_task(self._pods(tasks, version), name="watch-pods"),
             ]
             try:
                 yield
@@ -193,6 +197,7 @@ class Follower:
     _tails: list[asyncio.Task[None]] = field(default_factory=list)
     _ready_pods: dict[Name, set[str]] = field(default_factory=dict)
     _tried: dict[Name, bool] = field(default_factory=dict)
+    _followed: set[tuple[str, str, int]] = field(default_factory=set)
 
     async def _services(self) -> None:
         async with aclosing(self.client.watch(scheme.INFERENCE_SERVICE)) as events:
@@ -218,40 +223,48 @@ class Follower:
             self.reporter.state(name, seen, now - self._started)
         self._news.set()
 
-    async def _pods(self, tasks: asyncio.TaskGroup) -> None:
-        followed: set[tuple[str, str, int]] = set()
-        async with aclosing(self.client.watch(scheme.POD)) as events:
+    async def _pods(self, tasks: asyncio.TaskGroup, version: int) -> None:
+        async with aclosing(self.client.watch(scheme.POD, since=version)) as events:
             async for event in events:
-                pod = event.object
-                service = (pod["metadata"].get("labels") or {}).get(ISVC_LABEL, "")
-                if (namespace_of(pod), service) not in self.names:
-                    continue
-                ready = self._ready_pods.setdefault((namespace_of(pod), service), set())
-                leaving = event.type == "DELETED" or pod["metadata"].get("deletionTimestamp")
-                if condition_is(pod, "Ready") and not leaving:
-                    ready.add(name_of(pod))
-                else:
-                    ready.discard(name_of(pod))
-                if not leaving and _has_failed(pod):
-                    self._tried[namespace_of(pod), service] = True
-                isvc = self.objects.get((namespace_of(pod), service))
-                if isvc is not None:
-                    self._saw(isvc)
-                if event.type not in ("ADDED", "MODIFIED"):
-                    continue
-                for container in (pod.get("status") or {}).get("containerStatuses") or ():
-                    run = (str(pod["metadata"]["uid"]), container["name"],
-                           int(container.get("restartCount", 0)))  # fmt: skip
-                    if run not in followed and (container.get("state") or {}).get("running"):
-                        followed.add(run)
-                        work = self._tail(pod, str(container["name"]), service)
-                        self._tails.append(tasks.create_task(work, name=f"logs-{name_of(pod)}"))
+                there = event.type in ("ADDED", "MODIFIED")
+                name = self._saw_pod(event.object, there=there)
+                if name in self.objects:
+                    self._saw(self.objects[name])
+                if there:
+                    self._begin_tails([event.object], tasks)
 
-    async def _tail(self, pod: Object, container: str, service: str) -> None:
-        rest = b""
+    def _saw_pod(self, pod: Object, *, there: bool) -> Name:
+        name = (namespace_of(pod), _service_of(pod))
+        there = there and not pod["metadata"].get("deletionTimestamp")
+        ready = self._ready_pods.setdefault(name, set())
+        if there and condition_is(pod, "Ready"):
+            ready.add(name_of(pod))
+        else:
+            ready.discard(name_of(pod))
+        if there and _has_failed(pod):
+            self._tried[name] = True
+        return name
+
+    def _begin_tails(
+        self, pods: Iterable[Object], tasks: asyncio.TaskGroup, last: int | None = None
+    ) -> None:
+        """Pass on the output of containers that have begun to run, from the `last` lines on."""
+        for pod in pods:
+            if (namespace_of(pod), _service_of(pod)) not in self.names:
+                continue
+            for container in (pod.get("status") or {}).get("containerStatuses") or ():
+                run = (str(pod["metadata"]["uid"]), str(container["name"]),
+                       int(container.get("restartCount", 0)))  # fmt: skip
+                if run not in self._followed and (container.get("state") or {}).get("running"):
+                    self._followed.add(run)
+                    work = self._tail(pod, run[1], last)
+                    self._tails.append(tasks.create_task(work, name=f"logs-{name_of(pod)}"))
+
+    async def _tail(self, pod: Object, container: str, last: int | None) -> None:
+        service, rest = _service_of(pod), b""
         with suppress(KServeLocalError):
             lines = self.client.logs(
-                name_of(pod), namespace_of(pod), container=container, follow=True
+                name_of(pod), namespace_of(pod), container=container, follow=True, tail=last
             )
             async with aclosing(lines) as chunks:
                 async for chunk in chunks:
@@ -260,10 +273,14 @@ class Follower:
                         self.reporter.log(service, line.decode(errors="replace"))
 
 
+def _service_of(pod: Object) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(ISVC_LABEL, ""))
+
+
 async def log_tail(client: Client, name: Name, lines: int = 10) -> list[str]:
     """Return the last lines of the service's newest container that said anything."""
     pods = await client.list(scheme.POD, namespace=name[0])
-    own = [p for p in pods if (p["metadata"].get("labels") or {}).get(ISVC_LABEL) == name[1]]
+    own = [p for p in pods if _service_of(p) == name[1]]
     own.sort(key=lambda p: str(p["metadata"].get("creationTimestamp", "")), reverse=True)
     for pod in own:
         spec = pod.get("spec") or {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -59,9 +59,28 @@ def resource_named(text: str) -> tuple[str, str]:
         known = {kind.plural, kind.singular, kind.kind.lower(), *kind.short_names, kind.id}
         if wanted in known:
             return kind.id, name
+    words = [w for k in scheme.ALL for w in (k.plural, k.singular, *k.short_names)]
+    found = near(wanted, words)
+    guess = f'; did you mean "{found}"?' if found else ""
+    raise NotFound(f'the server doesn\'t have a resource type "{word}"{guess}')
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return the known word that was probably meant, empty if none is near."""
     import difflib
 
-    words = [w for k in scheme.ALL for w in (k.plural, k.singular, *k.short_names)]
-    near = difflib.get_close_matches(wanted, words, n=1)
-    guess = f'; did you mean "{near[0]}"?' if near else ""
-    raise NotFound(f'the server doesn\'t have a resource type "{word}"{guess}')
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1)), "")
+
+
+def service_name(text: str) -> str:
+    """Return `iris` of `iris` or `isvc/iris`.
+
+    Raises:
+        NotFound: Another type is named.
+    """
+    if "/" not in text:
+        return text
+    kind, name = resource_named(text)
+    if kind != "inferenceservices.serving.kserve.io":
+        raise NotFound(f'"{text}" is no InferenceService')
+    return name

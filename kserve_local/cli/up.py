@@ -35,12 +35,10 @@ if TYPE_CHECKING:
     help="How long to wait for Ready.",
 )  # fmt: skip
 @click.option("--no-tui", is_flag=True, help="Plain lines (there is no other way yet).")
-@click.option(
-    "--backend", type=click.Choice(["auto", "process", "docker"]), envvar="KSERVE_LOCAL_BACKEND"
-)
-@click.option("--port", metavar="N|auto", envvar="KSERVE_LOCAL_PORT", help="The gateway's port.")
-@click.option("--api-port", metavar="N|auto", envvar="KSERVE_LOCAL_API_PORT", help="The API's.")
-@click.option("--host", envvar="KSERVE_LOCAL_HOST", help="The gateway's address.")
+@click.option("--backend", type=click.Choice(["auto", "process", "docker"]))
+@click.option("--port", metavar="N|auto", help="The gateway's port.")
+@click.option("--api-port", metavar="N|auto", help="The API's.")
+@click.option("--host", help="The gateway's address.")
 @click.option("--dry-run", is_flag=True, help="Validate and show what would be applied.")
 @common
 def command(
@@ -381,7 +379,9 @@ class _Session:
                     "state": seen.state if seen else "Pending",
                     "reason": seen.reason if seen else "",
                     "message": seen.message if seen else "",
-                    "urls": urls(running.gateway_url, isvc) if isvc and not failed else {},
+                    "urls": urls(running.gateway_url, isvc)
+                    if seen and isvc and seen.state == "Ready"
+                    else {},
                 }
             )
         data = {"gateway": running.gateway_url, "api": running.api_url, "services": services}
@@ -425,7 +425,8 @@ class _Session:
                 out.say(f"  {padded(name[1], column)}REST  {found['rest']}")
                 out.say(f"  {'':<{column}}path  {found['path']}")
                 out.say(f"  {'':<{column}}host  {found['host']} · {found['localhost']}")
-        example = next((n for _, n in sorted(follower.names)), "NAME")
+        ready = [n for n, v in follower.views.items() if v.state == "Ready"]
+        example = next((n for _, n in sorted(ready or follower.names)), "NAME")
         request = "@request.json" if (self.settings.project / "request.json").exists() else "'{}'"
         out.say(f"  {'Try it':<{column}}kserve-local predict {example} {request}")
         out.say(f"  {'Watch':<{column}}kserve-local status   ·   Stop  kserve-local down")
