@@ -1,21 +1,41 @@
 """`StorageInitializer`: picks where a storageUri's content comes from and hands out a local folder.
 
-Order: a mirror of `kserve-local.yaml`, then local paths, then `pvc://`, then remote schemes.
+Order: a mirror of `kserve-local.yaml`, then local paths, then `pvc://`, then remote schemes by the
+shared cache. Remote work runs in threads; progress is sampled on the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import functools
+import logging
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kserve_local.errors import StorageError
 from kserve_local.interfaces.backend import Progress
 from kserve_local.interfaces.storage import Fetched, StorageRequest
 from kserve_local.storage.local import as_folder, claim_path, local_path, mirrored
 
+if TYPE_CHECKING:
+    from kserve_local.storage.archives import Bounds
+    from kserve_local.storage.download import Meter
+    from kserve_local.storage.http import Limits, Stop
 
-@dataclass(frozen=True, slots=True)
+logger = logging.getLogger(__name__)
+
+_SAMPLE = 0.25
+_RATE_WINDOW = 12
+# Fetches at a time; more wait. Files at a time: `Limits.parallel`.
+_MAX_FETCHES = 16
+# How long a cancelled fetch is waited for; its thread ends by itself a little later at worst.
+_STOP_WAIT = 2.0
+
+
 class Initializer:
     """The `StorageInitializer` of one project.
 
@@ -25,14 +45,33 @@ class Initializer:
         mirrors: URI prefix -> folder.
         claims: PersistentVolumeClaim -> folder.
         env: Credentials and settings below each request's own: the user's environment.
+        offline: Nothing is asked of any remote source; what is not cached is an error.
+        limits: Timeouts and tries; the defaults of `http.Limits`.
+        unpacking: How far archives may grow; the defaults of `archives.Bounds`.
     """
 
-    cache: Path
-    project: Path
-    mirrors: Mapping[str, Path] = field(default_factory=dict)
-    claims: Mapping[str, Path] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    offline: bool = False
+    def __init__(
+        self,
+        *,
+        cache: Path,
+        project: Path,
+        mirrors: Mapping[str, Path] | None = None,
+        claims: Mapping[str, Path] | None = None,
+        env: Mapping[str, str] | None = None,
+        offline: bool = False,
+        limits: Limits | None = None,
+        unpacking: Bounds | None = None,
+    ) -> None:
+        self.cache = cache
+        self.project = project
+        self.mirrors = mirrors or {}
+        self.claims = claims or {}
+        self.env = env or {}
+        self.offline = offline
+        self._limits = limits
+        self._unpacking = unpacking
+        self._fetches = concurrent.futures.ThreadPoolExecutor(_MAX_FETCHES, "storage-fetch")
+        self._files: concurrent.futures.ThreadPoolExecutor | None = None
 
     async def fetch(self, request: StorageRequest, report: Callable[[Progress], None]) -> Fetched:
         """Return the local folder that holds the source's content; see `interfaces.storage`."""
@@ -45,12 +84,77 @@ class Initializer:
                     f"Failed to fetch model. No model found in {prefix}.",
                     hint=f'the mirror has no "{mirror}"',
                 )
-            return Fetched(as_folder(mirror, self.cache), cached=True)
+            return await asyncio.to_thread(self._local, mirror)
         path = local_path(uri, request.base or self.project)
         if path is None and uri.startswith("pvc://"):
             path = claim_path(uri, self.claims)
         if path is not None:
             if not path.exists():
                 raise StorageError(f"Local path {uri} does not exist.", hint=f'looked for "{path}"')
-            return Fetched(as_folder(path, self.cache), cached=True)
-        raise StorageError(f'storageUri "{uri}" has no provider')
+            return await asyncio.to_thread(self._local, path)
+        return await self._remote(request, report)
+
+    def _local(self, path: Path) -> Fetched:
+        return Fetched(as_folder(path, self.cache), cached=True)
+
+    async def _remote(self, request: StorageRequest, report: Callable[[Progress], None]) -> Fetched:
+        from kserve_local.storage.download import Meter
+        from kserve_local.storage.http import Limits, Stop
+
+        limits = self._limits or Limits()
+        if self._files is None:
+            self._files = concurrent.futures.ThreadPoolExecutor(limits.parallel, "storage-file")
+        stop, meter = Stop(), Meter()
+        work = functools.partial(self._download, request, limits, stop, meter, self._files)
+        future = asyncio.get_running_loop().run_in_executor(self._fetches, work)
+        samples: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
+        try:
+            while not (await asyncio.wait({future}, timeout=_SAMPLE))[0]:
+                report(_progress(meter, samples))
+            if not future.exception() and meter.warning:
+                logger.warning("%s", meter.warning)
+                report(Progress(phase="Downloading", message=meter.warning))
+            return await future
+        finally:
+            if not future.done():
+                stop.set()
+                await asyncio.wait({future}, timeout=_STOP_WAIT)
+                if future.done() and not future.cancelled():
+                    future.exception()
+
+    def _download(
+        self,
+        request: StorageRequest,
+        limits: Limits,
+        stop: Stop,
+        meter: Meter,
+        files: concurrent.futures.Executor,
+    ) -> Fetched:
+        from kserve_local.storage.aws_credentials import request_env
+        from kserve_local.storage.cache import CacheEntry
+        from kserve_local.storage.download import Download
+        from kserve_local.storage.huggingface import is_offline
+        from kserve_local.storage.sources import source_of
+
+        env = request_env(self.env, request.env)
+        source = source_of(request.uri, env, limits, stop)
+        entry = CacheEntry(self.cache / "models", request.uri, source.place)
+        offline = self.offline or (request.uri.startswith("hf://") and is_offline(env))
+        return Download(
+            source, entry, stop, files, meter, offline=offline, unpacking=self._unpacking
+        ).run()
+
+
+def _progress(meter: Meter, samples: deque[tuple[float, int]]) -> Progress:
+    """Return what a download is at; the rate is that of the last few samples."""
+    samples.append((time.monotonic(), meter.transferred))
+    (first_at, first), (last_at, last) = samples[0], samples[-1]
+    rate = (last - first) / (last_at - first_at) if last > first else None
+    moving = meter.done > 0
+    return Progress(
+        phase="Downloading",
+        message=meter.message,
+        done=meter.done if moving else None,
+        total=meter.total if moving else None,
+        rate=rate,
+    )
