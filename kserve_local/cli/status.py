@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Any
 
 import click
 
 from kserve_local.cli.options import Common, common
-from kserve_local.cli.output import table
+from kserve_local.cli.output import envelope_text, table
 
 HEADER = ("NAME", "READY", "REPLICAS", "URL", "REV (TRAFFIC)", "MEM", "P95", "LAST ERROR")
+PERIOD = 1.0
+"""Seconds between two looks of `--watch`."""
 
 
 @click.command("status")
 @click.argument("names", nargs=-1)
 @click.option("--exit-code", is_flag=True, help="Exit 4 if a service is not Ready.")
+@click.option("-w", "--watch", is_flag=True, help="Show it again whenever it changes.")
 @common
-def command(flags: Common, names: tuple[str, ...], exit_code: bool) -> int:
+def command(flags: Common, names: tuple[str, ...], exit_code: bool, watch: bool) -> int:
     """Show the project's services (or those NAMEd)."""
-    from kserve_local.cli.session import run
+    shown = ""
+    while True:
+        text, bad = _look(flags, names)
+        if text != shown:
+            if shown and sys.stdout.isatty():
+                click.clear()
+            click.echo(text)
+            sys.stdout.flush()
+            shown = text
+        if not watch:
+            return 4 if exit_code and bad else 0
+        time.sleep(PERIOD)
+
+
+def _look(flags: Common, names: tuple[str, ...]) -> tuple[str, bool]:
+    """Return what to show now, and whether a service is not Ready."""
+    from kserve_local.cli.session import run, service_name
     from kserve_local.client.client import Client
     from kserve_local.client.project import need_running
     from kserve_local.errors import NotFound
@@ -29,6 +50,7 @@ def command(flags: Common, names: tuple[str, ...], exit_code: bool) -> int:
     async def fetch(client: Client) -> Any:
         return await client.call("GET", "/apis/kserve-local.dev/v1/status")
 
+    names = tuple(map(service_name, names))
     data: dict[str, Any] = run(settings, fetch)
     services = data["services"]
     if flags.namespace:
@@ -39,25 +61,24 @@ def command(flags: Common, names: tuple[str, ...], exit_code: bool) -> int:
     if names:
         services = [s for s in services if s["name"] in names]
     bad = any(not s["ready"] for s in services)
-    out = flags.output("status")
     if flags.as_json:
-        out.envelope(
-            {**data, "services": services, "gateway": running.raw["gateway"],
-             "api": running.raw["api"], "backend": running.backend, "pid": running.identity.pid}
-        )  # fmt: skip
-    elif not services:
-        out.data("no services")
-    else:
-        port = running.gateway_url.rpartition(":")[2]
-        many = len({s["namespace"] for s in services}) > 1
-        out.data(table([_row(s, port, many) for s in services], HEADER))
-        for service in services:
-            lines = str(service["message"]).splitlines()
-            if not service["ready"] and len(lines) > 1:
-                out.data(f"\n{service['name']}: {service['reason']}")
-                for line in lines:
-                    out.data(f"  {line}")
-    return 4 if exit_code and bad else 0
+        where = {"gateway": running.raw["gateway"], "api": running.raw["api"]}
+        where |= {"backend": running.backend, "pid": running.identity.pid}
+        return envelope_text("status", "ok", {**data, "services": services, **where}), bad
+    if not services:
+        return "no services", bad
+    port = running.gateway_url.rpartition(":")[2]
+    many = len({s["namespace"] for s in services}) > 1
+    text = [table([_row(s, port, many) for s in services], HEADER)]
+    for service in services:
+        lines = str(service["message"]).splitlines()
+        if not service["ready"] and len(lines) > 1:
+            text.append(f"\n{service['name']}: {service['reason']}")
+            text += [f"  {line}" for line in lines]
+        text += [
+            f"\n{service['name']}: no effect here: {note}" for note in service.get("notes", ())
+        ]
+    return "\n".join(text), bad
 
 
 def headline(message: str) -> str:

@@ -45,7 +45,7 @@ from kserve_local.api.scheme import (
     TRAINED_MODEL,
     key_of,
 )
-from kserve_local.controllers import isvc_knative, isvc_status, podspec
+from kserve_local.controllers import isvc_gaps, isvc_knative, isvc_status, podspec
 from kserve_local.controllers.garbage import ISVC_FINALIZER, TRAINED_MODEL_PARENT
 from kserve_local.controllers.isvc_status import StatusDraft
 from kserve_local.controllers.knative_service import with_status
@@ -196,6 +196,7 @@ class InferenceServiceController:
             await self._event(
                 isvc, "Normal", "Created", f'Created Knative Service "{name_of(created)}"'
             )
+            await self._say_left_out(isvc)
             return created
         owner = str((controller_of(existing) or {}).get("uid") or "")
         if owner != uid_of(isvc):
@@ -210,7 +211,12 @@ class InferenceServiceController:
         if updated is existing:
             return existing
         self._review(updated, existing, config)
+        await self._say_left_out(isvc)
         return await self._store.update(updated)
+
+    async def _say_left_out(self, isvc: Object) -> None:
+        for sentence in isvc_gaps.left_out(isvc):
+            await self._event(isvc, "Warning", isvc_status.NOT_AVAILABLE, sentence)
 
     def _review(
         self, wanted: Object, existing: Object | None, config: InferenceServiceConfig

@@ -24,6 +24,8 @@ from kserve_local.api.meta import (
 )
 from kserve_local.apiserver.app import json_route
 from kserve_local.backends.process import ProcessBackend
+from kserve_local.controllers import isvc_gaps
+from kserve_local.controllers.isvc_status import NOT_AVAILABLE
 from kserve_local.errors import NotFound
 from kserve_local.interfaces.backend import ReplicaStatus
 from kserve_local.settings import Settings
@@ -89,6 +91,7 @@ async def _service(
         "state": _state(ready, reason, revisions),
         "reason": reason,
         "message": message,
+        "notes": isvc_gaps.left_out(isvc),
         "url": status.get("url", ""),
         "runtime": status.get("clusterServingRuntimeName") or status.get("servingRuntimeName", ""),
         "revisions": revisions,
@@ -133,11 +136,13 @@ def why(isvc: Object, warning: Object | None = None) -> tuple[str, str]:
         return str(failure.get("reason", "")), str(failure.get("message", ""))
     if ready.get("status") == "True":
         return "", ""
+    if ready.get("reason") == "Stopped":
+        return "Stopped", ""
     for type_ in ("PredictorConfigurationReady", "PredictorReady"):
         condition = get_condition(isvc, type_) or {}
         if condition.get("status") == "False" and condition.get("message"):
             return str(condition.get("reason", "")), str(condition["message"])
-    if warning is not None and not ready.get("message"):
+    if warning is not None and warning["reason"] != NOT_AVAILABLE and not ready.get("message"):
         return str(warning.get("reason", "")), str(warning.get("message", ""))
     return str(ready.get("reason", "")), str(ready.get("message", ""))
 
