@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import time
@@ -17,6 +16,8 @@ from kserve_local.cli.options import Common, common
 from kserve_local.errors import NotFound, ServiceUnavailable
 
 if TYPE_CHECKING:
+    import asyncio
+
     from kserve_local.api.meta import Object
     from kserve_local.client.client import Client
 
@@ -41,6 +42,8 @@ def command(
     grep: str,
 ) -> int:
     """Show the logs of the services (or Pods) NAMEd, of all without a name."""
+    import asyncio
+
     from kserve_local.cli.session import run
 
     out = flags.output("logs")

@@ -93,7 +93,8 @@ class Output:
     def say(self, text: str = "", *, fg: str | None = None) -> None:
         """Narrate one line on stderr."""
         if not self.quiet:
-            click.echo(click.style(text, fg=fg) if fg and self.color else text, err=True)
+            styled = click.style(text, fg=fg) if fg and self.color else text
+            click.echo(styled, err=True, color=self.color)
 
     def step(self, mark: str, name: str, text: str, seconds: float | None = None) -> None:
         """Narrate one step: mark, name, what, how long, in the columns of UX.md section 3.5."""
@@ -114,16 +115,17 @@ class Output:
         error: Mapping[str, Any] | None = None,
     ) -> None:
         """Print the one JSON answer of this command."""
-        click.echo(_envelope(self.command, status, data, warnings, error))
+        click.echo(envelope_text(self.command, status, data, warnings, error))
 
 
-def _envelope(
+def envelope_text(
     command: str,
     status: str,
     data: Any,
     warnings: Sequence[str] = (),
     error: Mapping[str, Any] | None = None,
 ) -> str:
+    """Return UX.md section 3.3's envelope."""
     return json.dumps(
         {
             "schemaVersion": 1,
@@ -169,11 +171,11 @@ def report_error(error: BaseException, *, code: int | None = None) -> int:
         message = f"{type(error).__name__}: {error}"
     if wants_json():
         body = error_body(message, exit_code=exit_code, code=code_of(name), hint=hint)
-        click.echo(_envelope(called(), "error", None, (), body))
+        click.echo(envelope_text(called(), "error", None, (), body))
         return exit_code
     color = use_color()
     word = click.style("error:", fg="red", bold=True) if color else "error:"
-    click.echo(f"{word} {message} (exit {exit_code})", err=True)
+    click.echo(f"{word} {message} (exit {exit_code})", err=True, color=color)
     for line in hint.splitlines():
         click.echo(f"  {line}", err=True)
     if exit_code == 1 and not isinstance(error, KServeLocalError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import sys
 from pathlib import Path
@@ -70,6 +69,8 @@ def call(
         TimedOut: No answer in time.
         ServiceUnavailable: The gateway cannot be reached.
     """
+    import http.client
+
     at = urlsplit(url)
     connection = http.client.HTTPConnection(at.hostname or "", at.port or 80, timeout=timeout)
     method = "GET" if body is None else "POST"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
@@ -218,6 +217,8 @@ class _Session:
             _check_conflicts(self.settings, need_running(self.settings), given)
 
     def run(self, *, detach: bool, wait: bool, timeout: float) -> int:
+        import asyncio
+
         self.detached = detach
         return asyncio.run(self._run(detach=detach, wait=wait, patience=timeout))
 

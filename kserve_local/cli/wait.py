@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 
 import click
@@ -53,6 +52,8 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
 
 async def _gone(client: object, names: set[tuple[str, str]], patience: float) -> str:
     """Wait until none of the services is there any more."""
+    import asyncio
+
     from kserve_local.api import scheme
     from kserve_local.api.meta import name_of, namespace_of
     from kserve_local.client.client import Client

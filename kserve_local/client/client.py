@@ -230,7 +230,10 @@ class Client:
         after = await self.call("PATCH", path, body=obj, query=query, media_type=media_type)
         if before is None:
             return after, "created"
-        same = before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
+        if dry_run:
+            same = _without_bookkeeping(before) == _without_bookkeeping(after)
+        else:
+            same = before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
         return after, "unchanged" if same else "configured"
 
     async def delete(
@@ -371,6 +374,12 @@ class Client:
         if not isinstance(status, dict) or "message" not in status:
             status = {"message": content.decode(errors="replace")[:500] or f"HTTP {reply.status}"}
         raise _error(status, reply.status)
+
+
+def _without_bookkeeping(obj: Object) -> Object:
+    """Return an object without what a write that was not kept changes all the same."""
+    kept = {"managedFields", "resourceVersion", "generation"}
+    return {**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k not in kept}}
 
 
 def _error(status: Mapping[str, Any], code: int) -> KServeLocalError:
