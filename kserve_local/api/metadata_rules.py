@@ -63,6 +63,10 @@ def check(obj: Object, kind: ResourceType) -> Iterator[Problem]:
     yield from _check_namespace(metadata, kind)
     yield from _check_labels(metadata.get("labels"))
     yield from _check_annotations(metadata.get("annotations"))
+    yield from _check_objects(
+        "ownerReferences", metadata, texts=("apiVersion", "kind", "name", "uid")
+    )
+    yield from _check_objects("managedFields", metadata, texts=("manager", "operation"))
     finalizers = metadata.get("finalizers")
     if finalizers is not None and not (
         isinstance(finalizers, list) and all(isinstance(f, str) for f in finalizers)
@@ -142,6 +146,31 @@ def _check_annotations(annotations: Any) -> Iterator[Problem]:
         text = f"Too long: may not be more than {_ANNOTATIONS_MAX} bytes"
         yield ("annotations",), "toolong", text
     yield from _not_texts("annotations", annotations)
+
+
+def _check_objects(
+    field: str, metadata: dict[str, Any], *, texts: tuple[str, ...]
+) -> Iterator[Problem]:
+    """Check a list of objects; what the store indexes and merges by must have its type."""
+    listed = metadata.get(field)
+    if listed is None:
+        return
+    if not isinstance(listed, list):
+        yield (field,), "type", _type_text(f"metadata.{field}", listed, "array")
+        return
+    for index, item in enumerate(listed):
+        if not isinstance(item, dict):
+            where = f"metadata.{field}[{index}]"
+            yield (field, index), "type", _type_text(where, item, "object")
+            continue
+        for key in texts:
+            if item.get(key) is not None and not isinstance(item[key], str):
+                where = f"metadata.{field}[{index}].{key}"
+                yield (field, index, key), "type", _type_text(where, item[key], "string")
+        fields = item.get("fieldsV1") if field == "managedFields" else None
+        if fields is not None and not isinstance(fields, dict):
+            where = f"metadata.{field}[{index}].fieldsV1"
+            yield (field, index, "fieldsV1"), "type", _type_text(where, fields, "object")
 
 
 def _text_map(field: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,8 @@ from kserve_local.errors import BadRequest, UnsupportedMediaType
 
 JSON = "application/json"
 YAML = "application/yaml"
+# More values than a body of 3 MiB could hold without aliases.
+_MAX_YAML_NODES = 2_000_000
 _YAML_TYPES = frozenset({YAML, "application/x-yaml", "text/yaml", "application/apply-patch+yaml"})
 
 
@@ -53,9 +55,22 @@ def _yaml(body: bytes) -> Any:
     try:
         # What JSON has no form for (dates, keys that are no strings) becomes text.
         value = yaml.load(body, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        if _nodes(value, {}) > _MAX_YAML_NODES:
+            raise BadRequest("error parsing YAML: document contains excessive aliasing")
         return orjson.loads(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
     except (yaml.YAMLError, TypeError, RecursionError) as error:
         raise BadRequest(f"error parsing YAML: {error}") from error
+
+
+def _nodes(value: Any, known: dict[int, int]) -> int:
+    """Return how many values there are once every alias is written out."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 0  # an alias to what holds it: refused when it is written out
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_nodes(item, known) for item in inner)
+    return known[id(value)]
 
 
 def _duplicates(body: bytes) -> list[str]:

@@ -90,7 +90,8 @@ def too_large() -> ApiError:
 
 def _without_port(host: str) -> str:
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        name, _, rest = host[1:].partition("]")
+        return name if not rest or (rest[0] == ":" and rest[1:].isdigit()) else host
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() else host
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from kserve_local.errors import BadRequest, Invalid
+import orjson
+
+from kserve_local.errors import ApiError, BadRequest, Invalid
 
 Json = Any
+# As the API server: maxJSONPatchOperations and its json-patch library's limit on copies.
+MAX_OPERATIONS = 10_000
+MAX_COPIED_BYTES = 3 * 1024 * 1024
 
 
 def merge_patch(original: Json, patch: Json) -> Json:
@@ -32,12 +37,30 @@ def json_patch(original: Json, operations: Json) -> Json:
     """
     if not isinstance(operations, list):
         raise BadRequest("a JSON patch is a list of operations")
+    if len(operations) > MAX_OPERATIONS:
+        raise _too_large(
+            f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, "
+            f"got {len(operations)}"
+        )
     result = copy.deepcopy(original)
+    copied = 0
     for operation in operations:
         if not isinstance(operation, dict) or not isinstance(operation.get("path"), str):
             raise BadRequest("every operation of a JSON patch needs `op` and `path`")
+        if operation.get("op") == "copy" and isinstance(operation.get("from"), str):
+            # Each copy can double the document: a short patch would take all memory.
+            copied += len(orjson.dumps(_get(result, operation["from"])))
+            if copied > MAX_COPIED_BYTES:
+                raise _too_large(
+                    f"Unable to complete the copy, the accumulated size increase of copy is "
+                    f"{copied}, exceeding the limit {MAX_COPIED_BYTES}"
+                )
         result = _apply(result, operation)
     return result
+
+
+def _too_large(text: str) -> ApiError:
+    return ApiError(text, code=413, reason="RequestEntityTooLarge")
 
 
 def _apply(document: Json, operation: dict[str, Any]) -> Json:
@@ -78,7 +101,12 @@ def _missing(path: str) -> Invalid:
 
 
 def _index(items: list[Any], step: str, path: str, *, end: int) -> int:
-    if not step.isdigit() or (step != "0" and step.startswith("0")) or int(step) >= end:
+    if (
+        not (step.isascii() and step.isdigit())
+        or len(step) > 9
+        or (step != "0" and step.startswith("0"))
+        or int(step) >= end
+    ):
         raise _missing(path)
     return int(step)
 

@@ -46,6 +46,7 @@ _PATCH_RETRIES = 5
 _SERVER_OWNED = frozenset(
     {"creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"}
 )
+_DIGITS = 18  # of an int64
 _TRUE = frozenset({"true", "1", "t"})
 
 
@@ -209,9 +210,10 @@ class Resources:
         if metadata.get("resourceVersion"):
             raise BadRequest("resourceVersion should not be set on objects to be created")
         self._admission.admit_into_namespace(kind, obj)
-        if not metadata.get("name") and metadata.get("generateName"):
+        prefix = metadata.get("generateName")
+        if not metadata.get("name") and prefix and isinstance(prefix, str):
             # Admission sees the final name, as on a cluster.
-            name = strategy.generate_name(metadata["generateName"])
+            name = strategy.generate_name(prefix)
             obj = {**obj, "metadata": {**metadata, "name": name}}
         name = obj["metadata"].get("name")
         key = target.key if target.name else Key(kind.id, target.namespace or "", name or "")
@@ -581,16 +583,18 @@ class Resources:
 
 def _expecting(changed: Object, old: Object, content: Any) -> Object:
     """Return the object with the resourceVersion that its write shall find."""
-    if _names_version(content):
-        return changed
-    version = old["metadata"]["resourceVersion"]
+    # What is written may be built on `old`: the version that the caller named is in the content.
+    version = (
+        content["metadata"]["resourceVersion"]
+        if _names_version(content)
+        else old["metadata"]["resourceVersion"]
+    )
     return {**changed, "metadata": {**changed["metadata"], "resourceVersion": version}}
 
 
 def _names_version(content: Any) -> bool:
-    return isinstance(content, dict) and bool(
-        (content.get("metadata") or {}).get("resourceVersion")
-    )
+    metadata = content.get("metadata") if isinstance(content, dict) else None
+    return isinstance(metadata, dict) and bool(metadata.get("resourceVersion"))
 
 
 def _with_status_of(old: Object, new: Object) -> Object:
@@ -643,8 +647,8 @@ def _flag(query: Mapping[str, str], name: str) -> bool:
 
 
 def _integer(name: str, text: str) -> int:
-    if not text.isdigit():
-        raise BadRequest(f'{name}: "{text}" is not a number')
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+        raise BadRequest(f'{name}: "{text[:40]}" is not a number')
     return int(text)
 
 
@@ -698,6 +702,8 @@ async def _delete_options(request: Request, query: Mapping[str, str]) -> dict[st
         propagation = "Orphan" if orphan in (True, "true") else "Background"
     grace = options.get("gracePeriodSeconds", query.get("gracePeriodSeconds"))
     preconditions = options.get("preconditions") or {}
+    if not isinstance(preconditions, dict):
+        raise BadRequest("preconditions is not an object")
     version = preconditions.get("resourceVersion")
     dry_run = options.get("dryRun") or ([query["dryRun"]] if query.get("dryRun") else [])
     if dry_run not in ([], ["All"]):
@@ -706,11 +712,11 @@ async def _delete_options(request: Request, query: Mapping[str, str]) -> dict[st
         seconds = None if grace in (None, "") else float(grace)
     except (TypeError, ValueError) as error:
         raise BadRequest(f"gracePeriodSeconds: {grace!r} is not a number") from error
-    if seconds is not None and (seconds < 0 or math.isnan(seconds)):
+    if seconds is not None and (seconds < 0 or not math.isfinite(seconds)):
         raise Invalid("gracePeriodSeconds: must be greater than or equal to 0")
     return {
         "uid": preconditions.get("uid"),
-        "resource_version": int(version) if version else None,
+        "resource_version": _integer("resourceVersion", str(version)) if version else None,
         "propagation": propagation,
         "grace": seconds,
         "dry_run": bool(dry_run),

@@ -15,9 +15,10 @@ from kserve_local.errors import BadRequest
 
 Predicate = Callable[[Object], bool]
 
-_SET = re.compile(r"\s*([^\s!=,()]+)\s+(in|notin)\s*\(([^()]*)\)\s*")
-_EXISTS = re.compile(r"\s*(!?)\s*([^\s!=,()]+)\s*")
-_EQUALS = re.compile(r"\s*([^\s!=,()]+)\s*(==|=|!=)\s*([^\s=,()]*)\s*")
+# Possessive, so that no run of blanks is tried twice: a selector is read in one pass.
+_SET = re.compile(r"\s*+([^\s!=,()]++)\s++(in|notin)\s*+\(([^()]*+)\)\s*+")
+_EXISTS = re.compile(r"\s*+(!?)\s*+([^\s!=,()]++)\s*+")
+_EQUALS = re.compile(r"\s*+([^\s!=,()]++)\s*+(==|=|!=)\s*+([^\s=,()]*+)\s*+")
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     scheme.POD.id: (
@@ -72,7 +73,7 @@ def field_selector(kind: ResourceType, text: str) -> Predicate | None:
     for part in text.split(","):
         if not part.strip():
             continue
-        match = re.fullmatch(r"\s*([\w.]+)\s*(==|=|!=)\s*(.*?)\s*", part)
+        match = re.fullmatch(r"([\w.]++)\s*+(==|=|!=)\s*+(.*)", part.strip())
         if match is None:
             raise BadRequest(f"invalid selector: '{part}'; can't understand '{part}'")
         field, operator, value = match.groups()

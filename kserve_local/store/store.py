@@ -472,28 +472,41 @@ class Store:
         for watcher in self._watchers.get(key.resource, ()):
             watcher.offer(event)
         for observer in self._observers:
-            observer(write)
+            try:
+                observer(write)
+            except Exception:
+                # It is on disk: whoever wrote it, and those in its batch, must hear of it.
+                logger.exception("an observer failed at %s", key)
         if not write.done.done():
             write.done.set_result(obj)
 
     def _remember(self, key: Key, obj: Object) -> None:
         self._objects.setdefault(key.resource, {})[key.namespace, key.name] = obj
         self._keys[uid_of(obj)] = key
-        for reference in obj["metadata"].get("ownerReferences") or ():
-            self._owned.setdefault(reference.get("uid"), set()).add(key)
+        for uid in _owner_uids(obj):
+            self._owned.setdefault(uid, set()).add(key)
 
     def _forget(self, key: Key) -> Object | None:
         old = self._objects[key.resource].pop((key.namespace, key.name), None)
         if old is None:
             return None
         self._keys.pop(uid_of(old), None)
-        for reference in old["metadata"].get("ownerReferences") or ():
-            owned = self._owned.get(reference.get("uid"))
+        for uid in _owner_uids(old):
+            owned = self._owned.get(uid)
             if owned is not None:
                 owned.discard(key)
                 if not owned:
-                    del self._owned[reference["uid"]]
+                    del self._owned[uid]
         return old
+
+
+def _owner_uids(obj: Object) -> tuple[str, ...]:
+    """Return the uids of the owners. What an earlier version let in must not stop a start."""
+    references = obj["metadata"].get("ownerReferences")
+    if not isinstance(references, list):
+        return ()
+    uids = (r.get("uid") for r in references if isinstance(r, dict))
+    return tuple(dict.fromkeys(uid for uid in uids if isinstance(uid, str)))
 
 
 def _version(obj: Object) -> str:
