@@ -33,6 +33,7 @@ from kserve_local.storage.remote import (
 )
 
 _CHUNK = 1024 * 1024
+_BUFFER = 256 * 1024
 # How often a source may change under a download, or serve wrong bytes, before it is given up.
 _RESTARTS = 3
 # Left free on the disk beside what is downloaded.
@@ -382,7 +383,7 @@ class _FileJob:
         return ended.is_set() or self._right(digest)
 
     def _append(self, response: Response, start: int, ended: threading.Event) -> None:
-        buffer = memoryview(bytearray(_CHUNK))
+        buffer = memoryview(bytearray(_BUFFER))
         limit = self.file.size
         with self._part.open("r+b" if start else "wb") as file:
             file.seek(start)

@@ -170,18 +170,22 @@ class Response:
             Stopped: Told to stop.
         """
         self._stop.check()
+        most = len(buffer) if self._left is None else min(len(buffer), self._left)
         try:
             with self._stop.closing(self._socket):
-                count = self._raw.readinto(buffer)
+                # What has come, not a full buffer: a broken connection loses nothing of it. With
+                # the length reached nothing is read, which `read1` leaves to its caller.
+                data = self._raw.read1(most) if most else b""
         except TimeoutError as error:
             raise Broken("no data came for too long") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._stop.check()
             raise Broken(_words(error)) from error
-        if count:
+        if data:
+            buffer[: len(data)] = data
             if self._left is not None:
-                self._left -= count
-            return count
+                self._left -= len(data)
+            return len(data)
         self._stop.check()
         if self._left:
             raise Broken(f"the connection ended {self._left} bytes early")
