@@ -371,16 +371,7 @@ class ClientConnection(asyncio.Protocol):
             size = len(pending[0]) if len(pending) == 1 else sum(map(len, pending))
             if size < TOGETHER:
                 body, pending, size = b"".join(pending), [], 0
-        if head.has_id:
-            fresh = b"%b%b\r\n%b" % (fresh, suffix, body)
-        else:
-            fresh = b"%b%bX-Request-Id: %b%012x\r\n\r\n%b" % (
-                fresh,
-                suffix,
-                plane.id_prefix,
-                plane.next_id(),
-                body,
-            )
+        fresh = b"%b%b\r\n%b" % (fresh, suffix, body)
         self.exchange = exchange = Exchange(self, head, target, fresh, pending, size, done)
         target.start(exchange)
 

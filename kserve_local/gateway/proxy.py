@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import itertools
 import logging
 import os
 import random
@@ -200,7 +199,7 @@ class TargetState:
             if place is not None:
                 place.in_flight += 1
                 exchange.place = place
-                connection = place.take(exchange.started)
+                connection = place.take()
                 if connection is not None:
                     connection.begin(exchange)
                 else:
@@ -242,7 +241,7 @@ class TargetState:
         """Send the request to this replica."""
         place.in_flight += 1
         exchange.place = place
-        connection = place.take(perf_counter())
+        connection = place.take()
         if connection is not None:
             connection.begin(exchange)
         else:
@@ -316,10 +315,6 @@ class Dataplane:
         self.connections = 0
         self.refusals = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        p = os.urandom(9).hex()
-        # Request ids look like UUIDs: random per process, then counting.
-        self.id_prefix = f"{p[:8]}-{p[8:12]}-4{p[12:15]}-a{p[15:18]}-".encode()
-        self.next_id = itertools.count(1).__next__
         self._slow_tick = 0.0
 
     # Tables

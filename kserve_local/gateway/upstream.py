@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 5.0
 IDLE_CLOSE = 30.0
-# A connection that rested longer is checked for a closed peer before it is used.
-FRESH = 0.0003
 
 _HEAD, _LENGTH, _CHUNKED, _CLOSE, _TUNNEL = range(5)
 
@@ -67,12 +65,12 @@ class EndpointState:
         self.retry_at = 0.0
         self.error = ""
 
-    def take(self, now: float) -> UpstreamConnection | None:
+    def take(self) -> UpstreamConnection | None:
         """Return a pooled connection that is still open, or None."""
         idle = self.idle
         while idle:
             connection = idle.pop()
-            if now - connection.since < FRESH or connection.is_open():
+            if connection.is_open():
                 return connection
             connection.close()
         return None

@@ -56,6 +56,7 @@ class Connection:
     async def request(self) -> Request:
         """Return the next request with its whole body."""
         request = Request(await self.head(), b"")
+        self.upstream.begun.set()
         if request.header("transfer-encoding") == "chunked":
             request.body = await self.chunked()
         elif length := request.header("content-length"):
@@ -111,6 +112,7 @@ class Upstream:
         self.running = 0
         self.most = 0
         self.left = asyncio.Event()
+        self.begun = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 

@@ -161,8 +161,10 @@ async def test_a_body_that_breaks_midway_ends_both_connections(
     one, upstream = gateway
     before = len(upstream.requests)
     upstream.left.clear()
+    upstream.begun.clear()
     async with Client(one.port) as client:
         await client.send(post(b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\n"))
+        await upstream.begun.wait()
         await client.send(b"zz\r\n")
         assert (await client.answer()).status == 400
         assert await client.at_end()
