@@ -83,6 +83,11 @@ def name_problem(name: str, kind: ResourceType) -> str:
     return _name_problem(name, _SUBDOMAIN, _SUBDOMAIN_TEXT, 253)
 
 
+def label_problem(name: str) -> str:
+    """Return why a name is no RFC 1123 label (containers, volumes), empty if it is one."""
+    return _name_problem(name, _LABEL, _LABEL_TEXT, 63)
+
+
 def _name_problem(name: str, pattern: str, text: str, longest: int) -> str:
     if len(name) > longest:
         return f"must be no more than {longest} characters"

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x6B736C31  # "ksl1"
 _BATCH = 512
+_COPY = ".state-copy-"
 
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -117,7 +118,10 @@ def load(path: Path) -> Loaded:
             return _read(path, f"file:{_quoted(path)}?mode=ro&immutable=1")
         # The main file alone may be half way through a checkpoint: let SQLite replay the log, but
         # in a copy, since a reader of the original would write its -shm and perhaps its -wal.
-        with tempfile.TemporaryDirectory(prefix="kserve-local-state-") as folder:
+        # Beside the original: it holds Secrets, and a kill in here must leave nothing elsewhere.
+        for stale in path.parent.glob(f"{_COPY}*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_COPY, dir=path.parent) as folder:
             copy = Path(folder) / "state.db"
             shutil.copyfile(path, copy)
             for log, target in zip(_logs(path), _logs(copy), strict=True):

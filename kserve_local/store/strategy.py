@@ -84,6 +84,8 @@ def prepare_create(kind: ResourceType, obj: Object, name: str, *, sequence: int)
     elif kind is scheme.POD:
         new["status"] = {"phase": "Pending"}
     check_metadata(kind, new)
+    if kind is scheme.POD:
+        _check_pod_names(new)
     return new
 
 
@@ -154,6 +156,31 @@ def check_metadata(kind: ResourceType, obj: Object) -> None:
     ]
     if causes:
         raise invalid(kind, str(obj["metadata"].get("name") or ""), causes)
+
+
+def _check_pod_names(pod: Object) -> None:
+    """Check the names of containers and volumes: they become names of files and folders here.
+
+    Raises:
+        Invalid: One is no RFC 1123 label, or missing, or given twice.
+    """
+    causes: list[Cause] = []
+    spec = pod.get("spec") or {}
+    for fields in (("containers", "initContainers"), ("volumes",)):
+        seen: set[str] = set()
+        for field in fields:
+            for index, item in enumerate(spec.get(field) or ()):
+                where = f"spec.{field}[{index}].name"
+                name = item.get("name") if isinstance(item, dict) else None
+                if not name:
+                    causes.append(Cause("FieldValueRequired", "Required value", where))
+                elif problem := metadata_rules.label_problem(str(name)):
+                    causes.append(_value(where, str(name), problem))
+                elif name in seen:
+                    causes.append(Cause("FieldValueDuplicate", f'Duplicate value: "{name}"', where))
+                seen.add(str(name))
+    if causes:
+        raise invalid(scheme.POD, str(pod["metadata"].get("name") or ""), causes)
 
 
 def mark_deleted(
