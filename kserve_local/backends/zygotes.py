@@ -293,14 +293,13 @@ class Zygotes:
     def _survivor(self, key: ZygoteKey) -> int | None:
         """Return the pid of a zygote that runs for `key` already, started by whomever."""
         found = runfiles.read(self.place.run_file(key))
-        pid = found.get("pid")
+        token, pid = _names(found)
         if pid is None:
             # Just started, it may not have written its pid yet.
-            token = found.get("token")
             candidates = processes.marked().get(token, []) if token else []
             return candidates[0] if candidates else None
         alive = processes.is_alive(pid, found.get("start_time"))
-        return pid if alive and processes.mark_of(pid) == found.get("token") else None
+        return pid if alive and processes.mark_of(pid) == token else None
 
     def of(self, pid: int) -> Zygote | None:
         """Return the zygote with that pid, if connected."""
@@ -308,20 +307,22 @@ class Zygotes:
 
     async def stop(self) -> None:
         """End all zygotes of this state folder, those of an earlier supervisor included."""
+        # Known without their files, which may have been deleted with the folder.
+        known = {z.pid: processes.start_time(z.pid) for z in self._zygotes.values() if z.alive}
         await self.disconnect()
         for file in sorted(self.place.run.glob("*.json")):
             found = runfiles.read(file)
-            token, pid = found.get("token", ""), found.get("pid")
+            token, pid = _names(found)
             pids = [pid] if pid is not None and processes.mark_of(pid) == token else []
             if not pids and token:
                 pids = (await asyncio.to_thread(processes.marked)).get(token, [])
             for pid in pids:
-                start = processes.start_time(pid)
-                processes.send(pid, signal.SIGKILL)
-                await processes.wait_gone(pid, start)
-                processes.reap(pid)
+                await _kill(pid, processes.start_time(pid))
             file.unlink(missing_ok=True)
             (self.place.sockets / f"zygote-{file.stem}.sock").unlink(missing_ok=True)
+        for pid, start in known.items():
+            if processes.is_alive(pid, start):
+                await _kill(pid, start)
 
     async def disconnect(self) -> None:
         """Leave the zygotes running and forget them."""
@@ -331,6 +332,20 @@ class Zygotes:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+async def _kill(pid: int, start: int | None) -> None:
+    processes.send(pid, signal.SIGKILL)
+    await processes.wait_gone(pid, start)
+    processes.reap(pid)
+
+
+def _names(found: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Return token and pid of a run file; a pid without a token could be anybody's."""
+    token, pid = found.get("token"), found.get("pid")
+    if not isinstance(token, str) or not token:
+        return "", None
+    return token, pid if type(pid) is int and pid > 1 else None
 
 
 def supported() -> bool:

@@ -57,6 +57,7 @@ def _start(
 ) -> None:
     log = settings.log_dir / "supervisor.log"
     _rotate(log, settings)
+    begun = log.stat().st_size if log.exists() else 0
     reading, writing = os.pipe()
     argv = [sys.executable, "-P", "-m", "kserve_local.supervisor"]
     argv += ["--project", str(settings.project), "--flags", json.dumps(flags)]
@@ -72,10 +73,10 @@ def _start(
             cwd=settings.project,
         )
     os.close(writing)
-    # What talks to it takes a while to import; it takes longer to start.
-    importlib.import_module("kserve_local.client.client")
-    importlib.import_module("kserve_local.cli.progress")
     try:
+        # What talks to it takes a while to import; it takes longer to start.
+        importlib.import_module("kserve_local.client.client")
+        importlib.import_module("kserve_local.cli.progress")
         answer = _answer(reading, START_TIMEOUT)
     except BaseException:
         _end(child)
@@ -84,7 +85,7 @@ def _start(
         os.close(reading)
     if answer is None:
         code = child.wait()
-        tail = log.read_text(errors="replace").splitlines()[-15:]
+        tail = log.read_bytes()[begun:].decode(errors="replace").splitlines()[-15:]
         sweep(settings, kill=True)
         raise KServeLocalError(
             f"the supervisor ended with {code} before it listened", hint="\n".join(tail)

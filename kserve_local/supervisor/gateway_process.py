@@ -233,7 +233,7 @@ class GatewayProcess:
             log_level="DEBUG" if settings.verbose else "INFO",
             seed=self._seed,
         )
-        settings.log_dir.mkdir(parents=True, exist_ok=True)
+        settings.log_dir.mkdir(exist_ok=True)
         log_file = settings.log_dir / "gateway.log"
         with contextlib.suppress(OSError):
             if log_file.stat().st_size > settings.log_max_bytes:
@@ -272,6 +272,10 @@ class GatewayProcess:
             if self._stopping:
                 return
             process.close()
+            if not self._settings.run_dir.is_dir():
+                # It ended with its state folder; another one would only make the folder anew.
+                logger.error("gateway %d: the state folder is gone", process.pid)
+                return
             attempt = 0 if time.monotonic() - since > STABLE_AFTER else attempt + 1
             wait = backoff(attempt - 2, first=0.1, cap=5.0) if attempt > 1 else 0.0
             logger.warning(

@@ -17,15 +17,19 @@ from kserve_local.settings import Settings
 from kserve_local.supervisor import statedir
 
 
-def has_leftovers(settings: Settings) -> bool:
-    """Whether run files name anything that may still run."""
-    if not settings.run_dir.is_dir():
-        return False
-    pods = settings.run_dir / "pods"
-    zygotes = settings.run_dir / "zygotes"
+def has_survivors(settings: Settings) -> bool:
+    """Whether run files name a gateway, replicas or zygotes that may still run."""
     return (
         (settings.run_dir / "gateway.json").exists()
-        or any(folder.is_dir() and any(folder.iterdir()) for folder in (pods, zygotes))
+        or any((settings.run_dir / "pods").glob("*"))
+        or any((settings.run_dir / "zygotes").glob("*.json"))
+    )
+
+
+def has_leftovers(settings: Settings) -> bool:
+    """Whether anything is left that a clean stop would have taken away."""
+    return (
+        has_survivors(settings)
         or (settings.run_dir / "supervisor.json").exists()
         or settings.runtime.exists()
     )

@@ -27,7 +27,7 @@ from kserve_local.backends.process import ProcessBackend
 from kserve_local.errors import AlreadyExists, Missing
 from kserve_local.settings import Settings, default_python
 from kserve_local.supervisor import statedir
-from kserve_local.supervisor.leftovers import has_leftovers
+from kserve_local.supervisor.leftovers import has_survivors
 from kserve_local.supervisor.ports import listen
 from kserve_local.supervisor.warm import warm_runtimes
 
@@ -73,7 +73,7 @@ async def _run(settings: Settings, warm: Sequence[str], ready: Ready) -> int:
         loop.add_signal_handler(number, stop.set)
     statedir.prepare(settings)
     lock = statedir.Lock(settings)
-    survivors = _Survivors(leave=has_leftovers(settings))
+    survivors = _Survivors(leave=has_survivors(settings))
     try:
         async with AsyncExitStack() as stack:
             gateway = await _start(settings, warm, stack, stop, survivors)
@@ -84,8 +84,9 @@ async def _run(settings: Settings, warm: Sequence[str], ready: Ready) -> int:
             survivors.leave = False
             # First of all, so that running requests end while their replicas still live.
             await gateway.stop(DRAIN)
-        statedir.remove_runtime(settings)
     finally:
+        if not survivors.leave:
+            statedir.remove_runtime(settings)
         lock.release()
     return 0
 

@@ -1,0 +1,436 @@
+"""The life of a project: up, again, beside another, stopped, killed; nothing may be left of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from kserve_local import settings
+from tests.integration.project import Project, project, sample, wait_until
+
+IRIS = {"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}
+CALL = "/v1/models/sklearn-iris:predict"
+SLOW = '''"""A server that takes its time: asleep for as many seconds as the request says."""
+import asyncio, json, sys, os
+
+async def serve(reader, writer):
+    head = await reader.readuntil(b"\\r\\n\\r\\n")
+    length = next((int(l.split(b":")[1]) for l in head.split(b"\\r\\n")
+                   if l.lower().startswith(b"content-length")), 0)
+    body = await reader.readexactly(length)
+    if body:
+        open("asked", "w").close()
+        await asyncio.sleep(json.loads(body)["seconds"])
+    answer = b'{"done": true}'
+    writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(answer) + answer)
+    await writer.drain()
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", int(os.environ.get("PORT", "8080")))
+    await server.serve_forever()
+
+asyncio.run(main())
+'''
+SLOW_YAML = """apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: slow}
+spec:
+  predictor:
+    containers:
+      - {name: kserve-container, image: "my/slow:1", ports: [{containerPort: 8080}]}
+"""
+SLOW_CONFIG = "images: {'my/slow:1': {context: ., command: [python, server.py]}}\n"
+
+
+@pytest.fixture
+def iris(tmp_path: Path) -> Iterator[Project]:
+    """The iris sample in a folder of its own, not running."""
+    with project(sample("sklearn-iris", tmp_path / "iris")) as own:
+        yield own
+
+
+def runtime_of(own: Project) -> Path:
+    return settings.runtime_folder(own.state, os.environ)
+
+
+def lease_of(own: Project) -> list[Path]:
+    """Return the address leases of the project on this machine."""
+    folder = settings.load(own.folder).cache
+    return [
+        p for p in folder.rglob("*.json")
+        if p.parent.name != "models" and str(own.state) in p.read_text(errors="replace")
+    ]  # fmt: skip
+
+
+def assert_clean(own: Project) -> None:
+    """Nothing of the project is alive, listens, or lies outside its state folder."""
+    assert own.leftovers() == {}
+    assert not runtime_of(own).exists()
+    assert lease_of(own) == []
+
+
+def start(own: Project, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kserve_local.cli.main", *args],
+        cwd=own.folder,
+        env={**os.environ, **own.env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
+    """Return what the process said up to the line that holds `text`."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError(f"never said {text!r}: {''.join(lines)}")
+
+
+def follow(own: Project, *args: str) -> subprocess.Popen[str]:
+    """Start `up` in the foreground and return once it follows."""
+    process = start(own, "up", "--port", "auto", "--api-port", "auto", *args)
+    read_until(process, "following")
+    return process
+
+
+# Up, and up again
+
+
+def test_up_twice_keeps_the_supervisor_and_conflicting_flags_are_refused(iris: Project) -> None:
+    first = iris.up()
+    assert "Ready in" in first.stderr
+    assert first.stdout == ""
+    before = iris.run_file
+    pids = iris.service("sklearn-iris")["revisions"][0]["pids"]
+    iris.run("up", "-d", "--wait")
+    iris.run("up", "-d", "--wait", "--port", str(urlsplit(iris.gateway).port))
+    assert iris.run_file == before
+    refused = iris.run("up", "-d", "--port", "1", check=6)
+    assert "already runs with --port" in refused.stderr
+    iris.run("up", "-d", "--api-port", "1", check=6)
+    assert iris.service("sklearn-iris")["revisions"][0]["pids"] == pids
+    # Broken YAML changes nothing of what runs.
+    (iris.folder / "broken.yaml").write_text(
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: A_B}\n"
+    )
+    iris.run("up", "-d", check=3)
+    assert iris.call(CALL, IRIS) == (200, {"predictions": [1, 1]})
+    iris.run("down")
+    assert iris.run("down").stderr.endswith("was not running\n")
+    assert_clean(iris)
+
+
+def test_two_starts_at_once_make_one_supervisor(iris: Project) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: iris.up(check=None), range(3)))
+    assert [d.returncode for d in done] == [0, 0, 0], [d.stderr for d in done]
+    supervisors = [c for c in iris.leftovers().values() if "kserve_local.supervisor" in c]
+    assert len(supervisors) == 1
+    iris.run("down")
+    assert_clean(iris)
+
+
+def test_two_projects_run_side_by_side(iris: Project, tmp_path: Path) -> None:
+    with project(sample("sklearn-iris", tmp_path / "zwei ü")) as other:
+        iris.up()
+        other.up()
+        assert iris.gateway != other.gateway
+        assert iris.call(CALL, IRIS)[0] == other.call(CALL, IRIS)[0] == 200
+        iris.run("down")
+        assert_clean(iris)
+        assert other.call(CALL, IRIS)[0] == 200
+
+
+def test_up_takes_stdin_and_makes_the_namespace(tmp_path: Path) -> None:
+    source = sample("sklearn-iris", tmp_path / "source")
+    manifest = (source / "manifest.yaml").read_text()
+    with project(tmp_path / "empty") as own:
+        shutil.copytree(source / "model", own.folder / "model")
+        done = own.run(
+            "up", "-d", "--wait", "--port", "auto", "--api-port", "auto", "-f", "-", "-n", "team",
+            input=manifest,
+        )  # fmt: skip
+        assert "Ready in" in done.stderr
+        assert own.call("/serving/team/sklearn-iris" + CALL, IRIS)[0] == 200
+        assert json.loads(own.run("predict", "sklearn-iris", "-n", "team", json.dumps(IRIS)).stdout)
+
+
+def test_json_is_one_event_a_line_and_then_the_envelope(iris: Project) -> None:
+    done = iris.up("--json")
+    assert done.stderr == ""
+    *events, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    assert {e["type"] for e in events} <= {
+        "step", "state", "log", "download", "reload", "problem",
+    }  # fmt: skip
+    assert (last["command"], last["status"]) == ("up", "ok")
+    (service,) = last["data"]["services"]
+    assert (service["state"], last["data"]["gateway"]) == ("Ready", iris.gateway)
+
+
+def test_detached_without_wait_returns_before_ready(iris: Project) -> None:
+    manifest = iris.folder / "manifest.yaml"
+    manifest.write_text(manifest.read_text().replace("./model", "http://127.0.0.1:9/model.joblib"))
+    done = iris.run("up", "-d", "--port", "auto", "--api-port", "auto")
+    assert "Ready in" not in done.stderr
+    assert "kserve-local predict" in done.stderr
+    iris.run("status")
+
+
+def test_a_failure_of_yesterday_does_not_count_today(iris: Project) -> None:
+    """The state survives `down`; the mended project must not be judged by its old status."""
+    model = iris.folder / "model"
+    model.rename(iris.folder / "aside")
+    iris.up(check=4)
+    iris.run("down")
+    (iris.folder / "aside").rename(model)
+    assert "Ready in" in iris.up().stderr
+    assert iris.call(CALL, IRIS)[0] == 200
+
+
+def test_who_is_late_is_named_with_exit_5(tmp_path: Path) -> None:
+    with project(tmp_path / "late") as own:
+        (own.folder / "server.py").write_text("import time\ntime.sleep(600)\n")
+        (own.folder / "isvc.yaml").write_text(SLOW_YAML)
+        (own.folder / "kserve-local.yaml").write_text(SLOW_CONFIG)
+        done = own.up("--timeout", "2s", check=5)
+        assert "error: not Ready after" in done.stderr
+        assert ": slow (exit 5)" in done.stderr
+        last = json.loads(own.up("--timeout", "0.5s", "--json", check=5).stdout.splitlines()[-1])
+        assert last["error"]["category"] == "TIMEOUT"
+        assert last["error"]["details"]["late"] == ["slow"]
+
+
+# What cannot start leaves nothing
+
+
+@pytest.mark.parametrize(("flag", "other"), [("--port", "--api-port"), ("--api-port", "--port")])
+def test_a_taken_port_names_its_holder(iris: Project, flag: str, other: str) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        done = iris.run("up", "-d", flag, str(port), other, "auto", check=6)
+    assert f"error: port {port} is in use (exit 6)" in done.stderr
+    assert f"pid {os.getpid()} " in done.stderr
+    assert "(user " in done.stderr
+    assert f"kserve-local up {flag} {port + 1}" in done.stderr
+    assert not iris.state.exists()
+    assert_clean(iris)
+
+
+def test_invalid_yaml_is_refused_before_anything_starts(iris: Project) -> None:
+    manifest = iris.folder / "manifest.yaml"
+    manifest.write_text(manifest.read_text().replace("name: sklearn-iris", "name: Sklearn_Iris"))
+    done = iris.up(check=3)
+    assert "manifest.yaml:" in done.stderr
+    assert not iris.state.exists()
+    assert_clean(iris)
+
+
+def test_a_damaged_database_is_one_clear_line_and_left_alone(iris: Project) -> None:
+    iris.up()
+    iris.run("down")
+    database = iris.state / "state.db"
+    damaged = b"this is no database at all" * 200
+    database.write_bytes(damaged)
+    done = iris.up(check=1)
+    assert "state.db" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert database.read_bytes() == damaged
+    assert_clean(iris)
+    iris.run("down", "--volumes")
+    assert not iris.state.exists()
+    iris.up()
+
+
+def test_a_folder_without_room_for_state_is_said(iris: Project) -> None:
+    iris.state.write_text("in the way")
+    done = iris.up(check=1)
+    assert "cannot make the state folder" in done.stderr
+    assert "this is a bug" not in done.stderr
+    iris.state.unlink()
+
+
+# Stopping
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_up_in_the_foreground_drains_and_stops(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    """A request in flight gets its answer although the signal came first."""
+    with project(tmp_path / "slow") as own:
+        (own.folder / "server.py").write_text(SLOW)
+        (own.folder / "isvc.yaml").write_text(SLOW_YAML)
+        (own.folder / "kserve-local.yaml").write_text(SLOW_CONFIG)
+        process = follow(own)
+        path = "/serving/default/slow/work"
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(own.call, path, {"seconds": 2})
+            wait_until((own.folder / "asked").exists)
+            process.send_signal(number)
+            assert answer.result(timeout=60) == (200, {"done": True})
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == code, said
+        assert "stopping; Ctrl-C again kills" in said
+        assert_clean(own)
+
+
+def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
+    with project(tmp_path / "slow") as own:
+        (own.folder / "server.py").write_text(SLOW)
+        (own.folder / "isvc.yaml").write_text(SLOW_YAML)
+        (own.folder / "kserve-local.yaml").write_text(SLOW_CONFIG)
+        process = follow(own)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(own.call, "/serving/default/slow/work", {"seconds": 600})
+            wait_until((own.folder / "asked").exists)
+            process.send_signal(signal.SIGINT)
+            read_until(process, "stopping")
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+            with pytest.raises((OSError, http.client.HTTPException)):
+                answer.result(timeout=60)
+        assert process.returncode == 130
+        assert "killing" in said
+        assert_clean(own)
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(iris: Project) -> None:
+    process = start(iris, "up", "--port", "auto", "--api-port", "auto")
+    wait_until(lambda: any("supervisor" in c for c in iris.leftovers().values()))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert_clean(iris)
+
+
+# Killed
+
+
+def kill(own: Project, what: str) -> None:
+    """`kill -9` one kind of the project's processes."""
+    pids = {
+        "supervisor": [own.run_file["pid"]],
+        "gateway": [own.run_file["gateway"]["pid"]],
+        "zygote": [p for p, c in own.leftovers().items() if " zygote " in c],
+        "replica": [p for p, c in own.leftovers().items() if "sklearnserver" in c and
+                    " zygote " not in c and "supervisor" not in c],
+    }[what]  # fmt: skip
+    assert pids, what
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "killed",
+    [
+        ("supervisor",),
+        ("supervisor", "gateway"),
+        ("supervisor", "zygote", "replica"),
+        ("supervisor", "gateway", "zygote", "replica"),
+    ],
+    ids="-".join,
+)
+def test_down_after_kills_leaves_nothing(iris: Project, killed: tuple[str, ...]) -> None:
+    iris.up()
+    for what in killed:
+        kill(iris, what)
+    iris.run("down")
+    assert_clean(iris)
+
+
+def test_a_new_supervisor_adopts_what_a_killed_one_left(iris: Project) -> None:
+    iris.up()
+    port = urlsplit(iris.gateway).port
+    before = iris.run_file
+    pids = iris.service("sklearn-iris")["revisions"][0]["pids"]
+    kill(iris, "supervisor")
+    assert iris.call(CALL, IRIS)[0] == 200
+    assert "is not running" in iris.run("status", check=4).stderr
+    assert json.loads(iris.run("predict", "sklearn-iris", json.dumps(IRIS)).stdout)
+    iris.run("up", "-d", "--wait", "--port", "auto", "--api-port", "auto")
+    assert iris.run_file["gateway"] == before["gateway"]
+    assert iris.run_file["api"] == before["api"]
+    assert iris.run_file["pid"] != before["pid"]
+    assert iris.service("sklearn-iris")["revisions"][0]["pids"] == pids
+    kill(iris, "supervisor")
+    iris.run("up", "-d", "--wait", "--port", str(port), "--api-port", "auto")
+    assert iris.run_file["gateway"] == before["gateway"]
+    assert iris.service("sklearn-iris")["revisions"][0]["pids"] == pids
+
+
+def test_a_start_that_fails_leaves_alone_what_serves(iris: Project) -> None:
+    """Adopting went wrong; the replicas of the killed supervisor must serve on."""
+    iris.up()
+    kill(iris, "supervisor")
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        iris.run("up", "-d", "--port", "auto", "--api-port", str(port), check=6)
+    assert iris.call(CALL, IRIS)[0] == 200
+    iris.run("up", "-d", "--wait", "--port", "auto", "--api-port", "auto")
+    assert iris.call(CALL, IRIS)[0] == 200
+
+
+def test_a_supervisor_that_dies_is_told_to_who_follows(iris: Project) -> None:
+    process = follow(iris)
+    kill(iris, "supervisor")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "what was serving still serves" in said
+    assert iris.call(CALL, IRIS)[0] == 200
+
+
+def test_everything_ends_with_its_state_folder(iris: Project) -> None:
+    iris.up()
+    shutil.rmtree(iris.state)
+    wait_until(lambda: iris.leftovers() == {}, timeout=60, why="processes outlive the state folder")
+
+
+def test_down_deletes_state_only_when_told(iris: Project) -> None:
+    iris.up()
+    iris.run("down")
+    assert sqlite3.connect(iris.state / "state.db").execute("pragma integrity_check").fetchone()
+    iris.run("down", "--volumes")
+    assert not iris.state.exists()
+    assert (iris.folder / "model").is_dir()
+
+
+def test_idle_is_idle(iris: Project) -> None:
+    """CPU of supervisor and gateway with one Ready service and nobody calling."""
+    iris.up()
+    pids = [iris.run_file["pid"], iris.run_file["gateway"]["pid"]]
+
+    def seconds() -> float:
+        fields = [Path(f"/proc/{p}/stat").read_text().rpartition(")")[2].split() for p in pids]
+        return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
+
+    threading.Event().wait(1.0)
+    begun, used = time.monotonic(), seconds()
+    threading.Event().wait(5.0)
+    share = (seconds() - used) / (time.monotonic() - begun)
+    assert share < 0.05, f"{share:.1%} of a core"
