@@ -99,6 +99,8 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 # Ours.
 LOCAL_PREFIX = "kserve-local.dev"
 LOCAL_ONLY = f"{LOCAL_PREFIX}/local-only"
+PORTS = f"{LOCAL_PREFIX}/ports"
+"""Of a Pod without an address of its own: JSON of the port it names -> the port listened on."""
 MANIFEST = f"{LOCAL_PREFIX}/manifest"
 NODE_NAME = "kserve-local"
 

@@ -10,6 +10,7 @@ its own that wake the Pod when done. Words of Events and statuses are kubelet's.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
@@ -277,11 +278,30 @@ class NodeAgent:
         plan = plan_pod(
             pod, seen(work, self._replicas.get(work.uid), host_ip=self._node.host_ip), now
         )
+        pod = await self._name_ports(work, pod)
         pod = await self._store.update_status({**pod, "status": plan.status})
         for container in plan.backing_off:
             self._note_backoff(work, pod, container)
         self._carry_out(work, pod, plan)
         return Result(requeue_after=plan.again)
+
+    async def _name_ports(self, work: Work, pod: Object) -> Object:
+        """Write down the ports that are really listened on, where the Pod has no own address.
+
+        Before the status says ready: who routes to the Pod must not find the ports it only names.
+        """
+        replica = self._replicas.get(work.uid)
+        if work.ip or replica is None:
+            return pod
+        real = {str(k): v for c in replica.containers for k, v in c.ports.items() if k != v}
+        text = json.dumps(real, sort_keys=True) if real else ""
+        annotations = dict(annotations_of(pod))
+        if annotations.get(names.PORTS, "") == text:
+            return pod
+        annotations[names.PORTS] = text
+        return await self._store.update(
+            {**pod, "metadata": {**pod["metadata"], "annotations": annotations}}
+        )
 
     def _meet(self, pod: Object, key: Key) -> Work:
         """Start to remember a Pod: new, or met again by a new supervisor."""

@@ -46,9 +46,6 @@ logger = logging.getLogger(__name__)
 COALESCE = 0.005
 """Seconds in which further changes are collected after a publish."""
 
-PORTS = f"{names.LOCAL_PREFIX}/ports"
-"""Annotation (ours) on a Pod without an address of its own: JSON of named port -> real port."""
-
 
 @dataclass(frozen=True, slots=True)
 class Backing:
@@ -183,7 +180,7 @@ def _target(isvc: Object, backing: Backing, percent: int) -> Target:
     endpoints = tuple(
         endpoint_of(pod)
         for pod in sorted(backing.pods, key=name_of)
-        if pod_state.is_ready(pod) and (pod.get("status") or {}).get("podIP")
+        if pod_state.is_ready(pod) and address_of(pod)
     )
     spec = revision["spec"]
     state, reason = ("ready", "") if endpoints else _state(backing)
@@ -224,6 +221,12 @@ def _reason_text(info: Mapping[str, Any]) -> str:
     return ": ".join(filter(None, (str(info.get("reason", "")), str(info.get("message", "")))))
 
 
+def address_of(pod: Object) -> str:
+    """Return the Pod's address; the node's where Pods have none of their own."""
+    status = pod.get("status") or {}
+    return str(status.get("podIP") or status.get("hostIP") or "")
+
+
 def endpoint_of(pod: Object) -> Endpoint:
     """Return how to reach a ready Pod: the serving container's port, and its gRPC port if named."""
     container = pod_state.serving_container(pod["spec"])
@@ -239,14 +242,14 @@ def endpoint_of(pod: Object) -> Endpoint:
     )
     return Endpoint(
         pod=name_of(pod),
-        address=str(pod["status"]["podIP"]),
+        address=address_of(pod),
         port=real.get(port, port),
         grpc_port=real.get(grpc, grpc),
     )
 
 
 def _real_ports(pod: Object) -> dict[int, int]:
-    text = annotations_of(pod).get(PORTS)
+    text = annotations_of(pod).get(names.PORTS)
     if not text:
         return {}
     return {int(k): int(v) for k, v in json.loads(text).items()}

@@ -349,6 +349,7 @@ def storage_server() -> Iterator[tuple[str, dict[str, bytes]]]:
             body = files.get(self.path)
             code = 200 if body is not None else int(self.path.split("/")[1])
             self.send_response(code)
+            self.send_header("content-type", "application/octet-stream")
             self.send_header("content-length", str(len(body or b"")))
             self.end_headers()
             if self.command == "GET":

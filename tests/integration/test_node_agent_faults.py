@@ -7,6 +7,7 @@ asserted here: container state, exit code, reason, and the message with log tail
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 import sys
 import textwrap
@@ -27,6 +28,8 @@ from kserve_local.controllers.addresses import AddressPool
 from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.pod import NodeAgent
 from kserve_local.controllers.pod_containers import Interpreter
+from kserve_local.controllers.routes import endpoint_of
+from kserve_local.interfaces.routing import Endpoint
 from kserve_local.interfaces.storage import StorageInitializer
 from kserve_local.reconcile.controller import Engine
 from kserve_local.settings import ImageSource, Settings
@@ -149,12 +152,15 @@ def settings(tmp_path: Path) -> Settings:
 
 @asynccontextmanager
 async def world_of(
-    settings: Settings, storage: StorageInitializer | None = None
+    settings: Settings,
+    storage: StorageInitializer | None = None,
+    *,
+    own_addresses: bool = sys.platform == "linux",
 ) -> AsyncIterator[World]:
     storage = storage or Initializer(cache=settings.cache, project=settings.project)
     async with open_store(settings.database) as store:
         backend = await ProcessBackend.open(settings)
-        addresses = AddressPool(settings.state, settings.cache)
+        addresses = AddressPool(settings.state, settings.cache, enabled=own_addresses)
         agent = NodeAgent(
             store,
             backend,
@@ -434,3 +440,18 @@ async def test_serving_goes_on_without_the_supervisor(settings: Settings) -> Non
         assert ids[0] == ids[1]
         assert after["status"]["podIP"] == before["status"]["podIP"]
         assert after["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+async def test_without_own_addresses_the_real_ports_are_written_down(settings: Settings) -> None:
+    """Where Pods share an address, what routes to them reads the port from the annotation."""
+    (settings.project / "model" / "model.joblib").write_bytes((IRIS / "model.joblib").read_bytes())
+    async with world_of(settings, own_addresses=False) as world:
+        await world.store.create(pod_of())
+        pod = await world.until(is_ready)
+        ports = json.loads(pod["metadata"]["annotations"]["kserve-local.dev/ports"])
+        endpoint = endpoint_of(pod)
+        assert endpoint == Endpoint(pod="iris", address="127.0.0.1", port=ports["8080"])
+        assert endpoint.port != 8080
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"http://127.0.0.1:{endpoint.port}/v1/models/iris")
+        assert answer.json() == {"name": "iris", "ready": True}
