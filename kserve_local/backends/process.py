@@ -184,7 +184,7 @@ class ProcessBackend:
             begun = False
             for item in spec.containers:
                 container = self._new_container(replica, item)
-                found = runfiles.read(self._around.files.launch(spec.id, item.name))
+                found = runfiles.read_launch(self._around.files.launch(spec.id, item.name))
                 if "token" not in found:
                     continue
                 begun = True
@@ -461,6 +461,8 @@ class ProcessBackend:
             for replica in list(self._replicas.values()):
                 for container in replica.containers.values():
                     path = container.spec.log_path
+                    if not path.is_relative_to(self._settings.log_dir):
+                        continue  # a run file that is not ours: nothing of it is cut short
                     try:
                         if path.stat().st_size > limit:
                             await asyncio.to_thread(

@@ -218,7 +218,12 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def send(pid: int, number: int) -> None:
-    """Signal a process, or with a negative pid a group; one that is gone is no error."""
+    """Signal a process, or with a negative pid a group; one that is gone is no error.
+
+    0, 1 and -1 are nobody of ours: they stand for our own group, init, and everybody.
+    """
+    if -1 <= pid <= 1:
+        return
     try:
         os.kill(pid, number)
     except ProcessLookupError:

@@ -47,6 +47,26 @@ def read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def read_launch(path: Path) -> dict[str, Any]:
+    """Return how a container was started; empty if its run file is not one of ours.
+
+    What it says leads to signals, so nothing of another type than we write is believed.
+    """
+    found = read(path)
+    token, pid, start = found.get("token"), found.get("pid"), found.get("start_time")
+    ports = found.get("ports", {})
+    if not isinstance(token, str) or not token or not isinstance(ports, dict):
+        return {}
+    if pid is not None and (type(pid) is not int or pid <= 1):
+        return {}
+    # A number alone may be anybody by now; a marked process is known by the token it carries.
+    if pid is not None and type(start) is not int and found.get("marked") is not True:
+        return {}
+    if not all(str(k).isdigit() and type(v) is int for k, v in ports.items()):
+        return {}
+    return found
+
+
 class RunFiles:
     """The run files below one `run/pods` folder."""
 
@@ -79,7 +99,11 @@ class RunFiles:
             return found
         for folder in folders:
             try:
-                found.append(_spec().validate_json((folder / ".replica.json").read_bytes()))
+                spec = _spec().validate_json((folder / ".replica.json").read_bytes())
+                # Ids and names become paths: what a file says must not lead elsewhere.
+                if spec.id != folder.name or any("/" in c.name for c in spec.containers):
+                    raise ValueError("it is about another replica")
+                found.append(spec)
             except (OSError, ValueError):
                 # A start that died before its spec was written had started nothing yet.
                 self.remove(folder.name)
