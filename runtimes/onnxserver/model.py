@@ -7,7 +7,9 @@ request's tensor nor what was expected.
 
 from __future__ import annotations
 
+import logging
 import os
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,25 +20,11 @@ from modelserver import tensors
 from modelserver.errors import InferenceError, InvalidInput, LoadError
 from modelserver.model import InferOutput, InferRequest, InferResponse, Model
 from modelserver.repository import one_model_file
+from onnxserver.loading import DATATYPES, open_session
+
+logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".onnx",)
-
-# ONNX Runtime's type names -> Open Inference Protocol datatypes.
-DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
 
 
 class OnnxModel(Model):
@@ -46,14 +34,18 @@ class OnnxModel(Model):
         name: Model name in paths.
         path: The file, or the folder with no other `.onnx` file; external tensor data lies beside.
         threads: Threads inside one operator.
+        version: What answers say, from a Triton repository.
     """
 
     platform = "onnxruntime_onnx"
 
-    def __init__(self, name: str, path: Path, *, threads: int = 1) -> None:
+    def __init__(
+        self, name: str, path: Path, *, threads: int = 1, version: str | None = None
+    ) -> None:
         super().__init__(name)
         self.path = path
         self.threads = threads
+        self.version = version
         self._session: Any = None
         self._inputs: dict[str, tuple[str, list[int]]] = {}
         self._outputs: dict[str, tuple[str, list[int]]] = {}
@@ -64,25 +56,28 @@ class OnnxModel(Model):
         Raises:
             LoadError: No model file, several, or one that ONNX Runtime cannot load.
         """
-        import onnxruntime
-
         path = one_model_file(self.path, EXTENSIONS)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        have = onnxruntime.get_available_providers()
-        gpu = [p for p in ("CUDAExecutionProvider", "ROCMExecutionProvider") if p in have]
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=[*gpu, "CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors share no public base class
-            raise LoadError(f"{path.name} is not a model ONNX Runtime can load: {error}") from error
+        self._session = open_session(path, self.threads)
         self._inputs = {i.name: _tensor(i) for i in self._session.get_inputs()}
         self._outputs = {
             o.name: _tensor(o) for o in self._session.get_outputs() if o.type in DATATYPES
         }
+        for node in self._session.get_inputs():
+            if node.type not in DATATYPES:
+                raise LoadError(
+                    f"{path.name}: input '{node.name}' is a {node.type}, which has no datatype in "
+                    "the Open Inference Protocol; add a Cast to FP32 at the model's entry"
+                )
+        left_out = [
+            f"{o.name} ({o.type})" for o in self._session.get_outputs() if o.type not in DATATYPES
+        ]
+        if not self._outputs:
+            raise LoadError(
+                f"{path.name}: no output has a datatype of the Open Inference Protocol: "
+                f"{', '.join(left_out)}"
+            )
+        if left_out:
+            logger.warning("model %s: outputs left out: %s", self.name, ", ".join(left_out))
         self.ready = True
         return True
 
@@ -114,7 +109,13 @@ class OnnxModel(Model):
                     f"inference input '{tensor.name}' data-type is '{tensor.datatype}', "
                     f"but model '{self.name}' expects '{wanted[0]}'"
                 )
-            feed[tensor.name] = self._shaped(tensor.name, tensor.as_numpy())
+            if tensor.name in feed:
+                raise InvalidInput(f"input '{tensor.name}' is given twice")
+            try:
+                array = tensor.as_numpy()
+            except (ValueError, TypeError, OverflowError, struct.error) as error:
+                raise InvalidInput(f"input '{tensor.name}': {error}") from error
+            feed[tensor.name] = self._shaped(tensor.name, array)
         names = [o.name for o in request.outputs or ()]
         for name in names:
             if name not in self._outputs:
@@ -125,7 +126,7 @@ class OnnxModel(Model):
             InferOutput(name, array.shape, self._outputs[name][0], array)
             for name, array in zip(names, arrays, strict=True)
         ]
-        return InferResponse(self.name, outputs, id=request.id)
+        return InferResponse(self.name, outputs, id=request.id, model_version=self.version)
 
     def predict_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any]:
         """Answer a V1 request as TensorFlow Serving does: rows under `instances`, columns under
@@ -168,13 +169,33 @@ class OnnxModel(Model):
                 f"unexpected inference input '{unknown[0]}' for model '{self.name}'; "
                 f"it takes {', '.join(self._inputs)}"
             )
-        return {
-            n: self._shaped(n, np.array(v, dtype=tensors.dtype_of(self._inputs[n][0])))
-            for n, v in columns.items()
-        }
+        return {n: self._shaped(n, self._array_v1(n, v)) for n, v in columns.items()}
+
+    def _array_v1(self, name: str, values: Any) -> Any:
+        """Return JSON values as the input's array; what would lose something is refused."""
+        datatype = self._inputs[name][0]
+        dtype = tensors.dtype_of(datatype)
+        try:
+            if dtype.kind == "O":
+                array = np.array(values, dtype=object)
+                if any(not isinstance(item, str) for item in array.ravel()):
+                    raise ValueError("the values must be strings")
+                return array
+            given = np.array(values)
+            if given.size and given.dtype.kind not in "iufb":
+                raise ValueError("the values must be numbers")
+            array = given.astype(dtype)
+            if dtype.kind in "iub" and given.size and not np.array_equal(array, given):
+                raise ValueError(f"the values do not fit {datatype}")
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InvalidInput(f"input '{name}': {error}") from error
+        return array
 
     def _shaped(self, name: str, array: Any) -> Any:
         shape = self._inputs[name][1]
+        if not shape:
+            # A scalar, or any rank: ONNX Runtime does not tell the two apart.
+            return array
         fits = len(shape) == array.ndim and all(
             want in (-1, have) for want, have in zip(shape, array.shape, strict=True)
         )

@@ -37,6 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.model_dir:
             return open_models(args.model_dir, args.model_name, EXTENSIONS, make)
         found = scan(Path(args.model_repository), ["model.onnx"], TRITON_BACKENDS)
-        return [make(m.name, m.path) for m in found], None
+        return [OnnxModel(m.name, m.path, threads=threads, version=m.version) for m in found], None
 
     return serve(args, open_all)

@@ -154,7 +154,7 @@ def _untar(path: Path, folder: Path) -> None:
 def _check_names(source: str, members: Iterable[str]) -> None:
     for name in members:
         parts = PurePosixPath(name.replace("\\", "/")).parts
-        if ".." in parts or (parts and (parts[0] == "/" or ":" in parts[0])):
+        if ".." in parts or (parts and (parts[0][0] == "/" or ":" in parts[0])):
             raise LoadError(f"{source}: member '{name}' points outside the archive")
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from modelserver.errors import LoadError
 from torchserver import ts_modules
@@ -41,7 +41,8 @@ def load_handler(archive: Archive) -> Handler:
     spec = archive.entry("handler") or "base_handler"
     file, _, function = spec.partition(":")
     name = PurePosixPath(file.removesuffix(".py")).name
-    if (archive.folder / f"{name}.py").is_file():
+    own = (archive.folder / f"{name}.py").is_file()
+    if own:
         with imports_from(archive.folder):
             module = _import(archive, name)
     else:
@@ -51,7 +52,7 @@ def load_handler(archive: Archive) -> Handler:
         return Handler(spec, lambda context: entry(None, context), entry)
     if function:
         raise LoadError(f"{archive.source}: {name}.py has no function '{function}'")
-    classes = own_classes(module)
+    classes = own_classes(module) if own else [v for v in vars(module).values() if _is_class(v)]
     if len(classes) != 1:
         have = ", ".join(c.__name__ for c in classes) or "none"
         raise LoadError(
@@ -68,11 +69,11 @@ def load_handler(archive: Archive) -> Handler:
 
 def own_classes(module: ModuleType) -> list[type[Any]]:
     """Return the classes that a module defines itself."""
-    return [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and value.__module__ == module.__name__
-    ]
+    return [v for v in vars(module).values() if _is_class(v) and v.__module__ == module.__name__]
+
+
+def _is_class(value: object) -> TypeGuard[type[Any]]:
+    return isinstance(value, type)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import importlib.util
 import pickle
 import re
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,10 @@ def load_script(path: str | Path, device: str) -> Any:
         )
     jit: Any = vars(torch.jit)
     try:
-        return jit["load"](str(path), map_location=device).eval()
+        with warnings.catch_warnings():
+            # That TorchScript will go is news for who makes the model, not for who serves it.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return jit["load"](str(path), map_location=device).eval()
     except Exception as error:  # torch raises anything from RuntimeError to ValueError here
         raise LoadError(f"{path.name} cannot be loaded: {_first_line(error)}") from error
 
@@ -197,9 +201,8 @@ def _pickled(path: Path, error: Exception) -> str:
     what = f" ({match.group(1)})" if match else ""
     return (
         f"{path.name} is a pickle of Python objects{what}, which could run any code when loaded, "
-        "so it is not. Save the model with torch.jit.save(torch.jit.script(model)), or "
-        "torch.export.save, or only its weights with torch.save(model.state_dict()) beside a .py "
-        "file with its class"
+        "so it is not. Save the model with torch.export.save (.pt2) or torch.jit.save, or only its "
+        "weights with torch.save(model.state_dict(), ...) beside a .py file with its class"
     )
 
 

@@ -28,6 +28,7 @@ class TorchModel(Model):
         path: TorchScript, torch.export or state dict file, or the folder with no other.
         class_file / class_name: See `loading.load_module`.
         inputs / outputs: Names in order, from a Triton configuration; empty: as the module has it.
+        version: What answers say, from a Triton repository.
     """
 
     platform = "pytorch"
@@ -41,6 +42,7 @@ class TorchModel(Model):
         class_name: str = "",
         inputs: tuple[dict[str, Any], ...] = (),
         outputs: tuple[dict[str, Any], ...] = (),
+        version: str | None = None,
     ) -> None:
         super().__init__(name)
         self.path = path
@@ -48,10 +50,13 @@ class TorchModel(Model):
         self._class_name = class_name
         self._inputs = inputs
         self._outputs = outputs
+        self._version = version
         self._module: Any = None
         self._parameters: tuple[str, ...] = ()
         self._device = "cpu"
         self._floating = "float32"
+        # What whole JSON numbers become; learnt from the first call.
+        self._whole = "float32"
 
     def load(self) -> bool:
         """Load the module onto the GPU that the Pod was given, else the CPU.
@@ -69,6 +74,7 @@ class TorchModel(Model):
         first = next((p for p in _parameters(self._module) if p.is_floating_point()), None)
         if first is not None and first.dtype != torch.bfloat16:
             self._floating = str(first.dtype).removeprefix("torch.")
+        self._whole = self._floating
         self.ready = True
         return True
 
@@ -101,7 +107,10 @@ class TorchModel(Model):
                 raise InvalidInput(f"input '{tensor.name}': a PyTorch model takes no BYTES")
             if tensor.name in tensors:
                 raise InvalidInput(f"input '{tensor.name}' is given twice")
-            tensors[tensor.name] = tensor.as_numpy()
+            try:
+                tensors[tensor.name] = tensor.as_numpy()
+            except (ValueError, TypeError, OverflowError) as error:
+                raise InvalidInput(f"input '{tensor.name}': {error}") from error
         order = [i["name"] for i in self._inputs]
         if order:
             unknown = [n for n in tensors if n not in order]
@@ -111,45 +120,73 @@ class TorchModel(Model):
                     f"got {', '.join(tensors) or 'none'}"
                 )
             result = self._call([tensors[n] for n in order], {})
-        elif tensors and set(tensors) == set(self._parameters[: len(tensors)]):
-            # By position even so: an exported program knows no keywords but those it was made with.
-            result = self._call([tensors[n] for n in self._parameters[: len(tensors)]], {})
         elif tensors and set(tensors) <= set(self._parameters):
-            result = self._call([], tensors)
+            result = self._by_name(tensors)
         else:
             result = self._call(list(tensors.values()), {})
         named = self._named(result)
-        return InferResponse(
-            self.name, [InferOutput.of(n, a) for n, a in named.items()], id=request.id
-        )
+        outputs = [InferOutput.of(n, a) for n, a in named.items()]
+        return InferResponse(self.name, outputs, id=request.id, model_version=self._version)
 
     def predict_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any]:
-        """Answer a V1 request: `instances` is the first argument, numbers in the module's dtype.
-
-        Whole numbers are tried as they are (class ids, tokens) when the module wants them so.
+        """Answer a V1 request: `instances` is the first argument, or objects with one value an
+        argument; `inputs` may hold whole arguments by name. Numbers come in the module's dtype.
         """
         if not isinstance(payload, dict):
             raise InvalidInput("the request body must be a JSON object")
         rows = payload["inputs"] if "inputs" in payload else payload.get("instances")
-        if not isinstance(rows, list):
+        columns: dict[str, Any] = {}
+        if isinstance(rows, dict) and "inputs" in payload:
+            columns = rows
+        elif not isinstance(rows, list):
             raise InvalidInput('Expected "instances" to be a list')
-        try:
-            array = np.array(rows)
-        except ValueError as error:
-            raise InvalidInput(f'"instances" is ragged: {error}') from error
-        if array.dtype.kind not in "iufb":
-            raise InvalidInput('"instances" must hold numbers')
-        if array.dtype.kind == "f":
-            result = self._call([array.astype(self._floating)], {})
+        elif rows and all(isinstance(row, dict) for row in rows):
+            names = list(rows[0])
+            if any(row.keys() != rows[0].keys() for row in rows):
+                raise InvalidInput(f"every row must hold {', '.join(names)}")
+            columns = {n: [row[n] for row in rows] for n in names}
+        if columns:
+            result = self._numbers({n: _numeric(n, v) for n, v in columns.items()})
         else:
-            try:
-                result = self._call([array.astype(self._floating)], {})
-            except InferenceError:
-                result = self._call([array.astype("int64")], {})
+            result = self._numbers({"": _numeric("instances", rows)})
         named = self._named(result)
         if len(named) == 1:
             return {"predictions": next(iter(named.values())).tolist()}
         return {"predictions": {n: a.tolist() for n, a in named.items()}}
+
+    def _numbers(self, arrays: dict[str, Any]) -> Any:
+        """Call with JSON numbers: in the module's dtype, or whole ones as they are (class ids,
+        tokens) where the module wants them so.
+        """
+        unknown = [n for n in arrays if n and self._parameters and n not in self._parameters]
+        if unknown:
+            raise InvalidInput(
+                f"model '{self.name}' takes {', '.join(self._parameters)}; got {unknown[0]}"
+            )
+
+        def call(whole: str) -> Any:
+            made = {
+                n: a.astype(whole if a.dtype.kind in "iub" else self._floating)
+                for n, a in arrays.items()
+            }
+            return self._call([made[""]], {}) if "" in made else self._by_name(made)
+
+        if all(a.dtype.kind == "f" for a in arrays.values()):
+            return call(self._floating)
+        try:
+            return call(self._whole)
+        except InferenceError:
+            other = "int64" if self._whole != "int64" else self._floating
+            result = call(other)
+            self._whole = other
+            return result
+
+    def _by_name(self, arrays: dict[str, Any]) -> Any:
+        first = self._parameters[: len(arrays)]
+        if set(arrays) == set(first):
+            # By position even so: an exported program knows no keywords but those it was made with.
+            return self._call([arrays[n] for n in first], {})
+        return self._call([], arrays)
 
     def _call(self, args: list[Any], kwargs: dict[str, Any]) -> Any:
         import torch
@@ -185,6 +222,16 @@ class TorchModel(Model):
             value = value.detach().cpu()
             out[name] = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
         return out
+
+
+def _numeric(name: str, values: Any) -> Any:
+    try:
+        array = np.array(values)
+    except ValueError as error:
+        raise InvalidInput(f'"{name}" is ragged: {error}') from error
+    if array.dtype.kind not in "iufb":
+        raise InvalidInput(f'"{name}" must hold numbers')
+    return array
 
 
 def use_allowed_threads() -> None:

@@ -48,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             config = Path(args.ts_config or store.parent / "config" / "config.properties")
             return open_store(store, config, unpacked), None
         found = scan(Path(args.model_repository), ["model.pt", "model.pt2"], TRITON_BACKENDS)
-        return [TorchModel(m.name, m.path, inputs=m.inputs, outputs=m.outputs) for m in found], None
+        return [
+            TorchModel(m.name, m.path, inputs=m.inputs, outputs=m.outputs, version=m.version)
+            for m in found
+        ], None
 
     try:
         return serve(args, open_all)

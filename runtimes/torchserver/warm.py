@@ -15,7 +15,13 @@ import torchserver.torchserve  # noqa: F401  imported for the forked servers
 from modelserver import warm as modelserver_warm
 
 # What `torch.export.load` imports on its first use, as long as all of PyTorch itself again.
-_EXPORT = ("torch.export", "torch._export.serde.serialize")
+_EXPORT = (
+    "torch.export",
+    "torch._export.serde.serialize",
+    "torch.export._trace",
+    "torch._meta_registrations",
+    "torch._functorch.aot_autograd",
+)
 
 
 def warm() -> None:
