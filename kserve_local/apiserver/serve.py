@@ -28,6 +28,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self.ending = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -36,6 +37,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.listening.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn's own wakes ten times a second, for headers and limits that are not in use here.
+        await self.ending.wait()
 
 
 @asynccontextmanager
@@ -85,5 +90,6 @@ async def serving(
         listening.cancel()
         streams.close()
         server.should_exit = True
+        server.ending.set()
         await asyncio.gather(task, return_exceptions=True)
         sock.close()
