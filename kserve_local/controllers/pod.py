@@ -109,6 +109,7 @@ class NodeAgent:
             node=node,
             replicas=self._replicas,
             note=self._note,
+            wake=lambda key: self._add(key),
             clock=clock,
         )
 
@@ -334,7 +335,7 @@ class NodeAgent:
         work.unschedulable = ""
         if work.uid not in self._replicas:
             for spec in await self._starter.choose_programs(work, pod):
-                self._start_task(work, f"warm-{spec.name}", self._starter.warm(spec))
+                self._start_task(work, f"warm-{spec.name}", self._starter.warm(work, pod, spec))
         if not (pod.get("spec") or {}).get("nodeName"):
             annotations = dict(annotations_of(pod))
             note = "; ".join(work.notes[n] for n in sorted(work.notes) if work.notes[n])

@@ -74,6 +74,7 @@ class Seen:
         replica: What the backend reports, None when it has nothing.
         messages: Termination messages by container name.
         images: What really runs, by container name.
+        progress: How far the preparation of a container is.
     """
 
     ip: str = ""
@@ -86,6 +87,7 @@ class Seen:
     records: Mapping[str, Record] = field(default_factory=dict)
     messages: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
+    progress: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +301,8 @@ def plan_pod(pod: Object, seen: Seen, now: float) -> Plan:
         name = str(container.get("name"))
         record = seen.records.get(name, Record())
         status = running.get(name)
-        state: State = _INITIALIZING if not initialized else _CREATING
+        creating = Waiting(_CREATING.reason, seen.progress.get(name, ""))
+        state: State = _INITIALIZING if not initialized else creating
         last = record.last
         if seen.blocked and name in seen.blocked.waiting:
             state = seen.blocked.waiting[name]

@@ -59,6 +59,7 @@ from kserve_local.interfaces.storage import StorageInitializer
 from kserve_local.settings import Settings
 
 _CONFIG_RETRY = 2.0
+_PROGRESS_STEP = 0.25
 _NEVER_PULLED = "ErrImageNeverPull"
 CONFIG_ERROR = "CreateContainerConfigError"
 
@@ -70,6 +71,7 @@ class PodStarter:
     Args:
         replicas: What the backend reported last, by uid; shared with the node agent.
         note: Records an Event without waiting.
+        wake: Has a Pod looked at again.
         clock: Unix time.
     """
 
@@ -81,6 +83,7 @@ class PodStarter:
     node: NodeFacts
     replicas: MutableMapping[str, ReplicaStatus]
     note: Note
+    wake: Callable[[Key], None]
     clock: Callable[[], float]
 
     # -- before anything runs ---------------------------------------------------------------------
@@ -119,10 +122,10 @@ class PodStarter:
             return ()
         return tuple(found) if init_containers(pod) and not work.contents else ()
 
-    async def warm(self, spec: ContainerSpec) -> None:
+    async def warm(self, work: Work, pod: Object, spec: ContainerSpec) -> None:
         """Prepare what a container needs while its model is fetched; `create` tells failures."""
         try:
-            await self.backend.prepare(spec, lambda progress: None)
+            await self.backend.prepare(spec, self._reporter(work, pod, spec.name))
             await self.backend.warm(spec)
         except KServeLocalError:
             return
@@ -189,8 +192,9 @@ class PodStarter:
             if specs is None:
                 return
             for preparing in specs:
-                await self.backend.prepare(preparing, self._reporter(pod, preparing.name))
+                await self.backend.prepare(preparing, self._reporter(work, pod, preparing.name))
             preparing = None
+            work.progress.clear()
             resolve = service_names(
                 self.store.list(scheme.SERVICE.id), namespace=work.key.namespace
             )
@@ -240,14 +244,22 @@ class PodStarter:
             )
         self._block(work, pod, waiting, retry=delay)
 
-    def _reporter(self, pod: Object, container: str) -> Callable[[Progress], None]:
-        """Return what turns a backend's progress into Events: one a phase."""
-        told: set[str] = set()
+    def _reporter(self, work: Work, pod: Object, container: str) -> Callable[[Progress], None]:
+        """Return what turns a backend's progress into the container's waiting message, a few times
+        a second at most, and into Events: one a phase.
+        """
+        shown = 0.0
 
         def report(progress: Progress) -> None:
-            if progress.phase not in told:
-                told.add(progress.phase)
+            nonlocal shown
+            told = f"{container} {progress.phase}"
+            if told not in work.announced:
+                work.announced.add(told)
                 self.note(pod, "Normal", "Preparing", f"{container}: {progress.message}")
+            work.progress[container] = progress.message
+            if self.clock() - shown >= _PROGRESS_STEP:
+                shown = self.clock()
+                self.wake(work.key)
 
         return report
 

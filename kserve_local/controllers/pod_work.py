@@ -69,6 +69,7 @@ class Work:
         contents: What each init container fetched.
         images: What really runs, by container.
         notes: Which stand-in serves, by container; empty for local source.
+        progress: The last word of a container's preparation (an environment being built).
         messages: Termination message by container name and end.
         log_offsets: Where the present run's output begins in the log file.
         failures: Failed creations in a row.
@@ -85,6 +86,7 @@ class Work:
     messages: dict[tuple[str, float | None], str] = field(default_factory=dict)
     log_offsets: dict[str, int] = field(default_factory=dict)
     announced: set[str] = field(default_factory=set)
+    progress: dict[str, str] = field(default_factory=dict)
     blocked: Blocked | None = None
     failures: int = 0
     admitted: bool = False
@@ -142,6 +144,7 @@ def seen(work: Work, replica: ReplicaStatus | None, *, host_ip: str) -> Seen:
         records=dict(work.records),
         messages=messages,
         images=dict(work.images),
+        progress=dict(work.progress),
     )
 
 
