@@ -285,7 +285,8 @@ def parse_request(raw: bytes) -> RequestHead:
         head.minor == 1 or b"keep-alive" in connection
     )
     head.expect = bool(expect) and head.minor == 1 and (head.chunked or head.length > 0)
-    wants_upgrade = b"upgrade" in connection and upgrade.lower() not in (b"", b"h2c")
+    # HTTP/2 in a tunnel would carry requests that nobody here has checked.
+    wants_upgrade = b"upgrade" in connection and upgrade and b"h2" not in upgrade.lower()
     head.upgrade = upgrade if wants_upgrade and not head.chunked and not head.length else b""
     if connection and (dropped := {t for t in connection if t} - _KEPT):
         kept = [x for x in kept if x.partition(b":")[0].lower() not in dropped]

@@ -34,6 +34,7 @@ from kserve_local.gateway.table import (
     Missed,
     NeedsModel,
     model_of,
+    names_this_machine,
 )
 
 if TYPE_CHECKING:
@@ -338,7 +339,8 @@ class ClientConnection(asyncio.Protocol):
         self._start(head, found.route, fresh, pending, done)
 
     def _missed(self, head: RequestHead, missed: Missed) -> None:
-        if head.target.startswith(RESERVED):
+        # A web page may reach us by a foreign name that resolves here: figures are not for it.
+        if head.target.startswith(RESERVED) and (self.plane.token or names_this_machine(head.host)):
             answer = self.admin(head.target)
             if answer is not None:
                 self._reply(answer)
@@ -600,13 +602,21 @@ class ClientConnection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Once a second: end what is idle, stuck, or gone without our reading it."""
         if self.transport.is_closing():
+            # What is written goes out first, but not to a client that has stopped reading.
+            size = self.transport.get_write_buffer_size()
+            if (-1, size) != self._seen:
+                self._seen = (-1, size)
+                self._since = now
+            elif now - self._since > DROP_TIME:
+                self.transport.abort()
             return
         exchange = self.exchange
         if exchange is not None:
             if self.read_paused and self._is_gone():
                 self.transport.abort()
             return
-        seen = (self.requests, len(self._buffer))
+        # Not how much of a head is there: one that comes byte by byte has no more time.
+        seen = (self.requests, bool(self._buffer))
         if seen != self._seen or not self._since:
             self._seen = seen
             self._since = now

@@ -127,7 +127,7 @@ class CompiledTable:
             return compiled.found
         if target.startswith(RESERVED):
             return Missed(self.hint())
-        local = self._any_host or _names_this_machine(host)
+        local = self._any_host or names_this_machine(host)
         if (local or host in self._domains) and (prefix := _PATH_FORM.match(target)):
             compiled = self.by_path.get(prefix.group(1))
             if compiled is not None:
@@ -265,7 +265,8 @@ def _unescape(raw: bytes) -> str:
         return ""
 
 
-def _names_this_machine(host: bytes) -> bool:
+def names_this_machine(host: bytes) -> bool:
+    """Say whether a host name (lower case, no port) can only mean the machine it is used on."""
     return (
         b"." not in host
         or _ADDRESS.fullmatch(host) is not None
