@@ -197,6 +197,7 @@ class Follower:
     _tails: list[asyncio.Task[None]] = field(default_factory=list)
     _ready_pods: dict[Name, set[str]] = field(default_factory=dict)
     _tried: dict[Name, bool] = field(default_factory=dict)
+    _preparing: dict[Name, str] = field(default_factory=dict)
     _followed: set[tuple[str, str, int]] = field(default_factory=set)
 
     async def _services(self) -> None:
@@ -217,6 +218,8 @@ class Follower:
         seen = view(isvc)
         if seen.state == "Ready" and not self._serves(name):
             seen = View("Loading", "starting")
+        if seen.state == "Loading" and self._preparing.get(name):
+            seen = View("Loading", self._preparing[name], seen.reason, seen.message)
         before = self.views.get(name)
         self.views[name] = seen
         if before is None or (before.state, before.text) != (seen.state, seen.text):
@@ -243,6 +246,7 @@ class Follower:
             ready.discard(name_of(pod))
         if there and _has_failed(pod):
             self._tried[name] = True
+        self._preparing[name] = _preparation(pod) if there else ""
         return name
 
     def _begin_tails(
@@ -252,7 +256,9 @@ class Follower:
         for pod in pods:
             if (namespace_of(pod), _service_of(pod)) not in self.names:
                 continue
-            for container in (pod.get("status") or {}).get("containerStatuses") or ():
+            status = pod.get("status") or {}
+            inits = status.get("initContainerStatuses") or ()
+            for container in (*inits, *(status.get("containerStatuses") or ())):
                 run = (str(pod["metadata"]["uid"]), str(container["name"]),
                        int(container.get("restartCount", 0)))  # fmt: skip
                 if run not in self._followed and (container.get("state") or {}).get("running"):
@@ -298,6 +304,15 @@ async def log_tail(client: Client, name: Name, lines: int = 10) -> list[str]:
                 if found.strip():
                     return found.decode(errors="replace").splitlines()[-lines:]
     return []
+
+
+def _preparation(pod: Object) -> str:
+    """Return what a Pod that is being made waits for, e.g. the environment of its runtime."""
+    for container in (pod.get("status") or {}).get("containerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") == "ContainerCreating" and waiting.get("message"):
+            return str(waiting["message"])
+    return ""
 
 
 def _has_failed(pod: Object) -> bool:
