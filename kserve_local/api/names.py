@@ -101,6 +101,8 @@ LOCAL_PREFIX = "kserve-local.dev"
 LOCAL_ONLY = f"{LOCAL_PREFIX}/local-only"
 PORTS = f"{LOCAL_PREFIX}/ports"
 """Of a Pod without an address of its own: JSON of the port it names -> the port listened on."""
+STAND_IN = f"{LOCAL_PREFIX}/stand-in"
+"""Of a Pod: which server of ours runs in the place of which image."""
 MANIFEST = f"{LOCAL_PREFIX}/manifest"
 NODE_NAME = "kserve-local"
 

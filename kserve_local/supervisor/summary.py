@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from kserve_local.api import names, scheme
 from kserve_local.api.meta import (
     Object,
+    annotations_of,
     get_condition,
     labels_of,
     name_of,
@@ -92,6 +93,7 @@ async def _service(
         "reason": reason,
         "message": message,
         "notes": isvc_gaps.left_out(isvc),
+        "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": status.get("url", ""),
         "runtime": status.get("clusterServingRuntimeName") or status.get("servingRuntimeName", ""),
         "revisions": revisions,
