@@ -173,15 +173,18 @@ class _Target:
 
     def finish(self) -> None:
         """Make the links, then look where each really leads."""
+        root = os.path.realpath(self.root)
         for path, target in self._links:
+            parent = path.parent.relative_to(self.root)
+            # A link made before may have been bent by one made since; nothing goes through any.
+            if os.path.realpath(path.parent) != os.path.normpath(os.path.join(root, parent)):
+                raise _Unsafe(f'"{path.relative_to(self.root)}" goes through a link')
             self.folder(path.parent)
             if path.is_symlink():
                 path.unlink()
             if path.exists():
                 raise _Unsafe(f'"{path.relative_to(self.root)}" is a link and something else')
             path.symlink_to(target)
-            # Checked with those made before; a later link may bend this one, so again below.
-            self._inside(path)
         for path, _ in self._links:
             self._inside(path)
 

@@ -396,6 +396,7 @@ class _FileJob:
                 if limit is not None and at + count > limit:
                     raise SourceChanged
                 file.write(buffer[:count])
+                file.flush()  # A kill loses what only we have.
                 at += count
                 self._counted = at
                 self._meter.add(count, count)
