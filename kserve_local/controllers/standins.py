@@ -199,6 +199,7 @@ def _mlserver(request: ImageRequest) -> tuple[str, tuple[str, ...]] | NoStandIn:
         directory = str(PurePosixPath(directory) / uri)  # may be a file; our servers take both
     name = str(settings.get("name") or env.get("MLSERVER_MODEL_NAME") or "")
     args = ["--model_dir", directory, "--http_port", env.get("MLSERVER_HTTP_PORT") or "8080"]
+    args += ["--answers", "mlserver"]
     if name:
         args = ["--model_name", name, *args]
     if env.get("MLSERVER_GRPC_PORT"):

@@ -79,6 +79,12 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "true (any model of independent rows), false",
     )
     ours.add_argument(
+        "--answers",
+        choices=("kserve", "mlserver"),
+        default="kserve",
+        help="whose names and shapes V2 answers have, where a server stands in for another",
+    )
+    ours.add_argument(
         "--http_host",
         default=os.environ.get("KSERVE_LOCAL_HTTP_HOST", "127.0.0.1"),
         help="address to listen on",

@@ -2,7 +2,8 @@
 
 Inputs and outputs follow KServe's `get_predict_input` and `get_predict_response`: V1 takes lists,
 strings and tables, V2 the first tensor or, with parameter `content_type: "pd"`, a table of all;
-there is one output, `output-0`.
+there is one output, `output-0`. A server that stands in for MLServer calls it `predict` and writes
+it as MLServer's NumPy codec does: a vector becomes a column.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ class FrameworkModel(RowModel):
         folder: Holds exactly one model file; or the file itself.
     """
 
-    only_output = "output-0"
+    only_output: str | None = "output-0"
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name)
         self.folder = folder
+        if self.answers == "mlserver":
+            self.only_output = None
 
     def columns(self) -> list[str] | None:
         """Return the columns to pick from tables, in order; None: as they come."""
@@ -63,7 +66,11 @@ class FrameworkModel(RowModel):
     def respond(self, request: InferRequest, y: Any) -> InferResponse:
         if not isinstance(y, np.ndarray):
             y = np.asarray(y)
-        return InferResponse(self.name, [InferOutput.of(self.only_output, y)], request.id)
+        if self.answers == "mlserver":
+            column = y.reshape(-1, 1) if y.ndim == 1 else y
+            output = InferOutput.of("predict", column, {"content_type": "np"})
+            return InferResponse(self.name, [output], request.id)
+        return InferResponse(self.name, [InferOutput.of("output-0", y)], request.id)
 
     def respond_v1(self, y: Any) -> dict[str, Any]:
         return {"predictions": y.tolist() if hasattr(y, "tolist") else y}

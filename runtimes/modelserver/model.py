@@ -27,7 +27,7 @@ Rules the server keeps:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -196,6 +196,9 @@ class Model:
     """A served model. Subclasses override what they offer; `ready` is True once it can predict."""
 
     platform = ""
+    # Whose V2 answers a server gives that stands in for another's: `kserve` or `mlserver`. Of the
+    # process, set once before models are made.
+    answers: ClassVar[str] = "kserve"
 
     def __init__(self, name: str) -> None:
         self.name = name

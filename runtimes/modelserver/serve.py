@@ -53,6 +53,7 @@ def serve(args: argparse.Namespace, open_models: Opener, *, max_workers: int | N
     """
     if args.configure_logging:
         configure_logging(args.log_config_file)
+    Model.answers = args.answers
     try:
         listener = _bind(args.http_host, args.http_port)
     except OSError as error:

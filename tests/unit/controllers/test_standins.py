@@ -96,6 +96,7 @@ def test_mlserver_goes_by_its_implementation(implementation: str, server: str) -
     argv = program(ImageRequest("docker.io/seldonio/mlserver:1.7.1", env=env)).argv
     assert argv[:2] == ("-m", server)
     assert option(argv, "--model_name") == "iris"
+    assert option(argv, "--answers") == "mlserver"
     assert option(argv, "--model_dir") == "/mnt/models"
     assert option(argv, "--http_port") == "8080"
 
