@@ -75,6 +75,7 @@ def _look(flags: Common, names: tuple[str, ...]) -> tuple[str, bool]:
         if not service["ready"] and len(lines) > 1:
             text.append(f"\n{service['name']}: {service['reason']}")
             text += [f"  {line}" for line in lines]
+        text += [f"\n{service['name']}: {note}" for note in service.get("standIns", ())]
         text += [
             f"\n{service['name']}: no effect here: {note}" for note in service.get("notes", ())
         ]

@@ -45,7 +45,7 @@ from kserve_local.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-STAND_IN_ANNOTATION = f"{names.LOCAL_PREFIX}/stand-in"
+STAND_IN_ANNOTATION = names.STAND_IN
 DRAIN = 0.25
 """Seconds between a Pod leaving the routes and SIGTERM: the gateway's table is swapped by then."""
 _MAX_EVENTS = 1000
