@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from kserve_local.apiserver.protocol import BoundedHttp
 from kserve_local.apiserver.watch import OpenStreams
 from kserve_local.errors import ServiceUnavailable
 
@@ -64,6 +65,7 @@ async def serving(
     """
     config = uvicorn.Config(
         app,
+        http=BoundedHttp,
         ssl_certfile=certificate,
         ssl_keyfile=key,
         lifespan="off",

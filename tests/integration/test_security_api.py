@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
+import ssl
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from kserve_local.api.meta import Key
+from kserve_local.apiserver import protocol
 from kserve_local.store.store import open_store
 from tests.integration.apiserver_world import TOKEN, World, running
 
@@ -185,3 +188,67 @@ async def test_a_host_that_only_begins_like_ours_is_refused(world: World, host: 
 async def test_no_path_comes_around_the_token(world: World, path: str) -> None:
     for method in ("GET", "HEAD", "OPTIONS", "POST", "DELETE"):
         assert (await world.raw(f"{method} {path} HTTP/1.1\nHost: localhost"))[0] == 401
+
+
+async def connect(world: World) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    port = int(world.access.server.rpartition(":")[2])
+    context = ssl.create_default_context(cadata=world.access.ca)
+    return await asyncio.open_connection("127.0.0.1", port, ssl=context)
+
+
+async def read_to_end(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(20):
+        try:
+            return await reader.read()
+        except ConnectionError:
+            return b""
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"GET /api HTTP/1.1\r\nHost: localhost\r\nX: ",
+        b"GET /",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    ],
+)
+async def test_a_head_without_end_is_cut(world: World, begin: bytes) -> None:
+    reader, writer = await connect(world)
+    writer.write(begin)
+    try:
+        for _ in range(64):  # 16 times what may be there
+            writer.write(b"a" * 64 * 1024)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    await read_to_end(reader)  # the connection is ended, whatever the answer
+    writer.close()
+    assert (await world.raw("GET /healthz HTTP/1.1\nHost: localhost"))[0] == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /api HTTP/1.1\r\nHost: "])
+async def test_a_head_that_never_comes_is_not_waited_for(
+    world: World, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    reader, writer = await connect(world)
+    writer.write(sent)
+    assert await read_to_end(reader) == b""
+    writer.close()
+
+
+async def test_the_next_request_of_a_connection_has_its_own_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.2)
+    reader, writer = await connect(world)
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for _ in range(3):
+        writer.write(request)
+        async with asyncio.timeout(20):
+            assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(2) == b"ok"
+        await asyncio.sleep(0.3)  # longer than a head may take: idle is no head
+    writer.write(request[:20])
+    assert await read_to_end(reader) == b""
+    writer.close()
