@@ -10,24 +10,38 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from modelserver import tensors
 from modelserver.errors import InferenceError, InvalidInput, LoadError
-from modelserver.model import InferOutput, InferRequest, InferResponse, Model
+from modelserver.model import InferOutput, InferRequest, InferResponse, RowModel
 from modelserver.repository import one_model_file
 from onnxserver.loading import DATATYPES, open_session
+from onnxserver.proof import rows_are_independent
 
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".onnx",)
 
 
-class OnnxModel(Model):
+class _Call(NamedTuple):
+    """One request's tensors, the outputs it wants, and how V1 writes them."""
+
+    names: list[str]
+    feed: dict[str, Any]
+    by_column: bool = False
+
+
+class _Answer(NamedTuple):
+    call: _Call
+    arrays: list[Any]
+
+
+class OnnxModel(RowModel):
     """An `.onnx` file.
 
     Args:
@@ -78,8 +92,31 @@ class OnnxModel(Model):
             )
         if left_out:
             logger.warning("model %s: outputs left out: %s", self.name, ", ".join(left_out))
+        self._share()
         self.ready = True
         return True
+
+    def _share(self) -> None:
+        """Let requests share a call if that is shown to change no bit of any answer.
+
+        Candidates have one input and one output of numbers, both with a free first dimension.
+        """
+        self.batchable, self.only_output = False, None
+        if len(self._inputs) != 1 or len(self._outputs) != 1 or self.threads != 1:
+            return
+        ((source, (datatype, shape)),) = self._inputs.items()
+        ((target, (out_type, out_shape)),) = self._outputs.items()
+        if "BYTES" in (datatype, out_type) or shape[:1] != [-1] or out_shape[:1] != [-1]:
+            return
+        session, row = self._session, tuple(shape[1:])
+
+        def run(rows: Any) -> Any:
+            return session.run([target], {source: rows})[0]
+
+        if -1 not in row and rows_are_independent(run, row, tensors.dtype_of(datatype)):
+            self.batchable = True
+            if self.version is None:
+                self.only_output = target
 
     def unload(self) -> None:
         """Close the session."""
@@ -94,9 +131,13 @@ class OnnxModel(Model):
         """Return the model's outputs; a dynamic dimension is -1."""
         return [{"name": n, "datatype": d, "shape": s} for n, (d, s) in self._outputs.items()]
 
-    def predict(self, request: InferRequest) -> InferResponse:
-        """Answer a V2 request; only the requested outputs are computed."""
-        feed = {}
+    def prepare(self, request: InferRequest) -> Any:
+        """Return the request's tensors, checked; for a model that shares calls its only array.
+
+        Raises:
+            InvalidInput: Unknown, repeated or missing inputs, another datatype or shape.
+        """
+        feed: dict[str, Any] = {}
         for tensor in request.inputs:
             wanted = self._inputs.get(tensor.name)
             if wanted is None:
@@ -120,26 +161,63 @@ class OnnxModel(Model):
         for name in names:
             if name not in self._outputs:
                 raise InvalidInput(f"Unexpected inference output '{name}' for model '{self.name}'")
-        names = list(dict.fromkeys(names)) or list(self._outputs)
-        arrays = self._run(names, feed)
-        outputs = [
-            InferOutput(name, array.shape, self._outputs[name][0], array)
-            for name, array in zip(names, arrays, strict=True)
-        ]
-        return InferResponse(self.name, outputs, id=request.id, model_version=self.version)
+        return self._prepared(_Call(list(dict.fromkeys(names)) or list(self._outputs), feed))
 
-    def predict_v1(self, payload: Any, headers: Mapping[str, str]) -> dict[str, Any]:
-        """Answer a V1 request as TensorFlow Serving does: rows under `instances`, columns under
-        `inputs`; one output alone is a list of rows, several are an object per row.
+    def prepare_v1(self, payload: Any, headers: Mapping[str, str]) -> Any:
+        """Return a V1 request's tensors, as TensorFlow Serving takes them: rows under `instances`,
+        columns under `inputs`.
+
+        Raises:
+            InvalidInput: The body is something else, or does not fit.
         """
         if not isinstance(payload, dict):
             raise InvalidInput("the request body must be a JSON object")
         feed = self._feed_v1(payload)
-        names = list(self._outputs)
-        arrays = [a.tolist() for a in self._run(names, feed)]
+        return self._prepared(_Call(list(self._outputs), feed, "inputs" in payload))
+
+    def _prepared(self, call: _Call) -> Any:
+        missing = [n for n in self._inputs if n not in call.feed]
+        if missing:
+            raise InvalidInput(
+                f"expected {len(self._inputs)} inputs but got {len(call.feed)} inputs for model "
+                f"'{self.name}'; missing: {', '.join(missing)}"
+            )
+        return next(iter(call.feed.values())) if self.batchable else call
+
+    def compute(self, x: Any) -> Any:
+        """Run the session; only the requested outputs are computed."""
+        call = (
+            x if isinstance(x, _Call) else _Call(list(self._outputs), {next(iter(self._inputs)): x})
+        )
+        try:
+            arrays: list[Any] = self._session.run(call.names, call.feed)
+        except Exception as error:  # onnxruntime's errors share no public base class
+            raise InferenceError(str(error)) from error
+        return _Answer(call, arrays) if call is x else arrays[0]
+
+    def batch_key(self, x: Any) -> Hashable | None:
+        """Return what shared calls have in common; empty requests stay alone."""
+        return None if isinstance(x, _Call) or not len(x) else (x.dtype.num, x.shape[1:])
+
+    def respond(self, request: InferRequest, y: Any) -> InferResponse:
+        """Return the V2 answer."""
+        if isinstance(y, _Answer):
+            named = zip(y.call.names, y.arrays, strict=True)
+        else:
+            named = zip(self._outputs, [y], strict=True)
+        outputs = [InferOutput(n, a.shape, self._outputs[n][0], a) for n, a in named]
+        return InferResponse(self.name, outputs, id=request.id, model_version=self.version)
+
+    def respond_v1(self, y: Any) -> dict[str, Any]:
+        """Return the V1 answer: one output alone is a list of rows, several are an object per row,
+        or of columns where the request held columns.
+        """
+        if not isinstance(y, _Answer):
+            return {"predictions": y.tolist()}
+        names, arrays = y.call.names, [a.tolist() for a in y.arrays]
         if len(names) == 1:
             return {"predictions": arrays[0]}
-        if "inputs" in payload:
+        if y.call.by_column:
             return {"predictions": dict(zip(names, arrays, strict=True))}
         return {
             "predictions": [dict(zip(names, row, strict=True)) for row in zip(*arrays, strict=True)]
@@ -205,19 +283,6 @@ class OnnxModel(Model):
                 f"Expected {_text(shape)}, got {_text(array.shape)}"
             )
         return array
-
-    def _run(self, names: list[str], feed: dict[str, Any]) -> list[Any]:
-        missing = [n for n in self._inputs if n not in feed]
-        if missing:
-            raise InvalidInput(
-                f"expected {len(self._inputs)} inputs but got {len(feed)} inputs for model "
-                f"'{self.name}'; missing: {', '.join(missing)}"
-            )
-        try:
-            arrays: list[Any] = self._session.run(names, feed)
-        except Exception as error:  # onnxruntime's errors share no public base class
-            raise InferenceError(str(error)) from error
-        return arrays
 
 
 def _tensor(node: Any) -> tuple[str, list[int]]:

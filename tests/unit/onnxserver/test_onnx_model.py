@@ -58,7 +58,8 @@ def refusal(path: Path) -> str:
 
 
 def ask(model: OnnxModel, *inputs: InferInput, outputs: Any = None) -> Any:
-    return model.predict(InferRequest("m", list(inputs), outputs=outputs)).outputs[0]
+    answer: Any = model.predict(InferRequest("m", list(inputs), outputs=outputs))
+    return answer.outputs[0]
 
 
 def test_an_opset_too_new_says_which_one_is_known(tmp_path: Path) -> None:
