@@ -1,8 +1,9 @@
 """Server-side apply: what a field manager sends replaces what it applied before. Pure.
 
-Each manager's fields are remembered in `metadata.managedFields` (FieldsV1, maps only: a list is one
-field). A field that another manager applied with another value is a conflict unless forced; a field
-that this manager applied before and leaves out now is removed, if nobody else applied it.
+Each manager's fields are remembered in `metadata.managedFields` (FieldsV1); lists with keys belong
+to managers element by element (`keyed`), other lists are one field. A field that another manager
+applied with another value is a conflict unless forced; a field that this manager applied before
+and leaves out now is removed, if nobody else applied it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kserve_local.api.meta import Object
+from kserve_local.apiserver.keyed import is_element, keyed, keys_of, listed, shown
 from kserve_local.errors import Cause, Conflict
 
 Path = tuple[str, ...]
@@ -37,7 +39,8 @@ def apply(
         Conflict: Other managers applied some of these fields differently; one
             `FieldManagerConflict` cause each.
     """
-    applied = _without(applied, ("metadata", "managedFields"))
+    applied = keyed(_without(applied, ("metadata", "managedFields")))
+    current = None if current is None else keyed(current)
     mine = frozenset(p for p in _leaves(applied) if p not in _NOT_OWNED)
     entries = list((current or {}).get("metadata", {}).get("managedFields") or ())
     own = next((e for e in entries if _is(e, manager)), None)
@@ -78,20 +81,23 @@ def apply(
     if own is None:
         managed.append(replaced)
     if conflicts:
-        listed = ", ".join(cause.field for cause in conflicts)
+        fields_ = ", ".join(cause.field for cause in conflicts)
         many = "s" if len(conflicts) > 1 else ""
         raise Conflict(
             f"Apply failed with {len(conflicts)} conflict{many}: {title}: "
-            f"{conflicts[0].message}: {listed}",
+            f"{conflicts[0].message}: {fields_}",
             causes=conflicts,
         )
     result: Object = current or {}
     before = _paths(own) if own is not None else frozenset()
     for path in before - mine - owned_elsewhere:
+        if len(path) > 1 and path[-1] in keys_of(path[-2]):
+            path = path[:-1]  # nobody wants the element any more: all of it goes
         value = _at(result, path)
-        if not (isinstance(value, dict) and value):  # once applied as {}, filled by others since
+        # Once applied as {} and filled by others since: stays. An element goes as a whole.
+        if is_element(path[-1]) or not (isinstance(value, dict) and value):
             result = _without(result, path)
-    result = _merged(result, applied)
+    result = listed(_merged(result, applied))
     return {**result, "metadata": {**result.get("metadata", {}), "managedFields": managed}}
 
 
@@ -112,7 +118,7 @@ def _fields(paths: frozenset[Path] | set[Path]) -> dict[str, Any]:
     for path in sorted(paths):
         node = tree
         for step in path:
-            node = node.setdefault(f"f:{step}", {})
+            node = node.setdefault(step if is_element(step) else f"f:{step}", {})
     return tree
 
 
@@ -134,7 +140,7 @@ def _differ(current: Any, applied: Any) -> bool:
 
 
 def _text(path: Path) -> str:
-    return "." + ".".join(path)
+    return "".join(map(shown, path))
 
 
 def _without(obj: Object, path: Path) -> Object:
@@ -146,14 +152,14 @@ def _without(obj: Object, path: Path) -> Object:
         if inner is obj[head]:
             return obj
         if inner:
-            return {**obj, head: inner}
-    return {k: v for k, v in obj.items() if k != head}
+            return type(obj)({**obj, head: inner})
+    return type(obj)({k: v for k, v in obj.items() if k != head})
 
 
 def _merged(original: Any, applied: Any) -> Any:
-    if not isinstance(original, dict) or not isinstance(applied, dict):
+    if not isinstance(original, dict) or type(original) is not type(applied):
         return applied
-    result = dict(original)
+    result = type(original)(original)
     for key, value in applied.items():
         result[key] = _merged(original.get(key), value)
     return result

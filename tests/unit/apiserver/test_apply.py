@@ -69,3 +69,74 @@ def test_a_shared_field_goes_with_its_last_owner() -> None:
     third = by("me", obj({}), second)
     assert third["spec"] == {"a": 1}
     assert by("you", obj({}), third).get("spec", {}) == {}
+
+
+def pod(*containers: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "x", **metadata},
+        "spec": {"containers": list(containers)},
+    }
+
+
+def env(**values: str) -> dict[str, Any]:
+    return {"name": "c", "env": [{"name": k, "value": v} for k, v in values.items()]}
+
+
+def test_elements_of_lists_with_keys_belong_to_managers_one_by_one() -> None:
+    first = by("me", pod({**env(A="1", B="2"), "image": "a:b"}))
+    second = by("you", pod(env(C="3")), first)
+    assert second["spec"]["containers"] == [
+        {
+            "name": "c",
+            "env": [
+                {"name": "A", "value": "1"},
+                {"name": "B", "value": "2"},
+                {"name": "C", "value": "3"},
+            ],
+            "image": "a:b",
+        }
+    ]
+    third = by("me", pod({**env(B="2"), "image": "a:c"}), second)
+    (container,) = third["spec"]["containers"]
+    assert container["env"] == [{"name": "B", "value": "2"}, {"name": "C", "value": "3"}]
+    assert container["image"] == "a:c"
+    assert by("me", pod({**env(B="2"), "image": "a:c"}), third, now="t2") == third
+    mine = third["metadata"]["managedFields"][0]["fieldsV1"]
+    assert set(mine["f:spec"]["f:containers"]) == {'k:{"name":"c"}'}
+
+
+def test_a_conflict_names_the_element() -> None:
+    first = by("me", pod(env(A="1")))
+    with pytest.raises(Conflict) as caught:
+        by("you", pod(env(A="2")), first)
+    assert caught.value.causes[0].field == '.spec.containers[name="c"].env[name="A"].value'
+
+
+def test_an_element_that_nobody_wants_goes_with_what_was_filled_in() -> None:
+    ports = [{"containerPort": 8080, "name": "a"}, {"containerPort": 9000, "name": "b"}]
+    first = by("me", pod({"name": "c", "ports": ports}))
+    for port in first["spec"]["containers"][0]["ports"]:
+        port["protocol"] = "TCP"  # the server's default
+    second = by("me", pod({"name": "c", "ports": ports[1:]}), first)
+    assert second["spec"]["containers"][0]["ports"] == [
+        {"containerPort": 9000, "name": "b", "protocol": "TCP"}
+    ]
+
+
+def test_finalizers_are_a_set_that_managers_share() -> None:
+    first = by("me", pod({"name": "c"}, finalizers=["a.example/x"]))
+    second = by("you", pod({"name": "c"}, finalizers=["b.example/y"]), first)
+    assert second["metadata"]["finalizers"] == ["a.example/x", "b.example/y"]
+    third = by("me", pod({"name": "c"}), second)
+    assert third["metadata"]["finalizers"] == ["b.example/y"]
+
+
+def test_lists_without_keys_are_one_field() -> None:
+    first = by("me", pod({"name": "c", "args": ["1", "2"]}))
+    with pytest.raises(Conflict) as caught:
+        by("you", pod({"name": "c", "args": ["2"]}), first)
+    assert caught.value.causes[0].field == '.spec.containers[name="c"].args'
+    second = by("me", pod({"name": "c", "args": ["2"]}), first)
+    assert second["spec"]["containers"][0]["args"] == ["2"]
