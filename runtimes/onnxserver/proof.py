@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ import numpy as np
 _SIZES = (2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 100, 129, 256, 511, 1024)
 _ALONE = 48
 _MAX_ELEMENTS = 4_000_000
-# A model slower than this by itself gains little from company, and would delay the start.
+# CPU seconds, so that a busy machine changes nothing. A model slower than this by itself gains
+# little from company, and would delay the start.
 _SECONDS_ALONE = 0.0003
 _SECONDS = 0.15
 
@@ -34,23 +35,19 @@ def rows_are_independent(run: Callable[[Any], Any], row: tuple[int, ...], dtype:
     dtype = np.dtype(dtype)
     if dtype.kind not in "iufb" or prod(row) * max(_SIZES) > _MAX_ELEMENTS or 0 in row:
         return False
-    started = perf_counter()
     pool = _pool((max(_SIZES), *row), dtype)
     try:
-        alone = []
-        for at in range(_ALONE):
-            begun = perf_counter()
+        alone = [run(pool[:1])]  # warms up
+        started = thread_time()
+        for at in range(1, _ALONE):
             alone.append(run(pool[at : at + 1]))
-            # The first call warms up.
-            if at and perf_counter() - begun > _SECONDS_ALONE * 10:
-                return False
-            if at == 8 and perf_counter() - started > 9 * _SECONDS_ALONE + 0.02:
+            if thread_time() - started > _SECONDS_ALONE * max(at, 4):
                 return False
         for size in _SIZES:
             for first in (0, _ALONE // 2) if size < max(_SIZES) else (0,):
                 if not _same(run(pool[first : first + size]), alone, first, size):
                     return False
-            if perf_counter() - started > _SECONDS:
+            if thread_time() - started > _SECONDS:
                 return False
     except Exception:  # a model may refuse random values; it then gets requests one by one
         return False
