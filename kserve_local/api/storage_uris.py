@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from urllib.parse import urlsplit, urlunsplit
 
 from kserve_local.api.meta import Object, name_of
 from kserve_local.errors import Invalid
@@ -108,3 +109,16 @@ def _search(pattern: str, text: str) -> bool:
         return re2.search(pattern, text) is not None
     except re2.error:
         return False
+
+
+def without_secrets(uri: str) -> str:
+    """Return the URI as logs may show it: no login, and no query of an http URL (signatures)."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri.partition("://")[0] + "://..."
+    netloc = parts.netloc.rpartition("@")[2]
+    query = "..." if parts.query and parts.scheme.lower() in ("http", "https") else parts.query
+    if netloc == parts.netloc and query == parts.query:
+        return uri
+    return urlunsplit(parts._replace(netloc=netloc, query=query))

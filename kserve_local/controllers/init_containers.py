@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import orjson
 
-from kserve_local.api import names
+from kserve_local.api import names, storage_uris
 from kserve_local.api.meta import Object, annotations_of, name_of
 from kserve_local.controllers.credentials import storage_config_env
 from kserve_local.controllers.environment import resolve_command, resolve_env
@@ -151,7 +151,8 @@ async def fetch_all(
     try:
         contents = []
         for source, target in fetches.pairs:
-            log.line(f"Copying contents of {source} to {target}")
+            shown = storage_uris.without_secrets(source)
+            log.line(f"Copying contents of {shown} to {target}")
             started = time.monotonic()
             try:
                 fetched = await storage.fetch(
@@ -170,7 +171,7 @@ async def fetch_all(
                 if fetched.cached and not fetched.transferred_bytes
                 else f"{_megabytes(fetched.transferred_bytes)} transferred"
             )
-            log.line(f"Successfully copied {source} to {target} ({how}, {took:.1f} s)")
+            log.line(f"Successfully copied {shown} to {target} ({how}, {took:.1f} s)")
             contents.append(Content(target=target, path=fetched.path))
         return tuple(contents)
     finally:

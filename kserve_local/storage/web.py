@@ -129,8 +129,13 @@ class WebSource:
         return ""
 
     def _custom(self, url: str) -> dict[str, str]:
-        """Return the headers that the environment holds for a URL's host."""
-        host = urlsplit(url).hostname
+        """Return the headers that the environment holds for a URL's host.
+
+        Empty where a redirect leaves TLS: they are secrets.
+        """
+        host, scheme = urlsplit(url).hostname, urlsplit(url).scheme
+        if scheme == "http" and urlsplit(self._url).scheme == "https":
+            return {}
         text = self._env.get(f"{host}-headers") or "{}"
         try:
             data = json.loads(text)

@@ -166,6 +166,9 @@ def _read(path: Path) -> x509.Certificate | None:
 
 def _read_key(path: Path) -> ec.EllipticCurvePrivateKey | None:
     try:
+        info = path.lstat()
+        if info.st_uid != os.getuid() or info.st_mode & 0o077:
+            return None  # one that others may read, or that came with the project, is no secret
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError):
         return None

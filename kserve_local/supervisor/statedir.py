@@ -41,7 +41,7 @@ def prepare(settings: Settings) -> None:
         settings.cache.mkdir(parents=True, exist_ok=True)
         for folder in (settings.runtime.parent, settings.runtime):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            info = folder.stat()
+            info = folder.lstat()  # a link in a shared /tmp would lead sockets elsewhere
             if info.st_uid != os.getuid() or not stat.S_ISDIR(info.st_mode):
                 raise KServeLocalError(f'runtime folder "{folder}" belongs to another user')
             folder.chmod(0o700)
@@ -51,6 +51,16 @@ def prepare(settings: Settings) -> None:
             f'cannot make the state folder: "{place}": {error.strerror}',
             hint="the project folder must be writable: its state lives in .kserve-local",
         ) from error
+
+
+def is_private(path: Path) -> bool:
+    """Whether a file is the user's own and nobody else's to read or write.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    info = path.lstat()
+    return stat.S_ISREG(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o077
 
 
 class Lock:

@@ -41,6 +41,9 @@ Ready = Callable[[], None]
 DRAIN = 10.0
 """Seconds that running requests have at a clean stop."""
 
+TOKEN_LENGTH = 43
+"""Characters of a token: 32 random bytes."""
+
 STATE_CHECK = 2.0
 """Seconds between two looks whether the state folder is still there."""
 
@@ -234,7 +237,11 @@ def _token(settings: Settings) -> str:
     """Return the API's bearer token: kept across restarts, so that a kubeconfig stays valid."""
     path = settings.run_dir / "token"
     try:
-        return path.read_text().strip()
+        # One that others may read, or that came with the project, is no secret.
+        if statedir.is_private(path) and len(token := path.read_text().strip()) >= TOKEN_LENGTH:
+            return token
+        path.unlink()
+        raise FileNotFoundError(path)
     except FileNotFoundError:
         token = secrets.token_urlsafe(32)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
