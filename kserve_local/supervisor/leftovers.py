@@ -48,6 +48,7 @@ def remove(settings: Settings, *, grace: float) -> None:
     try:
         _end_gateway(settings.run_dir / "gateway.json", grace)
         asyncio.run(stop_everything(settings, grace=grace))
+        statedir.remove_volumes(settings)
         with suppress(Missing):
             AddressPool(settings.state, settings.cache).close(give_up=True)
         statedir.remove_run_file(settings)

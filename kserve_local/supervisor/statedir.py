@@ -135,6 +135,11 @@ def remove_runtime(settings: Settings) -> None:
         settings.runtime.parent.rmdir()
 
 
+def remove_volumes(settings: Settings) -> None:
+    """Take away the volumes of Pods that are gone, mounted Secrets among them."""
+    shutil.rmtree(settings.run_dir / "volumes", ignore_errors=True)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Put JSON into a file so that a reader sees the old content or the new, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

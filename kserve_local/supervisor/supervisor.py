@@ -203,6 +203,8 @@ async def _backend(settings: Settings, survivors: _Survivors) -> AsyncIterator[P
         yield backend
     finally:
         await backend.close(stop_replicas=not survivors.leave)
+        if not survivors.leave:
+            await asyncio.to_thread(statedir.remove_volumes, settings)
 
 
 @asynccontextmanager

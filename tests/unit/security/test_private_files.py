@@ -11,7 +11,7 @@ from kserve_local.errors import KServeLocalError
 from kserve_local.settings import Settings
 from kserve_local.storage.http import Limits, Stop
 from kserve_local.storage.web import WebSource
-from kserve_local.supervisor import certificates, statedir
+from kserve_local.supervisor import certificates, leftovers, statedir
 from kserve_local.supervisor.supervisor import _token
 
 
@@ -80,3 +80,13 @@ def test_headers_for_a_host_do_not_leave_tls() -> None:
     assert source._custom("http://host.example/other") == {}
     assert source._custom("https://evil.example/other") == {}
     source.close()
+
+
+def test_nothing_mounted_stays_after_the_last_replica(settings: Settings) -> None:
+    statedir.prepare(settings)
+    secret = settings.run_dir / "volumes" / "uid" / "v" / "password"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("secret")
+    leftovers.remove(settings, grace=0.0)
+    assert not secret.exists()
+    assert not (settings.run_dir / "volumes").exists()
