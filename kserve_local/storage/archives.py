@@ -24,8 +24,8 @@ from typing import IO, BinaryIO
 
 from kserve_local.errors import StorageError
 from kserve_local.storage.http import Stop
+from kserve_local.storage.local import ARCHIVES
 
-_TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CHUNK = 1024 * 1024
 # A tar header (with its extensions) or the target of a link is never larger.
 _MAX_HEADER = 1024 * 1024
@@ -57,7 +57,7 @@ def kind_of(name: str) -> str:
     lower = name.lower()
     if lower.endswith(".zip"):
         return "zip"
-    return "tar" if lower.endswith(_TAR) else ""
+    return "tar" if lower.endswith(ARCHIVES) else ""
 
 
 def unpack(archive: Path, into: Path, bounds: Bounds, stop: Stop) -> None:

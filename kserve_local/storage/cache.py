@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kserve_local.storage import archives
 from kserve_local.storage.http import Stop
 from kserve_local.storage.remote import ANONYMOUS, Listing, RemoteFile
 
@@ -151,6 +152,33 @@ class CacheEntry:
         """Note that these credentials have proved to read the current snapshot."""
         readers = tuple(sorted({*entry.readers, reader}))
         self.write(Entry(entry.uri, entry.snapshot, entry.tags, readers))
+
+
+def unpacked(archive: Path, root: Path, uri: str, bounds: archives.Bounds) -> Path:
+    """Return the content of an archive that lies on this machine, unpacked once. Blocking.
+
+    Raises:
+        StorageError: It cannot be unpacked.
+    """
+    at = archive.stat()
+    tag = f"{at.st_dev}/{at.st_ino}/{at.st_mtime_ns}"
+    listing = Listing((RemoteFile(archive.name, "", at.st_size, tag),), unpack=True)
+    snapshot = snapshot_of(listing)
+    entry = CacheEntry(root, uri, repr(("file", str(archive))))
+    stop = Stop()
+    with entry.locked(stop, lambda: None):
+        known = entry.read()
+        if known is None or known.snapshot != snapshot:
+            files = entry.partial / "files"
+            remove(entry.partial)
+            files.mkdir(parents=True)
+            shutil.copyfile(archive, files / archive.name)
+            try:
+                archives.unpack(files / archive.name, files, bounds, stop)
+                entry.commit(files, snapshot, listing, ANONYMOUS)
+            finally:
+                remove(entry.partial)
+    return entry.content(snapshot)
 
 
 def _protect(folder: Path) -> None:

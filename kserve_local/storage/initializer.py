@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from kserve_local.errors import StorageError
 from kserve_local.interfaces.backend import Progress
 from kserve_local.interfaces.storage import Fetched, StorageRequest
-from kserve_local.storage.local import as_folder, claim_path, local_path, mirrored
+from kserve_local.storage.local import as_folder, claim_path, local_path, mirrored, only_archive
 
 if TYPE_CHECKING:
     from kserve_local.storage.archives import Bounds
@@ -84,18 +84,28 @@ class Initializer:
                     f"Failed to fetch model. No model found in {prefix}.",
                     hint=f'the mirror has no "{mirror}"',
                 )
-            return await asyncio.to_thread(self._local, mirror)
+            return await asyncio.to_thread(self._local, uri, mirror)
         path = local_path(uri, request.base or self.project)
-        if path is None and uri.startswith("pvc://"):
+        claimed = path is None and uri.startswith("pvc://")
+        if claimed:
             path = claim_path(uri, self.claims)
         if path is not None:
             if not path.exists():
                 raise StorageError(f"Local path {uri} does not exist.", hint=f'looked for "{path}"')
-            return await asyncio.to_thread(self._local, path)
+            if claimed:  # A cluster mounts it as it is, without a storage initializer.
+                return Fetched(as_folder(path, self.cache), cached=True)
+            return await asyncio.to_thread(self._local, uri, path)
         return await self._remote(request, report)
 
-    def _local(self, path: Path) -> Fetched:
-        return Fetched(as_folder(path, self.cache), cached=True)
+    def _local(self, uri: str, path: Path) -> Fetched:
+        archive = only_archive(path)
+        if archive is None:
+            return Fetched(as_folder(path, self.cache), cached=True)
+        from kserve_local.storage.archives import Bounds
+        from kserve_local.storage.cache import unpacked
+
+        bounds = self._unpacking or Bounds()
+        return Fetched(unpacked(archive, self.cache / "models", uri, bounds), cached=True)
 
     async def _remote(self, request: StorageRequest, report: Callable[[Progress], None]) -> Fetched:
         from kserve_local.storage.download import Meter

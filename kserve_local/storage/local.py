@@ -1,6 +1,7 @@
 """Sources that already lie on this machine: paths, `file://`, `pvc://`, and mirrors of remote ones.
 
-Nothing is copied: a folder is used where it is; a single file is offered as a folder with one link.
+A folder is used where it is; a single file is offered as a folder with one link; an archive that is
+all there is gets unpacked into the cache.
 Error texts are those of KServe's storage initializer where it has one.
 """
 
@@ -58,6 +59,19 @@ def mirrored(uri: str, mirrors: Mapping[str, Path]) -> Path | None:
         path = Path(os.path.normpath(root / uri[len(prefix) :].lstrip("/")))
         return path if path == root or root in path.parents else None
     return None
+
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+def only_archive(path: Path) -> Path | None:
+    """Return the archive that `path` is, or that is all the folder `path` holds."""
+    if path.is_dir():
+        entries = list(path.iterdir())
+        if len(entries) != 1:
+            return None
+        path = entries[0]
+    return path if path.is_file() and path.name.lower().endswith(ARCHIVES) else None
 
 
 def as_folder(path: Path, cache: Path) -> Path:
