@@ -13,7 +13,8 @@ the status at once instead of at the next retry.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,8 +192,9 @@ class InferenceServiceController:
         await self._remove_other_variants(isvc, name_of(wanted))
         existing = self._store.find(key_of(wanted))
         if existing is None:
-            self._review(wanted, None, config)
-            created = await self._store.create(wanted)
+            with _refusals_told():
+                self._review(wanted, None, config)
+                created = await self._store.create(wanted)
             await self._event(
                 isvc, "Normal", "Created", f'Created Knative Service "{name_of(created)}"'
             )
@@ -210,28 +212,19 @@ class InferenceServiceController:
         updated = _merged(existing, wanted)
         if updated is existing:
             return existing
-        self._review(updated, existing, config)
+        with _refusals_told():
+            self._review(updated, existing, config)
+            stored = await self._store.update(updated)
         await self._say_left_out(isvc)
-        return await self._store.update(updated)
+        return stored
 
     async def _say_left_out(self, isvc: Object) -> None:
         for sentence in isvc_gaps.left_out(isvc):
             await self._event(isvc, "Warning", isvc_status.NOT_AVAILABLE, sentence)
 
-    def _review(
-        self, wanted: Object, existing: Object | None, config: InferenceServiceConfig
-    ) -> None:
-        """Ask Knative's webhook, which a controller's write passes too.
-
-        Raises:
-            ReconcileFailed: It refuses, e.g. a timeout above its maximum.
-        """
-        try:
-            validation.validate(wanted, old=existing, config=config, lookup=self._lookup)
-        except (Forbidden, Invalid) as error:
-            raise ReconcileFailed(
-                f"fails to reconcile predictor: fails to reconcile knative service: {error}"
-            ) from error
+    def _review(self, ksvc: Object, old: Object | None, config: InferenceServiceConfig) -> None:
+        """Ask Knative's webhook, which a controller's write passes too."""
+        validation.validate(ksvc, old=old, config=config, lookup=self._lookup)
 
     def _lookup(self, resource: str, namespace: str | None) -> Sequence[Object]:
         return self._store.list(resource, namespace=namespace)
@@ -417,6 +410,17 @@ class InferenceServiceController:
 
     async def _event(self, isvc: Object, type_: Any, reason: str, message: str) -> None:
         await self._events.event(isvc, type_, reason, message, component=COMPONENT)
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """Turn what the API server or a webhook says about a Knative Service into KServe's words."""
+    try:
+        yield
+    except (Forbidden, Invalid) as error:
+        raise ReconcileFailed(
+            f"fails to reconcile predictor: fails to reconcile knative service: {error}"
+        ) from error
 
 
 def _merged(existing: Object, wanted: Object) -> Object:

@@ -33,7 +33,7 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.api.scheme import INFERENCE_SERVICE, KNATIVE_SERVICE, POD, REVISION, SERVICE
-from kserve_local.controllers import isvc_knative, knative_names, pod_state
+from kserve_local.controllers import isvc_knative, isvc_status, knative_names, pod_state
 from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT, newest, number_of
 from kserve_local.controllers.revision import pods_of, scale
 from kserve_local.interfaces.routing import Endpoint, Route, RouteSink, RouteTable, Target
@@ -77,7 +77,7 @@ def compile_routes(
             namespace=namespace,
             service=name,
             component="predictor",
-            hosts=hosts_of(name, namespace, public),
+            hosts=entry_hosts(isvc, public),
             targets=targets,
             path=f"/serving/{namespace}/{name}",
             models=model_names(isvc, backings),
@@ -111,6 +111,21 @@ def hosts_of(name: str, namespace: str, domain: str) -> tuple[str, ...]:
     cluster = (short, f"{short}.svc", f"{short}.svc.cluster.local")
     public = (f"{short}.{domain}", f"{short}.localhost") if domain else ()
     return tuple(host.lower() for host in (*public, *cluster))
+
+
+def entry_hosts(isvc: Object, domain: str) -> tuple[str, ...]:
+    """Return the hosts of the service as a whole.
+
+    With a `predictor.name` the host of `status.url` has that name in it (control-plane.md 4.2); it
+    is added to what every service has.
+    """
+    name, namespace = name_of(isvc), namespace_of(isvc)
+    hosts = hosts_of(name, namespace, domain)
+    predictor = isvc_knative.predictor_service_name(isvc)
+    shown = isvc_status.knative_url(f"http://{predictor}", scheme="http").removeprefix("http://")
+    if not domain or shown in (name, predictor):
+        return hosts
+    return (*hosts, *(h.lower() for h in hosts_of(shown, namespace, domain)[:2]))
 
 
 def model_names(isvc: Object, backings: Mapping[str, Backing]) -> tuple[str, ...]:

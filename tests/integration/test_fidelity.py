@@ -403,6 +403,29 @@ def test_knative_refuses_what_its_webhook_refuses(cluster: Cluster) -> None:
     cluster.until(is_loaded)
 
 
+def test_a_name_that_is_too_long_for_knative_is_told(cluster: Cluster) -> None:
+    """KServe has no rule of its own for it; the Knative Service cannot be made."""
+    name = "long-" * 10 + "name"
+    cluster.apply({**SPEC, "metadata": {"name": name}})
+    isvc = cluster.until(lambda o: conditions(o).get("Ready", ("",))[0] == "False", name)
+    assert conditions(isvc)["PredictorReady"] == ("False", "ReconcileFailed")
+    message = cluster.project.service(name)["message"]
+    assert message.startswith("fails to reconcile predictor: fails to reconcile knative service: ")
+    assert "no more than 63" in message
+    cluster.run("delete", "isvc", name)
+
+
+def test_a_named_predictor_answers_at_the_url_of_its_status(cluster: Cluster) -> None:
+    predictor = {**SPEC["spec"]["predictor"], "name": "v2"}
+    cluster.apply({**SPEC, "metadata": {"name": "named"}, "spec": {"predictor": predictor}})
+    status = cluster.until(is_loaded, "named")["status"]
+    assert status["url"] == "http://named-v2.default.example.com"
+    assert status["address"]["url"] == "http://named.default.svc.cluster.local"
+    for host in ("named-v2.default.example.com", "named.default.svc.cluster.local"):
+        assert cluster.ask(host) == "one"
+    cluster.run("delete", "isvc", "named")
+
+
 def refused(cluster: Cluster, **changes: Any) -> str:
     obj = json.loads(json.dumps(SPEC))
     obj["metadata"]["name"] = changes.pop("name", "refused")

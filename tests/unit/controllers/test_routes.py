@@ -281,3 +281,24 @@ async def test_a_removed_service_leaves_the_table() -> None:
     clock.now += 1
     await controller.reconcile(Key(ISVC, "default", "a"))
     assert sink.tables[-1].routes == ()
+
+
+def test_the_host_that_the_status_shows_for_a_named_predictor_is_routed() -> None:
+    """`status.url` keeps `predictor.name`: `<isvc>-<name>`."""
+    service = isvc()
+    service["spec"]["predictor"]["name"] = "v2"
+    entry, predictor = compile_routes(service, None, {}, domain="example.com")
+    assert {"iris-v2.default.example.com", "iris-v2.default.localhost"} <= set(entry.hosts)
+    assert "iris.default.svc.cluster.local" in entry.hosts
+    assert "iris-v2-predictor.default.example.com" in predictor.hosts
+    local = isvc(labels={"networking.knative.dev/visibility": "cluster-local"})
+    local["spec"]["predictor"]["name"] = "v2"
+    hosts = compile_routes(local, None, {}, domain="example.com")[0].hosts
+    assert all(h.startswith("iris.default") for h in hosts)
+
+
+def test_a_name_with_default_in_it_keeps_its_predictor_host() -> None:
+    """KServe's leftover rule: nothing is taken off, so the predictor's host is the URL."""
+    entry, predictor = compile_routes(isvc("my-default"), None, {}, domain="example.com")
+    assert "my-default-predictor.default.example.com" in predictor.hosts
+    assert not set(entry.hosts) & set(predictor.hosts)
