@@ -296,6 +296,27 @@ async def test_code_that_does_not_start(
     assert ended["reason"] == ("OOMKilled" if code == 137 else "Error")
 
 
+async def test_every_restart_tells_its_last_log_lines(world: World) -> None:
+    """Also the second end of a container says why, and the status shows the newest one."""
+    await world.apply("exits", custom("exits"))
+    pods = world.client.watch(
+        scheme.POD, labels="serving.kserve.io/inferenceservice=exits", namespace="default"
+    )
+    ended = None
+    async with asyncio.timeout(60), aclosing(pods):
+        async for change in pods:
+            status = (change.object["status"].get("containerStatuses") or [{}])[0]
+            if status.get("restartCount", 0) >= 1 and "running" not in status["state"]:
+                ended = status["state"].get("terminated") or status["lastState"]["terminated"]
+                break
+    assert ended is not None
+    assert ended["exitCode"] == 1
+    assert ended["message"].startswith("no licence found\n")
+    assert next_step(ended["message"])
+    _, info = await world.fault("exits")
+    assert info["message"].startswith("no licence found\n")
+
+
 async def test_bad_argument_of_a_model_server(world: World) -> None:
     await world.apply("argument", sklearn("./model", args=["--http_port=eighty"]))
     isvc, info = await world.fault("argument")
