@@ -22,7 +22,7 @@ $(VENV)/.demo: constraints.txt pyproject.toml runtimes/pyproject.toml | $(BIN)/p
 # Everything for development: all runtimes, the kserve SDK, tools.
 $(VENV)/.setup: constraints.txt pyproject.toml runtimes/pyproject.toml | $(BIN)/python
 	$(PIP) 'torch==2.13.0'
-	$(PIP) -e 'runtimes[sklearn,xgboost,lightgbm,onnx,torch]' -e '.[storage]' --group dev
+	$(PIP) -e 'runtimes[sklearn,xgboost,lightgbm,onnx,torch]' -e . --group dev
 	$(BIN)/python -m pip check
 	@touch $@ $(VENV)/.demo
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kserve_local.api.storage_uris import without_secrets
 from kserve_local.errors import StorageError
 from kserve_local.interfaces.backend import Progress
 from kserve_local.interfaces.storage import Fetched, StorageRequest
@@ -148,7 +149,9 @@ class Initializer:
 
         env = request_env(self.env, request.env)
         source = source_of(request.uri, env, limits, stop)
-        entry = CacheEntry(self.cache / "models", request.uri, source.place)
+        # What names the entry is written down and shown; logins and signatures must not be.
+        shown = without_secrets(request.uri)
+        entry = CacheEntry(self.cache / "models", shown, source.place)
         offline = self.offline or (request.uri.startswith("hf://") and is_offline(env))
         return Download(
             source, entry, stop, files, meter, offline=offline, unpacking=self._unpacking

@@ -160,6 +160,9 @@ async def test_a_password_in_the_uri_is_used_and_not_shown(
     with pytest.raises(StorageError) as caught:
         await world.fetch(f"http://user:pw@127.0.0.1:{server.port}/none.bin")
     assert "pw@" not in caught.value.message
+    written = [p.read_text() for p in world.cache.rglob("entry.json")]
+    assert written
+    assert not any("pw@" in text for text in (*written, *(p.message for p in world.progress)))
 
 
 async def test_endless_redirects_end(server: FileServer, world: World) -> None:
