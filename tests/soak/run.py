@@ -172,8 +172,31 @@ def _pids(project: Project, kind: str) -> list[int]:
     owned = processes_of(project.folder)
     if kind == "zygote":
         return [pid for pid, command in owned.items() if "zygote" in command]
-    services = project.json("status")["services"]
-    return [pid for s in services for r in s["revisions"] for pid in r["pids"]]
+    return [pid for s in _services(project) for r in s["revisions"] for pid in r["pids"]]
+
+
+def _call(project: Project, method: str, path: str) -> Any:
+    """Call the API, again while it is on its way back; the command line would cost a process."""
+
+    def once() -> Any:
+        try:
+            connection, token = _api(project)
+            connection.request(method, path, headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            body = answer.read()
+            connection.close()
+        except (OSError, http.client.HTTPException):
+            return None
+        return (answer.status, json.loads(body))
+
+    status, body = wait_until(once, timeout=30, why=f"{method} {path}: the API does not answer")
+    assert status < 300, body
+    return body
+
+
+def _services(project: Project) -> list[dict[str, Any]]:
+    """Return what `status` shows."""
+    return list(_call(project, "GET", "/apis/kserve-local.dev/v1/status")["services"])
 
 
 def _alive(pid: int) -> bool:
@@ -239,20 +262,20 @@ class Soak:
         return status == 200 and answer == ANSWER
 
     def _whole(self, victim: int) -> bool:
-        services = self.project.json("status")["services"]
+        services = _services(self.project)
         replicas = [r for s in services for r in s["revisions"] if r["percent"]]
         return all(r["replicas"] >= 1 and victim not in r["pids"] for r in replicas)
 
     def _replace_pod(self) -> None:
-        services = self.project.json("status")["services"]
-        service = self.random.choice(services)
+        service = self.random.choice(_services(self.project))
         revision = next(r for r in service["revisions"] if r["percent"])
         before = set(revision["pods"])
-        self.project.run("delete", "pod", self.random.choice(sorted(before)))
+        pod = self.random.choice(sorted(before))
+        _call(self.project, "DELETE", f"/api/v1/namespaces/default/pods/{pod}")
         wait_until(lambda: self._replaced(service["name"], before), timeout=60, why="no new Pod")
 
     def _replaced(self, name: str, before: set[str]) -> bool:
-        service = self.project.service(name)
+        service = next(s for s in _services(self.project) if s["name"] == name)
         revision = next(r for r in service["revisions"] if r["percent"])
         return bool(revision["replicas"] >= 1 and set(revision["pods"]) - before) and not (
             before & set(revision["pods"]) and len(revision["pods"]) > len(before)
