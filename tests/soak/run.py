@@ -214,6 +214,7 @@ class Soak:
     load: Load
     random: random.Random
     kills: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
     def kill(self, kind: str) -> None:
@@ -316,15 +317,17 @@ def main() -> int:
         thread.start()
     try:
         for number, kind in enumerate(order, 1):
+            since = time.monotonic()
             soak.kill(kind)
+            soak.seconds[kind] += int((time.monotonic() - since) * 1000)
             if number % 50 == 0:
                 spent = time.monotonic() - begun
                 print(
                     f"  {number}/{len(order)} kills, {spent:.0f} s, {dict(load.failed)} failed",
                     flush=True,
                 )
-    except AssertionError as error:
-        broken = str(error)
+    except (AssertionError, KeyboardInterrupt) as error:
+        broken = str(error) or type(error).__name__
     finally:
         load.stop.set()
         writes.stop.set()
@@ -349,6 +352,8 @@ def _report(
     seconds: float,
 ) -> int:
     print(f"kills           {dict(soak.kills)} in {seconds:.0f} s")
+    mean = {k: round(soak.seconds[k] / 1000 / max(1, n), 1) for k, n in soak.kills.items()}
+    print(f"  until whole   {mean} s on average")
     acknowledged = len(writes.acknowledged)
     found = acknowledged - len(missing)
     print(f"writes          {acknowledged} acknowledged, {found} found")
