@@ -236,3 +236,30 @@ async def test_kubectl_create_writes_protobuf(kubectl: Kubectl) -> None:
     assert (container["image"], container["ports"][0]["containerPort"]) == ("nginx", 80)
     service = json.loads(await kubectl.ok("get", "svc", "web", "-n", "team", "-o", "json"))
     assert service["spec"]["ports"][0]["targetPort"] == 8080
+
+
+async def test_kubectl_names_what_is_invalid(kubectl: Kubectl) -> None:
+    """kubectl makes its text of `details`, not of the message."""
+    error = await kubectl.fails("create", "-f", "-", stdin=ISVC.replace("iris", "Bad_name"))
+    assert 'The InferenceService "Bad_name" is invalid: metadata.name: Invalid value' in error
+    wrong = DEPLOYMENT.replace("replicas: 1", "replicas: two")
+    error = await kubectl.fails("create", "-f", "-", stdin=wrong)
+    assert (
+        'Deployment in version "v1" cannot be handled as a Deployment: json: cannot unmarshal '
+        "string into Go struct field Deployment.spec.replicas of type int32"
+    ) in error
+
+
+async def test_a_pod_cannot_be_rewritten(kubectl: Kubectl) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "namespace": "default"},
+        "spec": {"containers": [{"name": "c", "image": "a:b", "args": ["1"]}]},
+    }
+    await kubectl.world.store.create(pod)
+    change = {"spec": {"containers": [{"name": "c", "args": ["2"]}]}}
+    error = await kubectl.fails("patch", "pod", "p", "-p", json.dumps(change))
+    assert 'The Pod "p" is invalid: spec: Forbidden: pod updates may not change' in error
+    await kubectl.ok("label", "pod", "p", "seen=yes")
+    await kubectl.ok("set", "image", "pod/p", "c=a:c")
