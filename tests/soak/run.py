@@ -229,6 +229,10 @@ class Soak:
                 raise AssertionError(f"no {kind} runs")
         victim = self.random.choice(pids)
         replicas = set(_pids(self.project, "replica")) if kind in HARMLESS else set()
+        owner = next(
+            (s for s in _services(self.project) for r in s["revisions"] if victim in r["pids"]),
+            None,
+        )
         self.load.now = kind
         os.kill(victim, signal.SIGKILL)
         self.kills[kind] += 1
@@ -247,7 +251,7 @@ class Soak:
         elif kind == "replica":
             wait_until(lambda: self._whole(victim), timeout=60, why="the replica did not come back")
             # Its container would wait longer and longer (CrashLoopBackOff); a new Pod does not.
-            self._replace_pod()
+            self._replace_pod(owner)
         elif any(not _alive(pid) for pid in replicas):
             self.problems.append("a replica died with its zygote")
         self.load.now = ""
@@ -267,8 +271,8 @@ class Soak:
         replicas = [r for s in services for r in s["revisions"] if r["percent"]]
         return all(r["replicas"] >= 1 and victim not in r["pids"] for r in replicas)
 
-    def _replace_pod(self) -> None:
-        service = self.random.choice(_services(self.project))
+    def _replace_pod(self, service: dict[str, Any] | None = None) -> None:
+        service = service or self.random.choice(_services(self.project))
         revision = next(r for r in service["revisions"] if r["percent"])
         before = set(revision["pods"])
         pod = self.random.choice(sorted(before))
