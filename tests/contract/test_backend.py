@@ -213,8 +213,10 @@ async def test_two_containers_share_the_address(world: World, backend: Backend):
         readiness=Probe("tcp", port=8085),
     )
     await backend.start(world.replica(world.container(), second))
-    await wait_for(backend, "ready", container="transformer")
     status = await status_of(backend)
+    while not all(container.ready for container in status.containers):
+        await wait_for(backend, "ready")
+        status = await status_of(backend)
     pids = set()
     for position in (0, 1):
         ports = status.containers[position].ports

@@ -124,7 +124,8 @@ async def test_two_workers_share_the_pods_port(project: Project, how: str):
         children = processes.descendants(pid)[1:]
         assert len(children) >= 2
         await backend.stop(status.id, grace=20.0)
-        assert not any(is_running(child) for child in children)
+        # Killed is what `stop` promises; the kernel may still be taking the last one apart.
+        await until_dead(*children)
 
 
 async def test_two_pods_may_both_hard_code_a_port_and_be_strict(project: Project, how: str):
