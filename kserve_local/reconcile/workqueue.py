@@ -14,6 +14,11 @@ from kserve_local.aio import backoff
 from kserve_local.api.meta import Key
 
 
+HOT = 10
+"""Failures in a row after which a key is no longer looked at the moment something changes."""
+CALM = 0.25
+
+
 class WorkQueue:
     """Keys in the order they were added. All methods belong to one event loop.
 
@@ -42,7 +47,17 @@ class WorkQueue:
         return not (self._ready or self._active or self._dirty or self._timers)
 
     def add(self, key: Key) -> None:
-        """Hand the key to a worker as soon as one is free."""
+        """Hand the key to a worker as soon as one is free.
+
+        A key that fails time after time waits `CALM` seconds instead: what fails may itself make
+        the event that asks for the next look (an Event, a half-done write), for ever.
+        """
+        if self._failures.get(key, 0) >= HOT:
+            self.add_after(key, CALM)
+        else:
+            self._push(key)
+
+    def _push(self, key: Key) -> None:
         self._cancel_timer(key)
         if key in self._dirty:
             return
@@ -57,7 +72,7 @@ class WorkQueue:
         Of several delays for one key the one that ends first counts.
         """
         if delay <= 0:
-            self.add(key)
+            self._push(key)
             return
         if key in self._dirty:
             return
@@ -116,7 +131,7 @@ class WorkQueue:
 
     def _due(self, key: Key) -> None:
         self._timers.pop(key, None)
-        self.add(key)
+        self._push(key)
 
     def _cancel_timer(self, key: Key) -> None:
         timer = self._timers.pop(key, None)

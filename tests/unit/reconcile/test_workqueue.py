@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from kserve_local.api.meta import Key
-from kserve_local.reconcile.workqueue import WorkQueue
+from kserve_local.reconcile.workqueue import HOT, WorkQueue
 
 A, B = Key("pods", "default", "a"), Key("pods", "default", "b")
 
@@ -95,3 +95,20 @@ async def test_waiters_cancelled_together_leave_a_working_queue() -> None:
     await asyncio.gather(*waiters, return_exceptions=True)
     async with asyncio.timeout(5):
         assert await queue.get() == A
+
+
+async def test_a_key_that_fails_for_ever_cannot_spin_on_its_own_events() -> None:
+    """A failing reconcile that writes an Event each time asked for itself a thousand times a
+    second; what changes still gets its look soon, just not at once.
+    """
+    queue = WorkQueue()
+    for _ in range(HOT):
+        queue.add_failed(A)
+    queue.add(A)
+    assert len(queue) == 0
+    async with asyncio.timeout(5):
+        assert await queue.get() == A
+    queue.forget(A)
+    queue.add(A)
+    queue.done(A)
+    assert len(queue) == 1
