@@ -13,7 +13,6 @@ from collections import deque
 from kserve_local.aio import backoff
 from kserve_local.api.meta import Key
 
-
 HOT = 10
 """Failures in a row after which a key is no longer looked at the moment something changes."""
 CALM = 0.25
