@@ -21,12 +21,21 @@ from kserve_local.errors import KServeLocalError
 
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 FAILED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
+TOLD_BY_EVENTS = frozenset({"InternalError"})
+"""Warnings about a service that its conditions do not show: they stay Unknown, as on a cluster."""
+REFUSED = frozenset({"CreateContainerConfigError", "CreateContainerError", "InvalidImageName"})
+"""Why a container is not even tried. The service's model status names it, still InProgress."""
 # A spec that has just changed still shows the old revision's status, and a service of an earlier
 # run its last failure; this much quiet settles it.
 SETTLE = 0.3
 SETTLE_FAILED = 1.5
 
 Name = tuple[str, str]
+
+
+def _just_now() -> str:
+    """Return when the manifests were sent at the earliest, as Kubernetes writes times."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 2.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +139,7 @@ class Follower:
     views: dict[Name, View] = field(default_factory=dict)
     objects: dict[Name, Object] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
+    _began: str = field(default_factory=_just_now)
     _touched: dict[Name, float] = field(default_factory=dict)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -140,6 +150,7 @@ class Follower:
                 while not self._settled():
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._news.wait(), SETTLE / 3)
+                    self._believe_warnings()
                     self._news.clear()
         return self.outcome()
 
@@ -187,6 +198,7 @@ class Follower:
             watching = [
                 tasks.create_task(self._services(), name="watch-services"),
                 tasks.create_task(self._pods(tasks, version), name="watch-pods"),
+                tasks.create_task(self._events(), name="watch-events"),
             ]
             try:
                 yield
@@ -198,6 +210,8 @@ class Follower:
     _ready_pods: dict[Name, set[str]] = field(default_factory=dict)
     _tried: dict[Name, bool] = field(default_factory=dict)
     _preparing: dict[Name, str] = field(default_factory=dict)
+    _refused: dict[Name, bool] = field(default_factory=dict)
+    _warnings: dict[Name, tuple[float, float, Object]] = field(default_factory=dict)
     _followed: set[tuple[str, str, int]] = field(default_factory=set)
 
     async def _services(self) -> None:
@@ -220,11 +234,60 @@ class Follower:
             seen = View("Loading", "starting")
         if seen.state == "Loading" and self._preparing.get(name):
             seen = View("Loading", self._preparing[name], seen.reason, seen.message)
+        seen = self._warned(name, self._refusal(name, seen))
         before = self.views.get(name)
         self.views[name] = seen
         if before is None or (before.state, before.text) != (seen.state, seen.text):
             self.reporter.state(name, seen, now - self._started)
         self._news.set()
+
+    async def _events(self) -> None:
+        async with aclosing(self.client.watch(scheme.EVENT)) as events:
+            async for event in events:
+                if event.type in ("ADDED", "MODIFIED"):
+                    self._saw_event(event.object)
+
+    def _saw_event(self, event: Object) -> None:
+        about = event.get("involvedObject") or {}
+        name = (str(about.get("namespace", "")), str(about.get("name", "")))
+        if about.get("kind") != "InferenceService" or name not in self.names:
+            return
+        if event.get("type") != "Warning" or event.get("reason") not in TOLD_BY_EVENTS:
+            return
+        fresh = name in self.changed or name in self.revived
+        if fresh and str(event.get("lastTimestamp", "")) < self._began:
+            return
+        now = time.monotonic()
+        first, _, _ = self._warnings.get(name, (now, now, event))
+        self._warnings[name] = (first, now, event)
+
+    def _warned(self, name: Name, seen: View) -> View:
+        """Return the failure that only an Event tells, once it lasts: controllers try again."""
+        first, last, event = self._warnings.get(name, (0.0, 0.0, {}))
+        if not event or seen.state != "Loading" or time.monotonic() - first < SETTLE_FAILED:
+            return seen
+        if event["involvedObject"].get("uid") != self.objects[name]["metadata"]["uid"]:
+            return seen
+        reason, message = str(event["reason"]), str(event.get("message", ""))
+        if reason == "InternalError" and self._touched[name] > last + SETTLE:
+            return seen  # The next try went further.
+        return View("Failed", reason, reason, message)
+
+    def _refusal(self, name: Name, seen: View) -> View:
+        """Return the failure of a service whose Pod cannot be made as it is written."""
+        model = (self.objects[name].get("status") or {}).get("modelStatus") or {}
+        failure = model.get("lastFailureInfo") or {}
+        if seen.state != "Loading" or not failure or not self._refused.get(name):
+            return seen
+        reason = str(failure.get("reason", ""))
+        return View("Failed", reason, reason, str(failure.get("message", "")))
+
+    def _believe_warnings(self) -> None:
+        for name in self._warnings:
+            seen = self.views.get(name)
+            if seen is not None and (failed := self._warned(name, seen)) is not seen:
+                self.views[name] = failed
+                self.reporter.state(name, failed, time.monotonic() - self._started)
 
     async def _pods(self, tasks: asyncio.TaskGroup, version: int) -> None:
         async with aclosing(self.client.watch(scheme.POD, since=version)) as events:
@@ -247,6 +310,7 @@ class Follower:
         if there and _has_failed(pod):
             self._tried[name] = True
         self._preparing[name] = _preparation(pod) if there else ""
+        self._refused[name] = there and _is_refused(pod)
         return name
 
     def _begin_tails(
@@ -313,6 +377,13 @@ def _preparation(pod: Object) -> str:
         if waiting.get("reason") == "ContainerCreating" and waiting.get("message"):
             return str(waiting["message"])
     return ""
+
+
+def _is_refused(pod: Object) -> bool:
+    status = pod.get("status") or {}
+    containers = (status.get("initContainerStatuses"), status.get("containerStatuses"))
+    states = [c.get("state") or {} for found in containers for c in found or ()]
+    return any((s.get("waiting") or {}).get("reason") in REFUSED for s in states)
 
 
 def _has_failed(pod: Object) -> bool:

@@ -209,6 +209,22 @@ def test_a_failure_of_yesterday_does_not_count_today(iris: Project) -> None:
     assert iris.call(CALL, IRIS)[0] == 200
 
 
+def test_failures_that_only_events_tell_end_the_wait(iris: Project) -> None:
+    """Conditions stay Unknown for them, on a cluster too; nobody waits a minute to hear so."""
+    manifest = (iris.folder / "manifest.yaml").read_text()
+    for name, uri in (("odd", "foo://bucket/model"), ("climb", "pvc://claim/../model")):
+        text = manifest.replace("./model", uri).replace("sklearn-iris", name)
+        (iris.folder / f"{name}.yaml").write_text(text)
+    (iris.folder / "kserve-local.yaml").write_text("storage: {claims: {claim: ./model}}\n")
+    for _ in range(2):
+        done = iris.up("--timeout", "600s", check=4)
+        assert "StorageURI not supported" in done.stderr
+        assert "must not contain '..'" in done.stderr
+        assert "error: climb, odd failed (exit 4)" in done.stderr
+        assert iris.call(CALL, IRIS)[0] == 200
+        iris.run("down")
+
+
 def test_who_is_late_is_named_with_exit_5(tmp_path: Path) -> None:
     with project(tmp_path / "late") as own:
         (own.folder / "server.py").write_text("import time\ntime.sleep(600)\n")
