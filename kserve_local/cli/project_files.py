@@ -69,11 +69,7 @@ def load_project(settings: Settings) -> ProjectFiles:
         UsageError: A named file does not exist, or a pattern matches nothing.
         Invalid: Nothing of a known kind is there, or two files hold the same object.
     """
-    documents = {
-        path: found
-        for path, found in read_all(_paths(settings)).items()
-        if not _ignored(path, settings)
-    }
+    documents = read_documents(settings)
     objects: list[Object] = []
     seen: dict[object, str] = {}
     for path, found in documents.items():
@@ -94,6 +90,19 @@ def load_project(settings: Settings) -> ProjectFiles:
         )
     reports = review(documents, namespace=settings.namespace)
     return ProjectFiles(tuple(sorted(objects, key=_order)), tuple(reports))
+
+
+def read_documents(settings: Settings) -> dict[str, list[Document]]:
+    """Return path -> documents of what `resources` (or the folder) holds and `ignore` leaves.
+
+    Raises:
+        UsageError: A named file does not exist, or a pattern matches nothing.
+    """
+    return {
+        path: found
+        for path, found in read_all(_paths(settings)).items()
+        if not _ignored(path, settings)
+    }
 
 
 def _paths(settings: Settings) -> Sequence[str]:

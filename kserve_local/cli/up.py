@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,27 @@ import click
 from kserve_local import __version__
 from kserve_local.cli.options import Common, Duration, common
 from kserve_local.cli.output import Output, code_of, error_body, padded, width
-from kserve_local.errors import Invalid, KServeLocalError, PortTaken, UsageError
+from kserve_local.errors import Invalid, KServeLocalError, NotFound, PortTaken, UsageError
 
 if TYPE_CHECKING:
+    from kserve_local.api.meta import Object
     from kserve_local.cli.progress import Follower, Name, Reporter
     from kserve_local.cli.project_files import ProjectFiles
     from kserve_local.client.client import Client
     from kserve_local.client.project import Running
     from kserve_local.settings import Settings
+
+
+_BACK_OFFS = frozenset(
+    {
+        "CrashLoopBackOff",
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "RunContainerError",
+    }
+)
 
 
 @click.command("up")
@@ -270,7 +284,8 @@ class _Session:
             try:
                 await follower.for_ever()
             except* (KServeLocalError, OSError):
-                if need_alive(running):
+                # Its connections break a moment before the kernel has taken it apart.
+                if await outlives(running, 1.0):
                     raise
             raise KServeLocalError(
                 "the supervisor ended; what was serving still serves",
@@ -302,7 +317,27 @@ class _Session:
                     old.append(key)
                     if what != "unchanged":
                         changed.append(key)
+        changed += await self._restart_failed(client, [n for n in old if n not in changed])
         return names, changed, old
+
+    async def _restart_failed(self, client: Client, unchanged: list[Name]) -> list[Name]:
+        """Replace the Pods of unchanged services that sit in a back-off; return those services.
+
+        Who runs `up` again has mended something outside the YAML and will not wait for the timer.
+        """
+        from kserve_local.api import scheme
+        from kserve_local.api.meta import name_of, namespace_of
+        from kserve_local.cli.progress import ISVC_LABEL
+
+        restarted = []
+        for namespace, name in unchanged:
+            labels = f"{ISVC_LABEL}={name}"
+            pods = await client.list(scheme.POD, namespace=namespace, labels=labels)
+            for pod in filter(_backs_off, pods):
+                with suppress(NotFound):  # gone meanwhile: as good as deleted
+                    await client.delete(scheme.POD, name_of(pod), namespace_of(pod))
+                restarted.append((namespace, name))
+        return list(dict.fromkeys(restarted))
 
     async def _vanished(self, client: Client) -> list[str]:
         """Say which services an earlier `up` took out of a file that holds them no more."""
@@ -433,6 +468,24 @@ class _Session:
         out.say(f"  {'Watch':<{column}}kserve-local status   ·   Stop  kserve-local down")
 
 
-def need_alive(running: Running) -> bool:
-    """Whether the supervisor still runs."""
-    return running.alive
+async def outlives(running: Running, seconds: float) -> bool:
+    """Whether the supervisor still runs after `seconds`; False as soon as it does not."""
+    import asyncio
+
+    end = time.monotonic() + seconds
+    while running.alive:
+        if time.monotonic() > end:
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+def _backs_off(pod: Object) -> bool:
+    """Whether a container of the Pod failed and waits for its next try."""
+    status = pod.get("status") or {}
+    for key in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(key) or ():
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason") in _BACK_OFFS:
+                return True
+    return False

@@ -25,14 +25,20 @@ INVALID = 3
 def validate(flags: Common, paths: tuple[str, ...], strict: bool) -> None:
     """Check YAML without a server.
 
-    PATH is a file, a folder or "-" for standard input; without one, the project folder is checked.
+    PATH is a file, a folder or "-" for standard input; without one, what `up` would use is checked.
     Reports `file:line:column severity message` and exits 3 if there are errors.
     """
     from kserve_local.api.review import review
     from kserve_local.cli.manifest_files import read_all
 
-    files = read_all(paths or flags.files or (str(flags.project),))
-    reports = review(files, namespace=flags.namespace or "default", strict=strict)
+    if paths:
+        files, namespace = read_all(paths), flags.namespace or "default"
+    else:
+        from kserve_local.cli.project_files import read_documents
+
+        settings = flags.settings()
+        files, namespace = read_documents(settings), settings.namespace
+    reports = review(files, namespace=namespace, strict=strict)
     output = flags.output("validate")
     errors = _count(reports, "error")
     if flags.as_json:

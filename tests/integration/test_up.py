@@ -450,3 +450,29 @@ def test_idle_is_idle(iris: Project) -> None:
     threading.Event().wait(5.0)
     share = (seconds() - used) / (time.monotonic() - begun)
     assert share < 0.05, f"{share:.1%} of a core"
+
+
+def test_up_again_after_a_mend_does_not_wait_for_the_back_off(tmp_path: Path) -> None:
+    """The model that was missing is there now; the YAML has not changed."""
+    with project(sample("sklearn-iris", tmp_path / "p")) as p:
+        model = p.folder / "model"
+        away = model.rename(tmp_path / "away")
+        p.up(check=4)
+        wait_until(
+            lambda: "CrashLoopBackOff" in p.run("get", "pods").stdout, why="no back-off was seen"
+        )
+        away.rename(model)
+        p.up()
+        assert p.service("sklearn-iris")["ready"] is True
+
+
+def test_validate_reads_what_up_reads(tmp_path: Path) -> None:
+    with project(sample("sklearn-iris", tmp_path / "p")) as p:
+        (p.folder / "broken.yaml").write_text(
+            "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nspec: 1\n"
+        )
+        p.run("validate", check=3)
+        (p.folder / "kserve-local.yaml").write_text("resources: [manifest.yaml]\n")
+        p.run("validate")
+        (p.folder / "kserve-local.yaml").write_text("ignore: [broken.yaml]\n")
+        p.run("validate")
