@@ -70,16 +70,25 @@ def _look(flags: Common, names: tuple[str, ...]) -> tuple[str, bool]:
     port = running.gateway_url.rpartition(":")[2]
     many = len({s["namespace"] for s in services}) > 1
     text = [table([_row(s, port, many) for s in services], HEADER)]
+    notes: dict[str, list[str]] = {}
     for service in services:
-        lines = str(service["message"]).splitlines()
-        if not service["ready"] and len(lines) > 1:
+        message = str(service["message"])
+        lines = message.splitlines()
+        if not service["ready"] and (len(lines) > 1 or len(_error(service)) > _ERROR_WIDTH):
             text.append(f"\n{service['name']}: {service['reason']}")
             text += [f"  {line}" for line in lines]
-        text += [f"\n{service['name']}: {note}" for note in service.get("standIns", ())]
-        text += [
-            f"\n{service['name']}: no effect here: {note}" for note in service.get("notes", ())
-        ]
+        for note in service.get("standIns", ()):
+            notes.setdefault(note, []).append(service["name"])
+        for note in service.get("notes", ()):
+            notes.setdefault(f"no effect here: {note}", []).append(service["name"])
+    if notes:
+        # Many services share a runtime: one line a note, not one a service.
+        text.append("")
+        text += [f"{', '.join(names)}: {note}" for note, names in notes.items()]
     return "\n".join(text), bad
+
+
+_ERROR_WIDTH = 100
 
 
 def headline(message: str) -> str:
@@ -98,9 +107,7 @@ def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
     pods = sum(len(r["pods"]) for r in service["revisions"])
     shown = " · ".join(f"{r['name'].rpartition('-')[2]} {r['percent']}%" for r in revisions)
     words = {"Ready": "True", "Failed": "False", "Loading": "Unknown"}
-    error = ""
-    if not service["ready"]:
-        error = ": ".join(filter(None, (str(service["reason"]), headline(service["message"]))))
+    error = _error(service)
     url = f"{service['name']}.{service['namespace']}.localhost:{port}" if service["url"] else "-"
     name = f"{service['namespace']}/{service['name']}" if many else service["name"]
     return [
@@ -111,5 +118,11 @@ def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
         shown or "-",
         f"{service['memory'] // 2**20}M" if service["memory"] else "-",
         f"{service['p95'] * 1000:.0f}ms" if service["p95"] else "-",
-        error if len(error) <= 100 else error[:97] + "...",
+        error if len(error) <= _ERROR_WIDTH else error[: _ERROR_WIDTH - 3] + "...",
     ]
+
+
+def _error(service: dict[str, Any]) -> str:
+    if service["ready"]:
+        return ""
+    return ": ".join(filter(None, (str(service["reason"]), headline(service["message"]))))
