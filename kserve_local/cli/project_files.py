@@ -46,7 +46,7 @@ class ProjectFiles:
 
         A model that no runtime fits is among them: a cluster takes it too and says so in status.
         """
-        return [_line(r, f) for r in self.reports for f in r.findings if not _blocks(f)]
+        return [_line(r, f, "warning") for r in self.reports for f in r.findings if not _blocks(f)]
 
     def errors(self) -> list[str]:
         """Return the lines of what a cluster would refuse."""
@@ -57,9 +57,9 @@ def _blocks(finding: Finding) -> bool:
     return finding.severity == "error" and finding.source != "runtime"
 
 
-def _line(report: FileReport, finding: Finding) -> str:
+def _line(report: FileReport, finding: Finding, severity: str = "") -> str:
     place = f"{os.path.relpath(report.path)}:{finding.line}:{finding.column}"
-    return f"{place} {finding.severity} {finding.message}"
+    return f"{place} {severity or finding.severity} {finding.message}"
 
 
 def load_project(settings: Settings) -> ProjectFiles:
