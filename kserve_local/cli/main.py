@@ -102,6 +102,12 @@ def cli(ctx: click.Context, /, **flags: object) -> None:
         ctx.exit(show(ctx.obj))
 
 
+def _is_interrupted(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def main() -> None:
     """Run the command line and exit with UX.md section 3.3's codes."""
     from kserve_local.cli.output import report_error, wants_json
@@ -126,7 +132,8 @@ def main() -> None:
         sys.stderr.close()
         code = 0
     except Exception as error:
-        code = report_error(error)
+        # What goes wrong while Ctrl-C is being obeyed is still an interruption.
+        code = 130 if _is_interrupted(error) else report_error(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 

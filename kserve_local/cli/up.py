@@ -244,8 +244,9 @@ class _Session:
         if self.detached:
             self.out.say("interrupted; the project runs on (kserve-local down stops it)")
             return code
-        self.out.say("stopping; Ctrl-C again kills")
         try:
+            # Inside: the second Ctrl-C may come as soon as this line can be read.
+            self.out.say("stopping; Ctrl-C again kills")
             stop_supervisor(self.settings, grace=60.0)
         except KeyboardInterrupt:
             self.out.say("killing")

@@ -5,6 +5,7 @@ Reads files only. What it reports is `api/review.py`'s; see there for what count
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,9 @@ def validate(flags: Common, paths: tuple[str, ...], strict: bool) -> None:
         from kserve_local.cli.project_files import read_documents
 
         settings = flags.settings()
-        files, namespace = read_documents(settings), settings.namespace
+        found = read_documents(settings)
+        files = {p if p == "-" else os.path.relpath(p): d for p, d in found.items()}
+        namespace = settings.namespace
     reports = review(files, namespace=namespace, strict=strict)
     output = flags.output("validate")
     errors = _count(reports, "error")
