@@ -62,6 +62,9 @@ def _start(
     argv = [sys.executable, "-P", "-m", "kserve_local.supervisor"]
     argv += ["--project", str(settings.project), "--flags", json.dumps(flags)]
     argv += ["--profile", profile, "--ready-fd", str(writing), "--warm", ",".join(warm)]
+    # A Ctrl-C between the start of the child and the block that ends it must wait for the block.
+    early: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: early.append(number))
     with log.open("ab") as output:
         child = subprocess.Popen(
             argv,
@@ -74,12 +77,21 @@ def _start(
         )
     os.close(writing)
     try:
+        signal.signal(signal.SIGINT, before)
+        if early:
+            raise KeyboardInterrupt
         # What talks to it takes a while to import; it takes longer to start.
         importlib.import_module("kserve_local.client.client")
         importlib.import_module("kserve_local.cli.progress")
         answer = _answer(reading, START_TIMEOUT)
     except BaseException:
         _end(child)
+        from kserve_local.supervisor import statedir
+        from kserve_local.supervisor.leftovers import has_survivors
+
+        # Ended before it could tidy up; what an earlier supervisor left serving keeps its sockets.
+        if not has_survivors(settings):
+            statedir.remove_runtime(settings)
         raise
     finally:
         os.close(reading)
