@@ -361,7 +361,7 @@ class ClientConnection(asyncio.Protocol):
     ) -> None:
         plane = self.plane
         target = plane.target_of(route) if route is not None else None
-        if target is None:
+        if route is None or target is None:
             self._reply(errors.no_upstream())
             return
         suffix = self._suffix
@@ -374,7 +374,9 @@ class ClientConnection(asyncio.Protocol):
             if size < TOGETHER:
                 body, pending, size = b"".join(pending), [], 0
         fresh = b"%b%b\r\n%b" % (fresh, suffix, body)
-        self.exchange = exchange = Exchange(self, head, target, fresh, pending, size, done)
+        self.exchange = exchange = Exchange(
+            self, head, route, target, fresh, pending, size, done
+        )
         target.start(exchange)
 
     def _read_chunks(self, data: bytes) -> None:

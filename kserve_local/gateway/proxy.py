@@ -67,6 +67,7 @@ class Exchange:
         "pending_size",
         "place",
         "refused_at",
+        "route",
         "started",
         "status",
         "streamed",
@@ -79,6 +80,7 @@ class Exchange:
         self,
         client: ClientConnection,
         head: RequestHead,
+        route: CompiledRoute,
         target: TargetState,
         fresh: bytes,
         pending: list[bytes],
@@ -87,6 +89,7 @@ class Exchange:
     ) -> None:
         self.client = client
         self.head = head
+        self.route = route
         self.target = target
         self.fresh = fresh
         self.pending = pending
@@ -179,7 +182,7 @@ class TargetState:
             self.release()
         elif self.removed:
             for exchange in self.breaker:
-                self.plane.answer(exchange, errors.revision_gone(self.spec.id))
+                self.hand_over(exchange)
         elif judge(self.spec.state, listed=len(self.endpoints)) is Verdict.FAIL:
             for exchange in self.breaker:
                 self.plane.answer(exchange, self.failure(exchange))
@@ -220,6 +223,23 @@ class TargetState:
         exchange.client.held(exchange)
         if verdict is Verdict.WAKE:
             self.wake(perf_counter())
+
+    def hand_over(self, exchange: Exchange) -> None:
+        """Let a held request follow its route, now that this revision is gone.
+
+        Not a byte of it was sent. So a request that came before the service had its first revision
+        waits for that one.
+        """
+        plane = self.plane
+        route = plane.table.successor(exchange.route.route)
+        target = plane.target_of(route) if route is not None else None
+        if route is None or target is None:
+            plane.answer(exchange, errors.revision_gone(self.spec.id))
+            return
+        self.breaker.withdraw(exchange)
+        self.in_flight.pop(exchange, None)
+        exchange.route, exchange.target = route, target
+        target.start(exchange)
 
     def wake(self, now: float) -> None:
         """Tell the supervisor that requests wait."""
@@ -323,14 +343,14 @@ class Dataplane:
         """Swap the table: one assignment, then what waits is looked at again."""
         compiled = CompiledTable(table, any_host=bool(self.token))
         specs = {t.id: t for r in table.routes for t in r.targets}
+        self.table = compiled
         for key, spec in specs.items():
             if key not in self.targets:
                 self.targets[key] = TargetState(spec, self)
-        self.table = compiled
+            self.targets[key].apply(spec)
+        # What they held goes to those that are there now.
         for key, state in self.targets.items():
-            if key in specs:
-                state.apply(specs[key])
-            elif not state.removed:
+            if key not in specs and not state.removed:
                 state.removed = True
                 for place in state.endpoints.values():
                     place.retire()

@@ -145,6 +145,12 @@ class CompiledTable:
             return NeedsModel()
         return Missed(self.hint())
 
+    def successor(self, route: Route) -> CompiledRoute | None:
+        """Return this table's route of the same name as `route`, which an older one had."""
+        if route.hosts:
+            return self.by_host.get(route.hosts[0].encode())
+        return self.by_path.get(route.path.encode())
+
     def find_model(self, model: str) -> Found | Missed:
         """Return the one route that claims `model`.
 

@@ -181,6 +181,25 @@ async def test_requests_held_for_a_revision_that_goes_are_told(gateway: World) -
     )
 
 
+@pytest.mark.parametrize("path", ["/", "/v1/models/iris:predict", "/serving/default/iris/x"])
+async def test_requests_held_before_the_first_revision_wait_for_it(
+    gateway: World, path: str
+) -> None:
+    """The service was just created: what stood in for its revision gives way to the revision."""
+    async with Upstream(echo) as upstream:
+        await gateway.serve(id="default/iris-predictor", state="starting")
+        raw = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody"
+        asked = asyncio.create_task(ask(gateway.port, raw % path.encode()))
+        await held(gateway, 1)
+        await gateway.serve(state="starting")
+        await held(gateway, 1)
+        await gateway.serve(upstream)
+        answer = await asked
+        assert answer.status == 200
+        assert answer.body.endswith(b"\r\n\r\nbody")
+        assert len(upstream.requests) == 1
+
+
 async def test_waiting_counts_against_the_time_limit(gateway: World) -> None:
     await gateway.serve(state="zero", timeout=0.3)
     answer = await ask(gateway.port, GET)
