@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kserve_local import procs
+from kserve_local.cli.interrupts import Hear
 from kserve_local.client.project import find_running
 from kserve_local.errors import KServeLocalError, TimedOut
 from kserve_local.settings import Settings
@@ -23,13 +25,19 @@ START_TIMEOUT = 60.0
 
 
 def start_supervisor(
-    settings: Settings, flags: Mapping[str, Any], *, profile: str, warm: Sequence[str]
+    settings: Settings,
+    flags: Mapping[str, Any],
+    *,
+    profile: str,
+    warm: Sequence[str],
+    hear: Hear,
 ) -> bool:
     """Start the supervisor and return once it listens; False if another command just did.
 
     Args:
         flags: `Settings` fields that the command line gave.
         warm: Runtimes to have zygotes for.
+        hear: Ctrl-C is held back by the caller, and heard while this waits.
 
     Raises:
         KServeLocalError: It did not start, and nothing is left of it; message and exit code are
@@ -37,23 +45,30 @@ def start_supervisor(
         TimedOut: It neither listens nor fails.
     """
     from kserve_local.supervisor import statedir
+    from kserve_local.supervisor.leftovers import has_survivors
 
     fresh = not settings.state.exists()
     statedir.prepare(settings)
-    with statedir.changing(settings, patience=START_TIMEOUT):
+    with contextlib.ExitStack() as alone:
+        with hear():
+            alone.enter_context(statedir.changing(settings, patience=START_TIMEOUT))
         if find_running(settings) is not None:
             return False
         try:
-            _start(settings, flags, profile=profile, warm=warm)
-        except KServeLocalError:
-            if fresh:
+            _start(settings, flags, profile=profile, warm=warm, hear=hear)
+        except BaseException as error:
+            # The one place that tidies up after a start; what an earlier supervisor left serving
+            # keeps its sockets.
+            if not has_survivors(settings):
+                statedir.remove_runtime(settings)
+            if fresh and isinstance(error, KServeLocalError):
                 shutil.rmtree(settings.state, ignore_errors=True)
             raise
     return True
 
 
 def _start(
-    settings: Settings, flags: Mapping[str, Any], *, profile: str, warm: Sequence[str]
+    settings: Settings, flags: Mapping[str, Any], *, profile: str, warm: Sequence[str], hear: Hear
 ) -> None:
     log = settings.log_dir / "supervisor.log"
     _rotate(log, settings)
@@ -62,36 +77,30 @@ def _start(
     argv = [sys.executable, "-P", "-m", "kserve_local.supervisor"]
     argv += ["--project", str(settings.project), "--flags", json.dumps(flags)]
     argv += ["--profile", profile, "--ready-fd", str(writing), "--warm", ",".join(warm)]
-    # A Ctrl-C between the start of the child and the block that ends it must wait for the block.
-    early: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: early.append(number))
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=[writing],
-            start_new_session=True,
-            cwd=settings.project,
-        )
-    os.close(writing)
     try:
-        signal.signal(signal.SIGINT, before)
-        if early:
-            raise KeyboardInterrupt
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[writing],
+                start_new_session=True,
+                cwd=settings.project,
+            )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    try:
         # What talks to it takes a while to import; it takes longer to start.
         importlib.import_module("kserve_local.client.client")
         importlib.import_module("kserve_local.cli.progress")
-        answer = _answer(reading, START_TIMEOUT)
+        with hear():
+            answer = _answer(reading, START_TIMEOUT)
     except BaseException:
-        _end(child)
-        from kserve_local.supervisor import statedir
-        from kserve_local.supervisor.leftovers import has_survivors
-
-        # Ended before it could tidy up; what an earlier supervisor left serving keeps its sockets.
-        if not has_survivors(settings):
-            statedir.remove_runtime(settings)
+        _end(child, hear)
         raise
     finally:
         os.close(reading)
@@ -112,11 +121,12 @@ def _start(
     child.returncode = 0
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: subprocess.Popen[bytes], hear: Hear) -> None:
     """End a supervisor that is still starting; it takes down what it has started."""
     child.terminate()
     try:
-        child.wait(30.0)
+        with hear():
+            child.wait(30.0)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         child.kill()
         child.wait()

@@ -132,8 +132,8 @@ def main() -> None:
         sys.stderr.close()
         code = 0
     except Exception as error:
-        # What goes wrong while Ctrl-C is being obeyed is still an interruption.
-        code = 130 if _is_interrupted(error) else report_error(error)
+        # What goes wrong while Ctrl-C is being obeyed is still an interruption, but not hushed up.
+        code = report_error(error, code=130 if _is_interrupted(error) else None)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -167,7 +167,7 @@ def report_error(error: BaseException, *, code: int | None = None) -> int:
     elif isinstance(error, click.ClickException):
         exit_code, name, message, hint = code or 2, "Usage", error.format_message(), ""
     else:
-        exit_code, name, hint = 1, "Unexpected", ""
+        exit_code, name, hint = code or 1, "Unexpected", ""
         message = f"{type(error).__name__}: {error}"
     if wants_json():
         body = error_body(message, exit_code=exit_code, code=code_of(name), hint=hint)

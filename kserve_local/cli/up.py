@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kserve_local import __version__
+from kserve_local.cli.interrupts import held_back
 from kserve_local.cli.options import Common, Duration, common
 from kserve_local.cli.output import Output, code_of, error_body, padded, width
 from kserve_local.errors import Invalid, KServeLocalError, NotFound, PortTaken, UsageError
@@ -95,20 +96,15 @@ def command(
     _tell_findings(settings, out, project)
     if dry_run:
         return _dry_run(out, project)
-    session = _Session(flags, settings, out, project, begun, stopped_by)
+    session = _Session(flags, settings, out, project, begun, stopped_by, detached=detach)
     try:
         session.ensure_supervisor(given)
-        return session.run(detach=detach, wait=wait, timeout=timeout)
-    except (KServeLocalError, KeyboardInterrupt) as error:
+        return session.run(wait=wait, timeout=timeout)
+    except KeyboardInterrupt:
+        return session.interrupted()
+    except KServeLocalError:
         if session.started and session.unused:
-            from kserve_local.cli.launch import stop_supervisor
-
-            out.say("stopping")
-            stop_supervisor(settings, grace=10.0)
-            if isinstance(error, KeyboardInterrupt):
-                return stopped_by.code
-        elif isinstance(error, KeyboardInterrupt):
-            return session.interrupted()
+            session.stop(grace=10.0)
         raise
 
 
@@ -197,6 +193,8 @@ class _Session:
         project: ProjectFiles,
         begun: float,
         stopped_by: _Signals,
+        *,
+        detached: bool,
     ) -> None:
         self.flags = flags
         self.settings = settings
@@ -207,7 +205,7 @@ class _Session:
         self.stopped_by = stopped_by
         self.started = False
         self.unused = True
-        self.detached = False
+        self.detached = detached
         self.result: dict[str, Any] | None = None
 
     def ensure_supervisor(self, given: dict[str, Any]) -> None:
@@ -221,42 +219,54 @@ class _Session:
         from kserve_local.client.project import find_running, need_running
 
         if find_running(self.settings) is None:
-            self.started = start_supervisor(
-                self.settings,
-                _passed(self.flags, self.settings, given),
-                profile=self.flags.profile,
-                warm=runtimes_needed(self.objects),
-            )
+            warm = runtimes_needed(self.objects)
+            with held_back() as hear:
+                self.started = start_supervisor(
+                    self.settings,
+                    _passed(self.flags, self.settings, given),
+                    profile=self.flags.profile,
+                    warm=warm,
+                    hear=hear,
+                )
         if not self.started:
             _check_conflicts(self.settings, need_running(self.settings), given)
 
-    def run(self, *, detach: bool, wait: bool, timeout: float) -> int:
+    def run(self, *, wait: bool, timeout: float) -> int:
         import asyncio
 
-        self.detached = detach
-        return asyncio.run(self._run(detach=detach, wait=wait, patience=timeout))
+        return asyncio.run(self._run(wait=wait, patience=timeout))
 
     def interrupted(self) -> int:
         """Stop everything (the first Ctrl-C); a second one kills. Returns the exit code."""
-        from kserve_local.cli.launch import stop_supervisor
-
         code = self.stopped_by.code
-        if self.detached:
+        if self.detached and not (self.started and self.unused) and self._runs():
             self.out.say("interrupted; the project runs on (kserve-local down stops it)")
             return code
-        try:
-            # Inside: the second Ctrl-C may come as soon as this line can be read.
-            self.out.say("stopping; Ctrl-C again kills")
-            stop_supervisor(self.settings, grace=60.0)
-        except KeyboardInterrupt:
-            self.out.say("killing")
-            stop_supervisor(self.settings, grace=0.0, kill=True)
+        self.stop(grace=60.0, say="stopping; Ctrl-C again kills")
         self.out.say("stopped")
         if self.out.as_json:
             self.out.envelope(self.result)
         return code
 
-    async def _run(self, *, detach: bool, wait: bool, patience: float) -> int:
+    def _runs(self) -> bool:
+        from kserve_local.client.project import find_running
+
+        return find_running(self.settings) is not None
+
+    def stop(self, *, grace: float, say: str = "stopping") -> None:
+        """Take everything down within `grace` seconds; Ctrl-C meanwhile kills."""
+        from kserve_local.cli.launch import stop_supervisor
+
+        with held_back() as hear:
+            try:
+                with hear():
+                    self.out.say(say)
+                    stop_supervisor(self.settings, grace=grace)
+            except KeyboardInterrupt:
+                self.out.say("killing")
+                stop_supervisor(self.settings, grace=0.0, kill=True)
+
+    async def _run(self, *, wait: bool, patience: float) -> int:
         from kserve_local.cli.progress import Follower, Reporter
         from kserve_local.client.client import Client
         from kserve_local.client.project import need_running
@@ -275,11 +285,11 @@ class _Session:
             follower = Follower(client, reporter, names, changed, old if self.started else ())
             for text in await self._vanished(client):
                 warn(text)
-            if detach and not wait:
+            if self.detached and not wait:
                 return await self._finish("started", follower, running)
             outcome = await follower.until_settled(patience)
             code = await self._finish(outcome, follower, running)
-            if detach:
+            if self.detached:
                 return code
             self.out.say("following; Ctrl-C stops everything")
             try:

@@ -374,9 +374,7 @@ class ClientConnection(asyncio.Protocol):
             if size < TOGETHER:
                 body, pending, size = b"".join(pending), [], 0
         fresh = b"%b%b\r\n%b" % (fresh, suffix, body)
-        self.exchange = exchange = Exchange(
-            self, head, route, target, fresh, pending, size, done
-        )
+        self.exchange = exchange = Exchange(self, head, route, target, fresh, pending, size, done)
         target.start(exchange)
 
     def _read_chunks(self, data: bytes) -> None:

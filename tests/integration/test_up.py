@@ -334,13 +334,17 @@ def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
         assert_clean(own)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known defect: an interrupted start can leave its empty socket folder behind",
-)
-def test_ctrl_c_while_it_starts_leaves_nothing(iris: Project) -> None:
-    process = start(iris, "up", "--port", "auto", "--api-port", "auto")
-    wait_until(lambda: any("supervisor" in c for c in iris.leftovers().values()))
+@pytest.mark.parametrize("detach", [(), ("-d",)], ids=["foreground", "detached"])
+@pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
+def test_ctrl_c_while_it_starts_leaves_nothing(
+    iris: Project, early: bool, detach: tuple[str, ...]
+) -> None:
+    """Whether the supervisor's process is there yet or not."""
+    process = start(iris, "up", *detach, "--port", "auto", "--api-port", "auto")
+    if early:
+        wait_until(runtime_of(iris).exists)
+    else:
+        wait_until(lambda: any("supervisor" in c for c in iris.leftovers().values()))
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
