@@ -27,10 +27,15 @@ class Check:
 
 
 def _ports(settings: Settings) -> Iterator[Check]:
-    from kserve_local.client.project import find_running
+    from kserve_local.client.project import find_running, find_survivor
 
     if find_running(settings):
         yield Check("ports", "ok", "this project runs and holds its ports")
+        return
+    survivor = find_survivor(settings)
+    if survivor is not None:
+        text = f"the supervisor is gone; its gateway {survivor.url} (pid {survivor.pid}) serves on"
+        yield Check("ports", "warn", text, "kserve-local up")
         return
     for what, port, flag in (
         ("gateway", settings.gateway_port, "--port"),

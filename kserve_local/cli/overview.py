@@ -11,17 +11,24 @@ from kserve_local.cli.output import Output
 def show(flags: dict[str, Any]) -> int:
     """Print the project's state and three commands; return 0."""
     from kserve_local import settings
-    from kserve_local.client.project import find_running
+    from kserve_local.client.project import find_running, find_survivor
 
     configured = settings.load(Path(flags.get("project") or "."), profile=flags.get("profile", ""))
     out = Output("", as_json=bool(flags.get("as_json")), quiet=bool(flags.get("quiet")))
-    running = find_running(configured)
+    running, survivor = find_running(configured), find_survivor(configured)
     if out.as_json:
-        out.envelope(
-            {"project": configured.name, "running": running.raw if running is not None else None}
-        )
+        found = {
+            "project": configured.name,
+            "running": running.raw if running is not None else None,
+            "gateway": {"pid": survivor.pid, "url": survivor.url} if survivor is not None else None,
+        }
+        out.envelope(found)
         return 0
-    if running is None:
+    if survivor is not None:
+        out.data(f"the supervisor of {configured.name} ({configured.project}) is gone")
+        out.data(f"its gateway {survivor.url} (pid {survivor.pid}) still serves")
+        following = ("kserve-local up", "kserve-local down", "kserve-local --help")
+    elif running is None:
         out.data(f"{configured.name} ({configured.project}) is not running")
         following = ("kserve-local up", "kserve-local validate", "kserve-local --help")
     else:

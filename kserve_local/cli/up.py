@@ -269,7 +269,7 @@ class _Session:
     async def _run(self, *, wait: bool, patience: float) -> int:
         from kserve_local.cli.progress import Follower, Reporter
         from kserve_local.client.client import Client
-        from kserve_local.client.project import need_running
+        from kserve_local.client.project import TAKE_OVER, need_running
 
         running = need_running(self.settings)
         reporter = Reporter(self.out)
@@ -299,8 +299,7 @@ class _Session:
                 if await outlives(running, 1.0):
                     raise
             raise KServeLocalError(
-                "the supervisor ended; what was serving still serves",
-                hint="kserve-local up     takes over again\nkserve-local down   stops the rest",
+                "the supervisor ended; what was serving still serves", hint=TAKE_OVER
             )
 
     async def _apply(

@@ -1,6 +1,7 @@
 """Finding a project's running supervisor: `run/supervisor.json`, which it writes once all listens.
 
-The shape is DESIGN.md section 6's plus start times, so that a recycled pid is not taken for it.
+The shape is DESIGN.md section 6's plus start times, so that a recycled pid is not taken for it. A
+gateway outlives a supervisor that is killed; its own run file, `run/gateway.json`, tells.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from kserve_local.errors import ServiceUnavailable
 from kserve_local.settings import Settings
 
 RUN_FILE = "supervisor.json"
+GATEWAY_FILE = "gateway.json"
+TAKE_OVER = "kserve-local up     takes over again\nkserve-local down   stops the rest"
+"""What to do about a gateway whose supervisor is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +62,45 @@ def find_running(settings: Settings) -> Running | None:
     return running if running is not None and running.alive else None
 
 
+@dataclass(frozen=True, slots=True)
+class Survivor:
+    """A gateway that serves without a supervisor."""
+
+    pid: int
+    url: str
+
+
+def find_survivor(settings: Settings) -> Survivor | None:
+    """Return the gateway that a supervisor left behind when it was killed, None if none serves."""
+    if find_running(settings) is not None:
+        return None
+    try:
+        raw = json.loads((settings.run_dir / GATEWAY_FILE).read_bytes())
+        identity = procs.Identity(int(raw["pid"]), float(raw["start_time"]))
+        survivor = Survivor(identity.pid, str(raw["url"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return survivor if procs.alive(identity) else None
+
+
 def need_running(settings: Settings) -> Running:
     """Return the project's live supervisor.
 
     Raises:
-        ServiceUnavailable: None runs; the hint says how to start one.
+        ServiceUnavailable: None runs. The message says whether its gateway serves on, the hint what
+            to do.
     """
     running = find_running(settings)
-    if running is None:
+    if running is not None:
+        return running
+    survivor = find_survivor(settings)
+    if survivor is not None:
         raise ServiceUnavailable(
-            f'project "{settings.name}" ({settings.project}) is not running',
-            hint="kserve-local up",
+            f'the supervisor of project "{settings.name}" ({settings.project}) is gone; its '
+            f"gateway at {survivor.url} (pid {survivor.pid}) still serves",
+            hint=TAKE_OVER,
         )
-    return running
+    raise ServiceUnavailable(
+        f'project "{settings.name}" ({settings.project}) is not running',
+        hint="kserve-local up",
+    )

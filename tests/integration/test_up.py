@@ -382,6 +382,8 @@ def test_down_after_kills_leaves_nothing(iris: Project, killed: tuple[str, ...])
     iris.up()
     for what in killed:
         kill(iris, what)
+    said = iris.run("status", check=4).stderr
+    assert ("is not running" if "gateway" in killed else "still serves") in said
     iris.run("down")
     assert_clean(iris)
 
@@ -393,7 +395,14 @@ def test_a_new_supervisor_adopts_what_a_killed_one_left(iris: Project) -> None:
     pids = iris.service("sklearn-iris")["revisions"][0]["pids"]
     kill(iris, "supervisor")
     assert iris.call(CALL, IRIS)[0] == 200
-    assert "is not running" in iris.run("status", check=4).stderr
+    gateway = f"{before['gateway']['url']} (pid {before['gateway']['pid']}) still serves"
+    told = iris.run("status", check=4).stderr
+    assert f"is gone; its gateway at {gateway}" in told
+    assert "kserve-local up     takes over" in told
+    assert "kserve-local down   stops" in told
+    assert gateway in iris.run().stdout
+    levels = {c["name"]: c["level"] for c in iris.json("doctor")["checks"]}
+    assert levels["ports"] == "warn"
     assert json.loads(iris.run("predict", "sklearn-iris", json.dumps(IRIS)).stdout)
     iris.run("up", "-d", "--wait", "--port", "auto", "--api-port", "auto")
     assert iris.run_file["gateway"] == before["gateway"]
