@@ -1,7 +1,9 @@
 """`pods/log`: a container's output, whole or its tail, followed while it grows.
 
 The files are the node agent's; which ones belong to a container, and whether more can come, is the
-`LogReader`'s knowledge. What is not in the files (times of lines) cannot be asked for.
+`LogReader`'s knowledge. Containers write into them themselves, so no line carries a time of ours:
+`since` goes by the times that lines begin with and by those of the files, and `timestamps` has no
+effect.
 """
 
 from __future__ import annotations
@@ -9,19 +11,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import glob
+import math
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from kserve_local.api import scheme
-from kserve_local.api.meta import Key, Object, name_of, namespace_of, uid_of
+from kserve_local.api.meta import Key, Object, name_of, namespace_of, parse_timestamp, uid_of
 from kserve_local.errors import BadRequest
 from kserve_local.store.store import Store
 
 _CHUNK = 64 * 1024
 _POLL = 0.1
+_SLACK = 2.0
+"""Seconds by which a line's own time may miss those between which its file was written."""
+_STAMP = re.compile(
+    rb"\[?(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?(?: ?(Z|[+-]\d\d:?\d\d))?(?!\d)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +42,8 @@ class LogOptions:
         previous: Of the container's run before the current one.
         tail_lines: Only the last so many; None: everything.
         limit_bytes: Stop after so many bytes; None: no limit.
-        since: Only what was written at or after this Unix time; None: everything.
-        timestamps: Put the time before each line.
+        since: Only what may have been written at or after this Unix time; None: everything.
+        timestamps: Put the time before each line, where it is known.
     """
 
     container: str
@@ -85,7 +95,9 @@ class FileLogs:
     """Reads the log files of the node agent: `<folder>/<pod>/<container>.log`.
 
     A full file is copied to `.log.1`, `.log.2`, ... and cut; the run before a restart is
-    `.previous.log`. Lines carry no times there, so `since` and `timestamps` have no effect.
+    `.previous.log`. A line is left out by `since` when it, or a later one, begins with an older
+    time, or when its file was not written to since then. That may show too much and, as long as
+    containers tell their local time, never too little. `timestamps` has no effect.
     """
 
     def __init__(self, store: Store, folder: Path) -> None:
@@ -118,15 +130,19 @@ class FileLogs:
                 return
 
     async def _chunks(self, pod: Object, log: Path, options: LogOptions) -> AsyncIterator[bytes]:
+        begun = _begun(pod, options)
         with log.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = 0
             if options.tail_lines is None:
                 for copy in await asyncio.to_thread(_copies, log):
-                    async for chunk in _whole(copy):
+                    async for chunk in _whole(copy, options.since, begun):
                         yield chunk
             else:
                 start = await asyncio.to_thread(_tail_start, file, size, options.tail_lines)
+            if options.since is not None:
+                recent = await asyncio.to_thread(_since_start, file, size, options.since, begun)
+                start = max(start, recent)
             file.seek(start)
             follow = options.follow and not options.previous
             while True:
@@ -175,10 +191,62 @@ def _copies(log: Path) -> list[Path]:
     return [path for _, path in sorted(numbered, reverse=True)]
 
 
-async def _whole(path: Path) -> AsyncIterator[bytes]:
+async def _whole(path: Path, since: float | None, begun: float) -> AsyncIterator[bytes]:
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        if since is not None:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(await asyncio.to_thread(_since_start, file, size, since, begun))
         while chunk := file.read(_CHUNK):
             yield chunk
+
+
+def _begun(pod: Object, options: LogOptions) -> float:
+    """Return when the run that is asked for started, -inf if that is not known."""
+    status = _status_of(pod, options.container)
+    states = status.get("lastState" if options.previous else "state") or {}
+    for state in (states.get("running"), states.get("terminated")):
+        if state and state.get("startedAt"):
+            return parse_timestamp(state["startedAt"]).timestamp()
+    return -math.inf
+
+
+def last_moment(line: bytes) -> float | None:
+    """Return when a line was written at the latest, by the time it begins with; None without one.
+
+    `2026-01-31 12:00:00`, with `T`, fractions, a zone and an opening bracket if it likes; without a
+    zone it is local time, as Python's `logging` writes it.
+    """
+    match = _STAMP.match(line)
+    if match is None:
+        return None
+    day, clock, fraction, zone = (part.decode() if part else "" for part in match.groups())
+    try:
+        moment = datetime.fromisoformat(f"{day}T{clock}{zone}").timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return moment + (int(fraction or 0) + 1) / 10.0 ** len(fraction)
+
+
+def _since_start(file: BinaryIO, size: int, since: float, begun: float) -> int:
+    """Return where in a file the lines begin that may have been written at `since` or later.
+
+    Args:
+        begun: Nothing in it was written before; what claims to be older, or to be newer than the
+            file, is no time of writing.
+    """
+    ended = os.fstat(file.fileno()).st_mtime
+    if ended < since:
+        return size
+    file.seek(0)
+    start = position = 0
+    for line in file:
+        position += len(line)
+        if position > size:
+            break
+        written = last_moment(line)
+        if written is not None and begun - _SLACK <= written <= ended + _SLACK and written < since:
+            start = position
+    return start
 
 
 def _tail_start(file: BinaryIO, size: int, lines: int) -> int:

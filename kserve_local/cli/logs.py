@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kserve_local.cli.options import Common, common
+from kserve_local.cli.options import Common, Duration, common
 from kserve_local.errors import NotFound, ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from kserve_local.client.client import Client
 
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
+REVISION_LABEL = "serving.knative.dev/revision"
 
 
 @click.command("logs")
 @click.argument("names", nargs=-1)
 @click.option("-F", "--follow", is_flag=True, help="Go on with what is written next.")
 @click.option("--tail", type=click.IntRange(min=0), help="Only the last N lines of each container.")
+@click.option("--since", type=Duration(), metavar="DUR", help="Of the last 30s, 5m, 2h; see above.")
+@click.option("--revision", default="", metavar="REV", help="Of this revision: its name or number.")
 @click.option("--previous", is_flag=True, help="Of the run before the last restart.")
 @click.option("-c", "--container", default="", help="Only this container.")
 @click.option("--grep", default="", help="Only lines that hold this text.")
@@ -37,30 +41,38 @@ def command(
     names: tuple[str, ...],
     follow: bool,
     tail: int | None,
+    since: float | None,
+    revision: str,
     previous: bool,
     container: str,
     grep: str,
 ) -> int:
-    """Show the logs of the services (or Pods) NAMEd, of all without a name."""
+    """Show the logs of the services (or Pods) NAMEd, of all without a name.
+
+    Containers write their logs themselves, so not every line has a known time. --since leaves out
+    lines that come before, or begin with, a time that is too old (local time, if no zone is given),
+    and files that were not written to since then. Lines it cannot place are shown.
+    """
     import asyncio
 
     from kserve_local.cli.session import run
 
     out = flags.output("logs")
     names = tuple(name.rpartition("/")[2] for name in names)
+    meant = _Meant(names, revision)
     printer = _Printer(flags.as_json, grep, keep=not follow)
 
     async def show(client: Client) -> None:
-        pods, version = await _pods(client, names, flags.namespace)
+        pods, version = await _pods(client, meant, flags.namespace, must=not follow)
         printer.prefixed = (follow and len(names) != 1) or len({_service(p) for p in pods}) > 1
-        read = partial(_read, client, printer=printer, tail=tail, previous=previous)
+        read = partial(_read, client, printer=printer, tail=tail, since=since, previous=previous)
         if not follow:
             for pod in pods:
                 for name in _containers(pod, container):
                     await read(pod, name, follow=False)
             return
         async with asyncio.TaskGroup() as tasks:
-            await _follow(client, pods, version, names, container, read, tasks)
+            await _follow(client, pods, version, meant, container, read, tasks)
 
     try:
         run(flags.settings(), show)
@@ -75,7 +87,7 @@ async def _follow(
     client: Client,
     pods: list[Object],
     version: int,
-    names: tuple[str, ...],
+    meant: _Meant,
     container: str,
     read: Callable[..., Coroutine[object, object, None]],
     tasks: asyncio.TaskGroup,
@@ -101,7 +113,7 @@ async def _follow(
         begin(pod)
     async with aclosing(client.watch(scheme.POD, since=version)) as events:
         async for event in events:
-            if event.type in ("ADDED", "MODIFIED") and _is_meant(event.object, names):
+            if event.type in ("ADDED", "MODIFIED") and meant.holds(event.object):
                 begin(event.object)
     raise ServiceUnavailable("the supervisor ended", hint="kserve-local status")
 
@@ -143,13 +155,30 @@ class _Printer:
             sys.stdout.flush()
 
 
+@dataclass(frozen=True, slots=True)
+class _Meant:
+    """Which Pods: those of the services (or Pods) named, of one revision if it is given."""
+
+    names: tuple[str, ...]
+    revision: str
+
+    def holds(self, pod: Object) -> bool:
+        if self.names and not {_service(pod), str(pod["metadata"]["name"])} & set(self.names):
+            return False
+        if not self.revision:
+            return True
+        number = self.revision.zfill(5) if self.revision.isdecimal() else self.revision
+        own = _revision(pod)
+        return self.revision == own or number == own.rpartition("-")[2]
+
+
 async def _pods(
-    client: Client, names: tuple[str, ...], namespace: str | None
+    client: Client, meant: _Meant, namespace: str | None, *, must: bool
 ) -> tuple[list[Object], int]:
     """Return the Pods meant, oldest first, and the resourceVersion to watch from.
 
     Raises:
-        NotFound: A name is neither a service nor a Pod.
+        NotFound: A name is neither a service nor a Pod, or (with `must`) none is of the revision.
     """
     from kserve_local.api import scheme
     from kserve_local.cli.session import near
@@ -157,22 +186,29 @@ async def _pods(
     pods, version = await client.list_at(scheme.POD, namespace=namespace)
     services = await client.list(scheme.INFERENCE_SERVICE, namespace=namespace)
     known = {s["metadata"]["name"] for s in services} | {p["metadata"]["name"] for p in pods}
-    for name in names:
+    for name in meant.names:
         if name not in known:
-            found = near(name, known)
-            guess = f'; did you mean "{found}"?' if found else ""
+            similar = near(name, known)
+            guess = f'; did you mean "{similar}"?' if similar else ""
             raise NotFound(f'no service or Pod "{name}"{guess}', hint="kserve-local status")
-    meant = [p for p in pods if _is_meant(p, names)]
-    meant.sort(key=lambda p: str(p["metadata"].get("creationTimestamp", "")))
-    return meant, version
-
-
-def _is_meant(pod: Object, names: tuple[str, ...]) -> bool:
-    return not names or _service(pod) in names or pod["metadata"]["name"] in names
+    found = [p for p in pods if meant.holds(p)]
+    if must and meant.revision and not found:
+        every = _Meant(meant.names, "")
+        others = ", ".join(sorted({_revision(p) for p in pods if every.holds(p)} - {""}))
+        raise NotFound(
+            f'no Pod of revision "{meant.revision}"; there are Pods of: {others or "none"}',
+            hint="kserve-local status",
+        )
+    found.sort(key=lambda p: str(p["metadata"].get("creationTimestamp", "")))
+    return found, version
 
 
 def _service(pod: Object) -> str:
     return str((pod["metadata"].get("labels") or {}).get(ISVC_LABEL, ""))
+
+
+def _revision(pod: Object) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(REVISION_LABEL, ""))
 
 
 def _containers(pod: Object, only: str) -> list[str]:
@@ -191,6 +227,7 @@ async def _read(
     printer: _Printer,
     follow: bool,
     tail: int | None,
+    since: float | None,
     previous: bool,
 ) -> None:
     from kserve_local.errors import BadRequest
@@ -201,7 +238,7 @@ async def _read(
     try:
         stream = client.logs(
             str(metadata["name"]), metadata["namespace"], container=container, follow=follow,
-            tail=tail, previous=previous,
+            tail=tail, since=since, previous=previous,
         )  # fmt: skip
         async with aclosing(stream) as chunks:
             async for chunk in chunks:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -271,9 +272,13 @@ class Client:
         container: str = "",
         follow: bool = False,
         tail: int | None = None,
+        since: float | None = None,
         previous: bool = False,
     ) -> AsyncGenerator[bytes, None]:
         """Yield a container's output as it arrives; close it with `contextlib.aclosing`.
+
+        Args:
+            since: Only what may have been written in the last so many seconds, rounded up.
 
         Raises:
             NotFound: No such Pod.
@@ -283,6 +288,7 @@ class Client:
             "container": container,
             "follow": "true" if follow else "",
             "tailLines": "" if tail is None else str(tail),
+            "sinceSeconds": "" if since is None else str(max(1, math.ceil(since))),
             "previous": "true" if previous else "",
         }
         path = _with_query(f"{self.path(scheme.POD, pod, namespace)}/log", query)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,27 @@ def test_logs_are_filtered_and_cut(iris: Project) -> None:
     lines = iris.json("logs", "isvc/sklearn-iris", "--grep", "Serving")["lines"]
     assert [line["container"] for line in lines] == ["kserve-container"]
     assert iris.run("logs", "sklearn-iris", "--previous").stdout == ""
+    assert iris.run("logs", "--since", "1h").stdout == whole
+    own = iris.run("logs", "--revision", "1").stdout
+    assert own == whole == iris.run("logs", "--revision", "sklearn-iris-predictor-00001").stdout
+    nothing = iris.run("logs", "--revision", "2", check=11)
+    assert "there are Pods of: sklearn-iris-predictor-00001" in nothing.stderr
+    iris.run("logs", "--since", "yesterday", check=2)
+
+
+def test_logs_that_are_too_old_are_left_out(iris: Project) -> None:
+    """A file that was not written to since then holds nothing of interest; kubectl says so too."""
+    (log,) = iris.state.glob("logs/*/kserve-container.log")
+    with log.open("a") as file:
+        file.write("2 minutes ago, says the file\n")
+    now = time.time()
+    os.utime(log, (now - 120, now - 120))
+    shown = "2 minutes ago, says the file"
+    for words in (["logs"], ["kubectl", "--", "logs", "-l", "component=predictor"]):
+        if words[0] == "kubectl" and not shutil.which("kubectl"):
+            continue
+        assert shown in iris.run(*words, "--since", "3m").stdout
+        assert shown not in iris.run(*words, "--since", "1m").stdout
 
 
 def test_events_say_what_happened(iris: Project) -> None:
