@@ -343,10 +343,12 @@ class Dataplane:
         """Swap the table: one assignment, then what waits is looked at again."""
         compiled = CompiledTable(table, any_host=bool(self.token))
         specs = {t.id: t for r in table.routes for t in r.targets}
-        self.table = compiled
         for key, spec in specs.items():
             if key not in self.targets:
                 self.targets[key] = TargetState(spec, self)
+        # Not before all of its targets exist: a look-up must find whatever the table names.
+        self.table = compiled
+        for key, spec in specs.items():
             self.targets[key].apply(spec)
         # What they held goes to those that are there now.
         for key, state in self.targets.items():
