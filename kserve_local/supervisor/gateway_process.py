@@ -28,6 +28,7 @@ from typing import Any
 import orjson
 
 from kserve_local.aio import backoff
+from kserve_local.client.project import GATEWAY_FILE
 from kserve_local.errors import ServiceUnavailable, UsageError
 from kserve_local.gateway.link import Frame, LinkError, encode_frame, read_frame
 from kserve_local.gateway.main import BACKLOG, GatewayConfig, start_time
@@ -99,7 +100,7 @@ class GatewayProcess:
     @property
     def run_file(self) -> Path:
         """`run/gateway.json`."""
-        return self._settings.run_dir / "gateway.json"
+        return self._settings.run_dir / GATEWAY_FILE
 
     async def __aenter__(self) -> GatewayProcess:
         settings = self._settings

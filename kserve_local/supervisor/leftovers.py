@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kserve_local import procs
+from kserve_local.client.project import GATEWAY_FILE, RUN_FILE
 from kserve_local.controllers.addresses import AddressPool
 from kserve_local.errors import Missing
 from kserve_local.settings import Settings
@@ -20,7 +21,7 @@ from kserve_local.supervisor import statedir
 def has_survivors(settings: Settings) -> bool:
     """Whether run files name a gateway, replicas or zygotes that may still run."""
     return (
-        (settings.run_dir / "gateway.json").exists()
+        (settings.run_dir / GATEWAY_FILE).exists()
         or any((settings.run_dir / "pods").glob("*"))
         or any((settings.run_dir / "zygotes").glob("*.json"))
     )
@@ -30,7 +31,7 @@ def has_leftovers(settings: Settings) -> bool:
     """Whether anything is left that a clean stop would have taken away."""
     return (
         has_survivors(settings)
-        or (settings.run_dir / "supervisor.json").exists()
+        or (settings.run_dir / RUN_FILE).exists()
         or settings.runtime.exists()
     )
 
@@ -46,7 +47,7 @@ def remove(settings: Settings, *, grace: float) -> None:
     statedir.prepare(settings)
     lock = statedir.Lock(settings)
     try:
-        _end_gateway(settings.run_dir / "gateway.json", grace)
+        _end_gateway(settings.run_dir / GATEWAY_FILE, grace)
         asyncio.run(stop_everything(settings, grace=grace))
         statedir.remove_volumes(settings)
         with suppress(Missing):
