@@ -32,6 +32,7 @@ class Ended:
         memory_limit_bytes: Its limit, None without one.
         image: As in the Pod.
         source: The image is local source of the user, not a server of ours.
+        own_command: The Pod replaces the image's command.
         holder: Who holds the port it wanted, if that was found out.
     """
 
@@ -39,6 +40,7 @@ class Ended:
     exit_code: int | None
     image: str = ""
     source: bool = False
+    own_command: bool = False
     memory_limit_bytes: int | None = None
     holder: str = ""
 
@@ -100,6 +102,17 @@ def _in_use(_: re.Match[str], ended: Ended) -> str:
     )
 
 
+def _no_program(match: re.Match[str], ended: Ended) -> str:
+    program = match.group(1)
+    if not ended.source or ended.own_command:
+        return f"{program} cannot be run: check command of the container, and that it exists"
+    return (
+        f'kserve-local.yaml, images."{ended.image}".command: {program} cannot be run here. Correct '
+        "the path (a relative one starts at the image's `context`), or write `python` for the "
+        "project's own interpreter"
+    )
+
+
 _Answer = Callable[[re.Match[str], Ended], str]
 
 
@@ -109,6 +122,10 @@ def _say(text: str) -> _Answer:
 
 _RULES: tuple[tuple[re.Pattern[str], _Answer], ...] = (
     (_ADDRESS_IN_USE, _in_use),
+    (re.compile(
+        r'^(?:kserve-local: )?exec: "([^"]+)": '
+        r"(?:no such file|executable file not found|Permission denied|Exec format error)", re.M
+    ), _no_program),
     (re.compile(r"^MemoryError|bad_alloc|Cannot allocate memory", re.M), lambda _, e: _memory(e)),
     (re.compile(r"More than one model file is detected", re.I), _say(
         "the storageUri holds several model files: point it at one file or at a folder with one"

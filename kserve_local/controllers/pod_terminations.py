@@ -70,6 +70,7 @@ def explain(
         exit_code=status.exit_code,
         image=str(container.get("image") or ""),
         source=source,
+        own_command=bool(container.get("command")),
         memory_limit_bytes=int(memory) if memory else None,
         holder=_port_holder(ip, status, log) if is_address_taken(log) else "",
     )

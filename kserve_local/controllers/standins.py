@@ -9,6 +9,7 @@ images.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ PRELOAD: Mapping[str, tuple[str, ...]] = {
     "torchserver": ("torchserver.warm:warm",),
     "onnxserver": ("modelserver.warm:warm",),
 }
+_PYTHON = re.compile(r"python(3(\.\d+)?)?")
 _SAME_NAME = frozenset({"sklearnserver", "xgbserver", "lgbserver", "predictiveserver"})
 _OURS = frozenset({"onnxserver", "torchserver"})
 _MLSERVER = {
@@ -146,7 +148,7 @@ def _server_args(request: ImageRequest, server: str) -> tuple[str, ...] | None:
     if not request.command:
         return request.args
     interpreter = PurePosixPath(words[0]).name
-    if re.fullmatch(r"python(3(\.\d+)?)?", interpreter) and words[1:3] == ("-m", server):
+    if _PYTHON.fullmatch(interpreter) and words[1:3] == ("-m", server):
         return words[3:]
     return None
 
@@ -342,6 +344,14 @@ def _entry_imports_kserve(source: ImageSource, argv: Sequence[str]) -> bool:
     return False
 
 
+def _named_interpreter(source: ImageSource, word: str) -> Path | None:
+    """Return the Python that a command of `kserve-local.yaml` names by its path, None if none."""
+    if "/" not in word or not _PYTHON.fullmatch(PurePosixPath(word).name):
+        return None
+    # Not resolved: a virtual environment's python is a link whose own place says which it is.
+    return Path(os.path.normpath(source.context / Path(word).expanduser()))
+
+
 def interpreter(project: Path, environ: Mapping[str, str]) -> Path | None:
     """Return the interpreter that `python` means: the project's `.venv`, else `$VIRTUAL_ENV`;
     None: the one that runs kserve-local.
@@ -365,7 +375,9 @@ def source_program(
     """Return the program for an image that is mapped to local source.
 
     Docker's rules: the Pod's command replaces the image's; with a command from the image the Pod's
-    args are appended; a Pod command without an image command needs nothing else.
+    args are appended; a Pod command without an image command needs nothing else. `python` is
+    `default_python`; so is a path to a Python in the Pod's command, which means the image's own.
+    A path in `kserve-local.yaml` means the file on this machine.
 
     Args:
         default_python: What `python` means here.
@@ -378,27 +390,31 @@ def source_program(
             "add command: [python, model.py]"
         )
     first = PurePosixPath(words[0])
-    python: Path | None
-    if re.fullmatch(r"python(3(\.\d+)?)?", first.name):
-        argv, is_python = words[1:], True
-        python = source.python or (None if source.requirements else default_python)
-    elif first.suffix == ".py":
-        argv, is_python = words, True
-        python = source.python or (None if source.requirements else default_python)
-    else:
-        argv, is_python, python = words, False, source.python
+    argv, is_python = words, True
+    python = source.python or (None if source.requirements else default_python)
+    requirements = source.requirements
+    preload = has_kserve
+    named = None if request.command else _named_interpreter(source, words[0])
+    if named is not None:
+        argv, python, requirements = words[1:], named, None
+        preload = has_kserve and named == default_python
+        if not (named.is_file() and os.access(named, os.X_OK)):
+            # Started as it stands, so that it fails as it would in a container.
+            argv, python, is_python = words, None, False
+    elif _PYTHON.fullmatch(first.name):
+        argv = words[1:]
+    elif first.suffix != ".py":
+        is_python, python = False, source.python
     argv = tuple(a for a in argv if a != "-u") if is_python and argv[:1] == ("-u",) else argv
-    preload = (
-        ("kserve",) if is_python and has_kserve and _entry_imports_kserve(source, argv) else ()
-    )
+    preload = preload and is_python and _entry_imports_kserve(source, argv)
     return Program(
         kind="source",
         runtime=request.image,
         argv=argv,
         python=python,
-        requirements=source.requirements,
+        requirements=requirements,
         cwd=source.context,
-        preload=preload,
+        preload=("kserve",) if preload else (),
         is_python=is_python,
     )
 

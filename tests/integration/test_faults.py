@@ -91,6 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     images = {
         f"{name}:dev": {"context": "./code", "command": ["python", f"{name}.py"]} for name in CODE
     }
+    images["nopython:dev"] = {"context": "./code", "command": ["/no/python3", "serves.py"]}
     config = {"resources": ["manifest.yaml"], "images": images}
     (folder / "kserve-local.yaml").write_text(json.dumps(config))
     for name, fill in MODELS.items():
@@ -294,6 +295,16 @@ async def test_code_that_does_not_start(
     ended = status["state"].get("terminated") or status["lastState"]["terminated"]
     assert ended["exitCode"] == code
     assert ended["reason"] == ("OOMKilled" if code == 137 else "Error")
+
+
+async def test_an_interpreter_that_does_not_exist(world: World) -> None:
+    """A path in `images` is taken as it is: another Python must not run in its place."""
+    await world.apply("nopython", custom("nopython"))
+    isvc, info = await world.fault("nopython")
+    assert (info["reason"], info["exitCode"]) == ("ModelLoadFailed", 128)
+    assert 'exec: "/no/python3": no such file or directory' in info["message"]
+    assert 'images."nopython:dev".command: /no/python3' in next_step(info["message"])
+    await told_everywhere(world, "nopython", isvc, "no such file or directory")
 
 
 async def test_every_restart_tells_its_last_log_lines(world: World) -> None:

@@ -65,6 +65,15 @@ def test_a_missing_package_of_local_source_names_the_image() -> None:
     assert 'images."my/fraud:dev".requirements' in step
 
 
+def test_a_command_that_is_not_there_names_the_images_entry() -> None:
+    log = 'kserve-local: exec: "/opt/py/bin/python": no such file or directory'
+    step = diagnose(Ended("ContainerCannotRun", 127, image="my/fraud:dev", source=True), log)
+    assert step.startswith('kserve-local.yaml, images."my/fraud:dev".command: /opt/py/bin/python')
+    assert "write `python` for the project's own interpreter" in step
+    own = Ended("ContainerCannotRun", 127, image="my/fraud:dev", source=True, own_command=True)
+    assert "kserve-local.yaml" not in diagnose(own, log)
+
+
 def test_out_of_memory_names_the_limit() -> None:
     step = diagnose(Ended("OOMKilled", 137, memory_limit_bytes=512 << 20), "")
     assert step.endswith("raise resources.limits.memory (now 512 Mi)")

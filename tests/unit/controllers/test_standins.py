@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,56 @@ def test_the_pods_command_replaces_the_images() -> None:
 def test_a_command_that_is_no_python_stays_whole() -> None:
     found = from_source(SOURCE, ImageRequest("f", command=("./serve.sh", "x")))
     assert (found.argv, found.is_python) == (("./serve.sh", "x"), False)
+
+
+def interpreter_at(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    path.symlink_to(sys.executable)
+    return path
+
+
+@pytest.mark.parametrize("name", ["python", "python3", "python3.11"])
+def test_an_interpreter_named_by_its_path_is_the_one_that_runs(tmp_path: Path, name: str) -> None:
+    """Only a bare `python` means the project's interpreter."""
+    other = interpreter_at(tmp_path / "other" / "bin" / name)
+    (tmp_path / "code").mkdir()
+    for word in (str(other), f"../other/bin/{name}"):
+        source = ImageSource(
+            tmp_path / "code", (word, "-u", "m.py"), requirements=Path("r.txt"), python=Path("/x")
+        )
+        found = from_source(source, ImageRequest("f", args=("a",)))
+        assert (found.python, found.requirements) == (other, None)
+        assert (found.argv, found.is_python) == (("m.py", "a"), True)
+
+
+def test_an_interpreter_that_is_not_there_is_not_replaced(tmp_path: Path) -> None:
+    """The start fails with the path, as it would in a container."""
+    source = ImageSource(tmp_path, ("/no/such/python3", "m.py"))
+    found = from_source(source, ImageRequest("f"))
+    assert (found.argv, found.is_python) == (("/no/such/python3", "m.py"), False)
+
+
+def test_a_pods_path_to_python_means_the_images_own() -> None:
+    """A cluster's YAML knows nothing of this machine: the path is one inside the image."""
+    for word in ("/usr/bin/python3", ".venv/bin/python", "/opt/venv/bin/python"):
+        found = from_source(SOURCE, ImageRequest("f", command=(word, "model.py")))
+        assert (found.python, found.argv) == (Path("/venv/bin/python"), ("model.py",))
+
+
+def test_another_interpreter_is_not_forked_from_the_projects_imports(tmp_path: Path) -> None:
+    """Whether it has kserve is only known of the project's own."""
+    (tmp_path / "model.py").write_text("import kserve\n")
+    other = interpreter_at(tmp_path / "other" / "bin" / "python")
+    own = interpreter_at(tmp_path / ".venv" / "bin" / "python")
+    for word, preload in ((str(other), ()), (".venv/bin/python", ("kserve",))):
+        found = source_program(
+            ImageRequest("f"),
+            ImageSource(tmp_path, (word, "model.py")),
+            default_python=own,
+            has_kserve=True,
+        )
+        assert isinstance(found, Program)
+        assert found.preload == preload
 
 
 def test_requirements_get_an_environment_of_their_own() -> None:
