@@ -20,12 +20,19 @@ from typing import Any
 
 from kserve_local.backends import cgroups, memory, output, processes, runfiles
 from kserve_local.backends import launch as launching
+from kserve_local.backends.listening import addresses, why_refused
 from kserve_local.backends.probes import Change, Target, watch
 from kserve_local.backends.processes import Exit, MarkScanner
 from kserve_local.backends.runfiles import RunFiles
 from kserve_local.backends.zygotes import ForkRefused, ZygoteKey, Zygotes, supported
 from kserve_local.errors import Missing
-from kserve_local.interfaces.backend import ContainerSpec, ContainerStatus, Program, ReplicaSpec
+from kserve_local.interfaces.backend import (
+    ContainerSpec,
+    ContainerStatus,
+    Probe,
+    Program,
+    ReplicaSpec,
+)
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +222,16 @@ class Container:
             liveness=self.spec.liveness,
             target=self.target(),
             report=self._probed,
+            explain=self._why_refused,
         )
+
+    async def _why_refused(self, probe: Probe) -> str:
+        """Return what the container's processes listen on instead of the probe's port."""
+        pids = await self.around.scanner.find(self.tokens)
+        listening = await asyncio.to_thread(addresses, pids)
+        named = {real: port for port, real in self.status.ports.items()}
+        host = probe.host or self.replica.ip or "127.0.0.1"
+        return why_refused(host, probe.port, [(ip, named.get(n, n)) for ip, n in listening])
 
     def target(self) -> Target:
         """Return where this container's probes go."""

@@ -3,7 +3,8 @@
 Semantics are the kubelet's (initial delay, period, timeout, thresholds, startup before the others)
 with one difference in favour of the developer: until a container is ready, readiness is asked
 every few milliseconds instead of once a period, so it counts as ready when it is. These extra
-looks never count as failures. Checks speak raw HTTP on asyncio streams: a probe costs a fraction
+looks never count as failures, and a container that does not listen yet is given some seconds before
+anything is told about it. Checks speak raw HTTP on asyncio streams: a probe costs a fraction
 of what an HTTP client library takes.
 """
 
@@ -14,7 +15,7 @@ import contextlib
 import os
 import signal
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,9 @@ _FIRST_LOOK = 0.004
 _SLOWER = 1.25
 _SLOWEST_LOOK = 0.5
 _BODY = 1024
+# Most servers listen by then; the kubelet with its longer periods would tell about as late.
+_PATIENCE = 5.0
+_REFUSED = "connect: connection refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ async def _open(
     try:
         return await asyncio.open_connection(host, port, ssl=context, limit=65536)
     except ConnectionRefusedError:
-        raise ProbeFailed(f"dial tcp {host}:{port}: connect: connection refused") from None
+        raise ProbeFailed(f"dial tcp {host}:{port}: {_REFUSED}") from None
     except OSError as error:
         raise ProbeFailed(f"dial tcp {host}:{port}: {error.strerror or error}") from None
 
@@ -185,6 +189,14 @@ class Change:
     message: str = ""
 
 
+Explain = Callable[[Probe], Awaitable[str]]
+"""Says more about a probe that nobody answers; may be empty."""
+
+
+async def _nothing_more(probe: Probe) -> str:
+    return ""
+
+
 async def watch(
     *,
     startup: Probe | None,
@@ -192,17 +204,67 @@ async def watch(
     liveness: Probe | None,
     target: Target,
     report: Callable[[Change], None],
+    explain: Explain = _nothing_more,
 ) -> None:
-    """Run a container's probes from its start until cancelled, or until it is found unhealthy."""
-    if startup is not None and not await _wait_for_startup(startup, target, report):
+    """Run a container's probes from its start until cancelled, or until it is found unhealthy.
+
+    Args:
+        explain: Asked before a refused connection is told; a line or two that go below it.
+    """
+    teller = _Teller(report, explain)
+    if startup is not None and not await _wait_for_startup(startup, target, teller):
         return
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_watch_readiness(readiness, target, report), name="readiness")
+        tasks.create_task(_watch_readiness(readiness, target, teller), name="readiness")
         if liveness is not None:
             tasks.create_task(_watch_liveness(liveness, target, report), name="liveness")
 
 
-async def _wait_for_startup(probe: Probe, target: Target, report: Callable[[Change], None]) -> bool:
+class _Teller:
+    """Tells failures of a container that is not ready, each text once.
+
+    Refusals are normal while it loads: they are told after a while, and again, at growing
+    distances, when the explanation has changed.
+    """
+
+    def __init__(self, report: Callable[[Change], None], explain: Explain) -> None:
+        self.report = report
+        self._explain = explain
+        self._told = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._since = asyncio.get_running_loop().time()
+        self._wait = _PATIENCE
+
+    def ready(self) -> None:
+        self._told = ""
+        self.report(Change("ready"))
+
+    async def became_unready(self, probe: Probe, message: str) -> None:
+        """Tell at once: it was ready before."""
+        self._begin()
+        self._told = await self._whole(probe, message)
+        self.report(Change("unready", self._told))
+
+    async def still_unready(self, probe: Probe, message: str, *, patient: bool) -> None:
+        """Tell what is new; when `patient`, only after a while."""
+        if patient:
+            now = asyncio.get_running_loop().time()
+            if now - self._since < self._wait:
+                return
+            self._wait *= 2
+        whole = await self._whole(probe, message)
+        if whole != self._told:
+            self._told = whole
+            self.report(Change("unready", whole))
+
+    async def _whole(self, probe: Probe, message: str) -> str:
+        more = await self._explain(probe) if message.endswith(_REFUSED) else ""
+        return f"{message}\n{more}" if more else message
+
+
+async def _wait_for_startup(probe: Probe, target: Target, teller: _Teller) -> bool:
     loop = asyncio.get_running_loop()
     await asyncio.sleep(probe.initial_delay)
     give_up = loop.time() + probe.period * probe.failure_threshold
@@ -212,22 +274,21 @@ async def _wait_for_startup(probe: Probe, target: Target, report: Callable[[Chan
             await check(probe, target)
             return True
         except ProbeFailed as failed:
+            message = f"Startup probe failed: {failed}"
             if loop.time() >= give_up:
-                report(Change("unhealthy", f"Startup probe failed: {failed}"))
+                teller.report(Change("unhealthy", message))
                 return False
+            await teller.still_unready(probe, message, patient=True)
         await asyncio.sleep(min(wait, max(give_up - loop.time(), 0.0)))
         wait = min(wait * _SLOWER, probe.period, _SLOWEST_LOOK)
 
 
-async def _watch_readiness(
-    probe: Probe | None, target: Target, report: Callable[[Change], None]
-) -> None:
+async def _watch_readiness(probe: Probe | None, target: Target, teller: _Teller) -> None:
     if probe is None:
-        report(Change("ready"))
+        teller.ready()
         return
     await asyncio.sleep(probe.initial_delay)
     ready, successes, failures = False, 0, 0
-    told = ""
     wait = _FIRST_LOOK
     ever = False
     while True:
@@ -236,19 +297,16 @@ async def _watch_readiness(
             successes, failures = successes + 1, 0
             if not ready and successes >= probe.success_threshold:
                 ready = ever = True
-                told = ""
-                report(Change("ready"))
+                teller.ready()
         except ProbeFailed as failed:
             successes, failures = 0, failures + 1
             message = f"Readiness probe failed: {failed}"
             if ready and failures >= probe.failure_threshold:
                 ready = False
-                told = message
-                report(Change("unready", message))
-            elif not ready and message != told and "refused" not in message:
-                # Before it listens there is nothing to tell; what it answers then is news.
-                told = message
-                report(Change("unready", message))
+                await teller.became_unready(probe, message)
+            elif not ready:
+                # What a server answers is news at once; before it listens there is little to tell.
+                await teller.still_unready(probe, message, patient="refused" in message)
         await asyncio.sleep(probe.period if ever else wait)
         wait = min(wait * _SLOWER, probe.period, _SLOWEST_LOOK)
 

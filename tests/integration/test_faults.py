@@ -67,6 +67,8 @@ CODE = {
         parser.add_argument("--threshold", type=float)
         parser.parse_args()
         """,
+    "wrongport": SERVER + "\nWHO = 'wrongport'\nserve(9999)\n",
+    "hangs": "import time\ntime.sleep(3600)  # a load() that never returns\n",
     "slow": SERVER
     + textwrap.dedent(
         """
@@ -334,6 +336,35 @@ async def test_bad_argument_of_a_model_server(world: World) -> None:
     assert (info["reason"], info["exitCode"]) == ("ModelLoadFailed", 2)
     assert "argument --http_port: invalid int value: 'eighty'" in next_step(info["message"])
     await told_everywhere(world, "argument", isvc, "invalid int value: 'eighty'")
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("wrongport", "Nothing listens on port 8080; the process listens on 9999."),
+        ("hangs", "The process listens on no port yet; it may still load."),
+    ],
+)
+async def test_a_server_that_never_becomes_ready(world: World, image: str, said: str) -> None:
+    """The Pod's Event is the kubelet's, and says what the process does instead."""
+    await world.apply(image, custom(image))
+    changes = world.client.watch(scheme.EVENT, fields="reason=Unhealthy,involvedObject.kind=Pod")
+    found = None
+    async with asyncio.timeout(60), aclosing(changes):
+        async for change in changes:
+            if change.object["involvedObject"]["name"].startswith(f"{image}-predictor-"):
+                found = change.object
+                break
+    assert found is not None
+    assert found["type"] == "Warning"
+    first, second, third = found["message"].splitlines()
+    assert first.startswith("Readiness probe failed: dial tcp ")
+    assert first.endswith(":8080: connect: connection refused")
+    assert second == said
+    assert third.startswith("Next step: ")
+    pod = await world.client.get(scheme.POD, found["involvedObject"]["name"], "default")
+    ready = get_condition(pod, "Ready") or {}
+    assert ready["message"] == "containers with unready status: [kserve-container]"
 
 
 async def test_port_taken(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -258,3 +259,66 @@ async def test_without_readiness_startup_alone_makes_ready():
         watching(port, startup=Probe("http", period=0.02)) as changes,
     ):
         assert await changes.until(1) == ["ready"]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+async def explained(port: int, more: list[str], **kinds: Probe) -> list[str]:
+    """Watch a port where nobody listens; return what was told while `more` gave explanations."""
+    told: list[str] = []
+    all_told = asyncio.Event()
+    left = list(more)
+
+    async def explain(probe: Probe) -> str:
+        assert probe.port == port
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    def report(change: Change) -> None:
+        assert change.kind == "unready"
+        told.append(change.message)
+        if len(told) == len(set(more)):
+            all_told.set()
+
+    given = {k: replace(p, port=port) for k, p in kinds.items()}
+    task = asyncio.create_task(
+        probes.watch(
+            startup=given.get("startup"),
+            readiness=given.get("readiness"),
+            liveness=None,
+            target=Target(ip="127.0.0.1"),
+            report=report,
+            explain=explain,
+        )
+    )
+    async with asyncio.timeout(20):
+        await all_told.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return told
+
+
+@pytest.mark.parametrize(("kind", "word"), [("readiness", "Readiness"), ("startup", "Startup")])
+async def test_a_port_that_stays_refused_is_told_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, kind: str, word: str
+):
+    """Once for each explanation, in the kubelet's words first."""
+    monkeypatch.setattr(probes, "_PATIENCE", 0.05)
+    port = free_port()
+    probe = Probe("tcp", failure_threshold=300)
+    told = await explained(port, ["listens nowhere", "listens nowhere", "on 9999"], **{kind: probe})
+    refused = f"{word} probe failed: dial tcp 127.0.0.1:{port}: connect: connection refused"
+    assert told == [f"{refused}\nlistens nowhere", f"{refused}\non 9999"]
+
+
+async def test_a_container_that_does_not_listen_yet_is_given_time():
+    """Loading a model takes a moment; nothing is told before there is something to tell."""
+    port = free_port()
+    async with watching(port, readiness=Probe("tcp")) as changes:
+        await asyncio.sleep(0.3)
+        assert changes.all == []
+        server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", port)
+        async with server:
+            assert await changes.until(1) == ["ready"]
