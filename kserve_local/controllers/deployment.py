@@ -14,7 +14,7 @@ import asyncio
 import copy
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +24,7 @@ from kserve_local.api.meta import (
     Key,
     Object,
     annotations_of,
+    condition_is,
     get_condition,
     labels_of,
     name_of,
@@ -34,11 +35,11 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.api.names import LOCAL_PREFIX
-from kserve_local.api.scheme import DEPLOYMENT, POD
+from kserve_local.api.scheme import DEPLOYMENT, POD, SERVICE_ACCOUNT, key_of
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import pod_state
 from kserve_local.controllers.knative_service import with_status
-from kserve_local.errors import Conflict, KServeLocalError, NotFound
+from kserve_local.errors import Conflict, Forbidden, KServeLocalError, NotFound
 from kserve_local.reconcile.controller import Watch, controlling, itself
 from kserve_local.reconcile.result import Result
 from kserve_local.store.events import EventRecorder
@@ -47,6 +48,7 @@ from kserve_local.store.store import Store
 REPLACES = f"{LOCAL_PREFIX}/replaces"
 """Annotation (ours): how many dead Pods in a row this Pod comes after; spaces replacements."""
 
+DEFAULT_ACCOUNT = "default"
 _EXCEEDED = "ProgressDeadlineExceeded"
 
 
@@ -123,6 +125,10 @@ def plan(deployment: Object, pods: Sequence[Object], *, now: datetime) -> Plan:
         kept = tuple(n for n in delete if n not in {name_of(p) for p in dead})
         return Plan(delete=kept, wait=left)
     return Plan(create=create, delete=tuple(delete), replaces=failures)
+
+
+def _account_of(pod_spec: Mapping[str, Any]) -> str:
+    return str(pod_spec.get("serviceAccountName") or DEFAULT_ACCOUNT)
 
 
 def _strategy(deployment: Object, want: int) -> tuple[int, int]:
@@ -304,7 +310,6 @@ class DeploymentController:
     """
 
     name = "deployment"
-    watches = (Watch(DEPLOYMENT.id, itself), Watch(POD.id, controlling(DEPLOYMENT.id)))
 
     def __init__(
         self,
@@ -316,6 +321,19 @@ class DeploymentController:
         self._store = store
         self._events = events
         self._mutate = mutate
+        self.watches = (
+            Watch(DEPLOYMENT.id, itself),
+            Watch(POD.id, controlling(DEPLOYMENT.id)),
+            Watch(SERVICE_ACCOUNT.id, self._waiting_for),
+        )
+
+    def _waiting_for(self, account: Object) -> Iterator[Key]:
+        """Yield the Deployments whose Pods could not be created for want of this ServiceAccount."""
+        for deployment in self._store.list(DEPLOYMENT.id, namespace=namespace_of(account)):
+            pod_spec = deployment["spec"]["template"]["spec"]
+            failing = condition_is(deployment, "ReplicaFailure")
+            if failing and _account_of(pod_spec) == name_of(account):
+                yield key_of(deployment)
 
     async def reconcile(self, key: Key) -> Result:
         """Create and delete Pods as planned and say how it stands."""
@@ -349,7 +367,9 @@ class DeploymentController:
         wanted = []
         try:
             for _ in range(decided.create):
-                wanted.append(self._mutate(pod_for(deployment, replaces=decided.replaces)))  # noqa: PERF401 what was made before a refusal is still created
+                pod = pod_for(deployment, replaces=decided.replaces)
+                self._admit(pod)
+                wanted.append(self._mutate(pod))
         except KServeLocalError as error:
             return await self._refused(deployment, error)
         results = await asyncio.gather(
@@ -371,6 +391,21 @@ class DeploymentController:
                 raise failed
             return await self._refused(deployment, failed)
         return ""
+
+    def _admit(self, pod: Object) -> None:
+        """Refuse a Pod as Kubernetes' ServiceAccount admission does, before any webhook.
+
+        Raises:
+            Forbidden: Its ServiceAccount does not exist. Every Namespace has a `default` one.
+        """
+        namespace, name = namespace_of(pod), _account_of(pod["spec"])
+        if name == DEFAULT_ACCOUNT or self._store.find(Key(SERVICE_ACCOUNT.id, namespace, name)):
+            return
+        # The name is made from generateName after admission.
+        raise Forbidden(
+            f'pods "{pod["metadata"]["generateName"]}" is forbidden: error looking up service '
+            f'account {namespace}/{name}: serviceaccount "{name}" not found'
+        )
 
     async def _refused(self, deployment: Object, error: KServeLocalError) -> str:
         await self._events.event(

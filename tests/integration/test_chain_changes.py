@@ -138,6 +138,43 @@ async def test_a_refused_pod_is_told_up_to_the_service(tmp_path: Path) -> None:
         assert "not found" in await w.event("FailedCreate")
 
 
+async def test_a_missing_service_account_keeps_pods_from_being_made(tmp_path: Path) -> None:
+    """Kubernetes' admission refuses such a Pod; once the account is there the service starts."""
+    async with world(tmp_path) as w, node_agent(w.store):
+        isvc = iris()
+        isvc["spec"]["predictor"]["serviceAccountName"] = "nosa"
+        await w.apply(isvc)
+        refused = await w.until(
+            ISVC,
+            "sklearn-iris",
+            lambda o: (get_condition(o, "PredictorReady") or {}).get("status") == "False",
+        )
+        (deployment,) = w.store.list("deployments.apps")
+        assert w.store.list("pods") == []
+        failure = get_condition(deployment, "ReplicaFailure") or {}
+        assert (failure["status"], failure["reason"]) == ("True", "FailedCreate")
+        message = failure["message"]
+        assert message.startswith('pods "sklearn-iris-predictor-00001-deployment-')
+        assert message.endswith(
+            '-" is forbidden: error looking up service account default/nosa: '
+            'serviceaccount "nosa" not found'
+        )
+        assert await w.event("FailedCreate") == f"Error creating: {message}"
+        told = get_condition(refused, "PredictorConfigurationReady") or {}
+        assert told["reason"] == "RevisionFailed"
+        assert message in told["message"]
+        await w.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ServiceAccount",
+                "metadata": {"name": "nosa", "namespace": "default"},
+            }
+        )
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+        (deployment,) = w.store.list("deployments.apps")
+        assert get_condition(deployment, "ReplicaFailure") is None
+
+
 async def test_a_runtime_that_comes_later_is_picked_up(tmp_path: Path) -> None:
     async with world(tmp_path) as w, node_agent(w.store):
         isvc = iris()
