@@ -8,6 +8,7 @@ the first rule that matches wins, special ones first.
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ class Ended:
         image: As in the Pod.
         source: The image is local source of the user, not a server of ours.
         own_command: The Pod replaces the image's command.
+        signal: What killed its process, None if it exited.
         holder: Who holds the port it wanted, if that was found out.
     """
 
@@ -41,6 +43,7 @@ class Ended:
     image: str = ""
     source: bool = False
     own_command: bool = False
+    signal: int | None = None
     memory_limit_bytes: int | None = None
     holder: str = ""
 
@@ -55,6 +58,28 @@ def tail(text: str, *, lines: int = MAX_LINES, size: int = MAX_BYTES) -> str:
         kept.pop(0)
     joined = "\n".join(kept)
     return joined.encode()[-size:].decode(errors="ignore") if joined else ""
+
+
+def signal_of(ended: Ended) -> str:
+    """Return the name of the signal that ended it (`SIGABRT`), empty if none did.
+
+    A shell or another parent hands a signal on as exit code 128 + n, and a cluster knows no more.
+    """
+    number = ended.signal or (ended.exit_code or 0) - 128
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return ""
+
+
+def killed_by(ended: Ended) -> str:
+    """Return in words which signal ended it; empty if none did, or the reason says it already."""
+    name = signal_of(ended)
+    if not name or ended.reason == "OOMKilled":
+        return ""
+    if ended.signal is None:
+        return f"exit code {ended.exit_code}, as of a process killed by {name}"
+    return f"killed by {name}"
 
 
 def is_address_taken(log: str) -> bool:
@@ -175,6 +200,27 @@ _RULES: tuple[tuple[re.Pattern[str], _Answer], ...] = (
 )  # fmt: skip
 
 
+_CRASH = (
+    "native code crashed: set env PYTHONFAULTHANDLER=1 on the container to see where in Python, "
+    "and check that the versions of the libraries fit together"
+)
+_SIGNALS = {
+    "SIGKILL": "something killed it (SIGKILL); if memory ran out, raise resources.limits.memory",
+    "SIGABRT": (
+        "the process aborted itself, mostly after a failed check in native code: its last log "
+        "lines say which; env PYTHONFAULTHANDLER=1 on the container shows where in Python"
+    ),
+    "SIGSEGV": _CRASH,
+    "SIGBUS": _CRASH,
+    "SIGFPE": _CRASH,
+    "SIGILL": (
+        "a library uses instructions that this CPU lacks: install a build of it for this machine"
+    ),
+    "SIGTERM": "something asked it to end (SIGTERM); a model server must keep running",
+    "SIGINT": "something interrupted it (SIGINT); a model server must keep running",
+}
+
+
 def diagnose(ended: Ended, log: str) -> str:
     """Return what the user can do next, one sentence; empty when nothing is known.
 
@@ -191,6 +237,7 @@ def diagnose(ended: Ended, log: str) -> str:
         return "the command cannot be run: check command and args, and that the program exists"
     if ended.exit_code == 0:
         return "the server ended by itself without an error; a model server must keep running"
-    if ended.exit_code == 137:
-        return "something killed it (SIGKILL); if memory ran out, raise resources.limits.memory"
+    name = signal_of(ended)
+    if name in _SIGNALS:
+        return _SIGNALS[name]
     return "read its log (kserve-local logs) and correct the cause it names"

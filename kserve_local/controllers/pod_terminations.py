@@ -1,7 +1,8 @@
 """Why a container ended, from its log: the text of `terminated.message`.
 
 Reads the end of the log file and, for a taken port, who listens there. Blocking; call it in a
-thread. The message is what kubelet's FallbackToLogsOnError gives, plus a line `Next step:`.
+thread. The message is what kubelet's FallbackToLogsOnError gives, plus a line about
+a signal that ended the container, and a line `Next step:`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kserve_local.controllers.pod_faults import (
     Ended,
     diagnose,
     is_address_taken,
+    killed_by,
     tail,
     wanted_address,
 )
@@ -71,12 +73,16 @@ def explain(
         image=str(container.get("image") or ""),
         source=source,
         own_command=bool(container.get("command")),
+        signal=status.signal,
         memory_limit_bytes=int(memory) if memory else None,
         holder=_port_holder(ip, status, log) if is_address_taken(log) else "",
     )
     lines = [log] if log else []
     if status.message and status.message not in log:
         lines.append(status.message)
+    killed = killed_by(ended)
+    if killed:
+        lines.append(killed)
     step = diagnose(ended, f"{log}\n{status.message}")
     if step:
         lines.append(f"Next step: {step}")

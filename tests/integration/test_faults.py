@@ -67,6 +67,7 @@ CODE = {
         parser.add_argument("--threshold", type=float)
         parser.parse_args()
         """,
+    "aborts": "import os\nprint('a check failed')\nos.abort()\n",
     "wrongport": SERVER + "\nWHO = 'wrongport'\nserve(9999)\n",
     "hangs": "import time\ntime.sleep(3600)  # a load() that never returns\n",
     "slow": SERVER
@@ -266,6 +267,7 @@ async def test_a_model_that_does_not_load(world: World, folder: str, log: str, s
     ("image", "more", "code", "log", "step"),
     [
         ("exits", {}, 1, "no licence found", "read its log"),
+        ("aborts", {}, 134, "killed by SIGABRT", "aborted itself"),
         ("imports", {}, 1, "No module named 'kserve_missing_package'", "requirements"),
         ("strict", {"args": ["--treshold=1"]}, 2, "unrecognized arguments: --treshold=1", "args"),
         (
@@ -280,7 +282,7 @@ async def test_a_model_that_does_not_load(world: World, folder: str, log: str, s
 async def test_code_that_does_not_start(
     world: World, image: str, more: dict[str, Any], code: int, log: str, step: str
 ) -> None:
-    """Exit 1 at start, missing package, bad argument, killed by memory."""
+    """Exit 1 at start, abort, missing package, bad argument, killed by memory."""
     await world.apply(image, custom(image, **more))
     isvc, info = await world.fault(image)
     assert (info["reason"], info["exitCode"]) == ("ModelLoadFailed", code)

@@ -8,6 +8,7 @@ from kserve_local.controllers.pod_faults import (
     Ended,
     diagnose,
     is_address_taken,
+    killed_by,
     tail,
     wanted_address,
 )
@@ -90,11 +91,34 @@ def test_a_taken_port_names_its_holder() -> None:
         (Ended("Completed", 0), "must keep running"),
         (Ended("ContainerCannotRun", 127), "command cannot be run"),
         (Ended("Error", 137), "killed it"),
+        (Ended("Error", 134, signal=6), "aborted itself"),
+        (Ended("Error", 139, signal=11), "PYTHONFAULTHANDLER=1"),
+        (Ended("Error", 132, signal=4), "this CPU lacks"),
+        (Ended("Error", 143, signal=15), "SIGTERM"),
+        (Ended("Error", 140, signal=12), "read its log"),
         (Ended("Error", 1), "read its log"),
     ],
 )
 def test_without_a_telling_log_the_exit_code_speaks(ended: Ended, said: str) -> None:
     assert said in diagnose(ended, "nothing special")
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        (Ended("Error", 134, signal=6), "killed by SIGABRT"),
+        (Ended("Error", 139, signal=11), "killed by SIGSEGV"),
+        (Ended("Error", 134), "exit code 134, as of a process killed by SIGABRT"),
+        (Ended("OOMKilled", 137, signal=9), ""),
+        (Ended("Error", 1), ""),
+        (Ended("Error", 128), ""),
+        (Ended("Error", 255), ""),
+        (Ended("Completed", 0), ""),
+        (Ended("Unknown", None), ""),
+    ],
+)
+def test_a_signal_is_told_in_words(ended: Ended, said: str) -> None:
+    assert killed_by(ended) == said
 
 
 @pytest.mark.parametrize(
