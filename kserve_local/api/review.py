@@ -8,7 +8,7 @@ result; `up` refuses to start on errors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from kserve_local.api import (
     runtime_selection,
     schema,
     scheme,
+    storage_uris,
     validation,
 )
 from kserve_local.api import inferenceservice as shape
@@ -46,7 +47,8 @@ class Finding:
         object: `Kind/name`, empty where there is none.
         field: Dotted path, empty where there is none.
         details: More lines, e.g. each runtime and why it does not fit.
-        source: What found it; `valid` and `schema_valid` go by it.
+        source: What found it; `valid` and `schema_valid` go by it. `runtime`: a cluster takes the
+            object, and its controller refuses it then.
     """
 
     line: int
@@ -86,8 +88,16 @@ class FileReport:
         )
 
 
+LookAt = Callable[[str, str], str]
+"""(file, storageUri) -> what is wrong with the local path that it names, empty if nothing."""
+
+
 def review(
-    files: Mapping[str, Sequence[Document]], *, namespace: str = "default", strict: bool = False
+    files: Mapping[str, Sequence[Document]],
+    *,
+    namespace: str = "default",
+    strict: bool = False,
+    look_at: LookAt = lambda file, uri: "",
 ) -> list[FileReport]:
     """Return a report for each file, in the order given.
 
@@ -95,13 +105,14 @@ def review(
         files: Path -> its documents.
         namespace: Where objects go that name none.
         strict: Unknown and repeated fields are errors, and what only a webhook puts right.
+        look_at: Looks at local models (`storage.local.missing_model`); what it says is a warning.
     """
     project = _Project(files, namespace)
     reports = []
     for path, documents in files.items():
         found: list[Finding] = []
         for document in documents:
-            found.extend(_Reviewer(document, project, strict=strict).findings())
+            found.extend(_Reviewer(document, project, strict=strict, look_at=look_at).findings())
         found.sort(key=lambda f: (f.line, f.column, f.severity))
         objects = sum(document.is_kubernetes for document in documents)
         reports.append(FileReport(path, tuple(found), objects))
@@ -155,10 +166,13 @@ class _Project:
 class _Reviewer:
     """The review of one document."""
 
-    def __init__(self, document: Document, project: _Project, *, strict: bool) -> None:
+    def __init__(
+        self, document: Document, project: _Project, *, strict: bool, look_at: LookAt
+    ) -> None:
         self.document = document
         self.project = project
         self.strict = strict
+        self.look_at = look_at
         self.label = ""
         if document.is_kubernetes:
             metadata = document.object.get("metadata")
@@ -189,6 +203,7 @@ class _Reviewer:
         yield from refusal
         if not any(f.severity == "error" for f in refusal):
             yield from self.runtime(placed)
+            yield from self.storage(placed)
 
     def finding(
         self,
@@ -324,6 +339,42 @@ class _Reviewer:
                 " send it along with the service"
             )
             yield self.finding((*path, "runtime"), message, "runtime", "warning")
+
+    def storage(self, obj: Object) -> Iterator[Finding]:
+        """Judge each storageUri as KServe's controller will."""
+        if obj["kind"] != "InferenceService" or _is_model_mesh(obj):
+            return
+        containers = self.project.lookup(scheme.CLUSTER_STORAGE_CONTAINER.id, None)
+        for path, uri in self.sources(obj):
+            try:
+                storage_uris.check(uri, containers)
+            except Invalid as error:
+                message, *details = str(error).splitlines()
+                yield self.finding(path, message, "runtime", details=details)
+                continue
+            wrong = self.look_at(self.document.path, uri)
+            if wrong:
+                yield self.finding(path, wrong, "project", "warning")
+
+    def sources(self, obj: Object) -> Iterator[tuple[Path_, str]]:
+        """Yield where each source of the predictor's model is written, and its URI."""
+        predictor = obj["spec"]["predictor"]
+        single = shape.storage_uri(predictor)
+        if single is not None:
+            yield self.source_path(obj), single
+        for number, entry in enumerate(predictor.get("storageUris") or ()):
+            yield ("spec", "predictor", "storageUris", number, "uri"), str(entry["uri"])
+
+    def source_path(self, obj: Object) -> Path_:
+        """Return where the single source is written: `storageUri`, or a container's variable."""
+        predictor = obj["spec"]["predictor"]
+        if shape.framework_of(predictor) is not None:
+            return (*self.model_path(obj), "storageUri")
+        container = shape.predictor_container(predictor)
+        number = next(i for i, c in enumerate(predictor["containers"]) if c is container)
+        variables = [e.get("name") for e in predictor["containers"][number]["env"]]
+        at = variables.index(names.STORAGE_URI_ENV)
+        return ("spec", "predictor", "containers", number, "env", at, "value")
 
     def model_path(self, obj: Object) -> Path_:
         predictor = obj["spec"]["predictor"]

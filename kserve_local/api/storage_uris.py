@@ -27,6 +27,8 @@ PREFIXES = (
     "oci+fetch://",
     "hf://",
 )
+FETCHED = ("file", "gs", "hf", "http", "https", "pvc", "s3")
+"""Schemes that kserve-local itself fetches, besides local paths."""
 _AZURE_BLOB = re.compile(r"https://(.+?).blob.core.windows.net/(.+)")
 _SCHEME = re.compile(r"\w+?://")
 
@@ -39,7 +41,7 @@ def check(uri: str, containers: Sequence[Object] = ()) -> None:
         containers: All ClusterStorageContainers.
 
     Raises:
-        Invalid: Not supported; the whole text of the controller's event.
+        Invalid: Not supported; the whole text of the controller's event, and a line `Next step:`.
     """
     if matching_container(uri, containers) is not None or not _SCHEME.search(uri):
         return
@@ -51,7 +53,9 @@ def check(uri: str, containers: Sequence[Object] = ()) -> None:
     raise Invalid(
         "StorageURI not supported: storageUri, must be one of: "
         f"[{', '.join(PREFIXES)}] or match https://{{}}.blob.core.windows.net/{{}}/{{}} or be an "
-        f"absolute or relative local path. StorageUri [{uri}] is not supported"
+        f"absolute or relative local path. StorageUri [{uri}] is not supported\n"
+        "Next step: put the model where kserve-local fetches it from: a local path, "
+        f"{', '.join(f'{scheme}://' for scheme in FETCHED)}"
     )
 
 

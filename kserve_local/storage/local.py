@@ -61,6 +61,28 @@ def mirrored(uri: str, mirrors: Mapping[str, Path]) -> Path | None:
     return None
 
 
+def missing_model(uri: str, base: Path, mirrors: Mapping[str, Path]) -> str:
+    """Return what is wrong with the local source that `uri` names, empty if nothing. Blocking.
+
+    Args:
+        base: Where relative paths start: the folder of the manifest.
+        mirrors: URI prefix -> folder.
+    """
+    path = mirrored(uri, mirrors) or local_path(uri, base)
+    if path is None:
+        return ""
+    if not path.exists():
+        return f'storageUri {uri}: "{path}" does not exist'
+    if is_empty(path):
+        return f'storageUri {uri}: "{path}" holds no files'
+    return ""
+
+
+def is_empty(path: Path) -> bool:
+    """Whether `path` is a folder without any file in it, however deep. Blocking."""
+    return path.is_dir() and not any(files for _, _, files in os.walk(path, followlinks=True))
+
+
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from kserve_local.api.storage_uris import FETCHED
 from kserve_local.errors import StorageError
 from kserve_local.storage.gcs import GcsSource
 from kserve_local.storage.http import Limits, Stop
@@ -21,7 +22,6 @@ _AZURE = re.compile(
     r"https://(.+?)\.(blob|file)\.core\.windows\.net/"
     r"|https://(.+?)\.z[0-9]{1,2}\.(blob|file)\.storage\.azure\.net/"
 )
-KNOWN = ("file", "gs", "hf", "http", "https", "pvc", "s3")
 _LATER = {
     "hdfs": "HDFS",
     "webhdfs": "WebHDFS",
@@ -56,14 +56,14 @@ def source_of(uri: str, env: Mapping[str, str], limits: Limits, stop: Stop) -> S
     if scheme in _LATER:
         raise _not_there(uri, _LATER[scheme])
     raise StorageError(
-        f'storageUri "{uri}" has no provider; known schemes: {", ".join(KNOWN)}',
+        f'storageUri "{uri}" has no provider; known schemes: {", ".join(FETCHED)}',
         hint=_mirror(uri),
     )
 
 
 def _not_there(uri: str, what: str) -> StorageError:
     return StorageError(
-        f'storageUri "{uri}": {what} is not there yet; known schemes: {", ".join(KNOWN)}',
+        f'storageUri "{uri}": {what} is not there yet; known schemes: {", ".join(FETCHED)}',
         hint=_mirror(uri),
     )
 

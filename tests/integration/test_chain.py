@@ -530,7 +530,12 @@ async def test_unsupported_storage_is_an_event_only(tmp_path: Path) -> None:
     async with world(tmp_path) as w, node_agent(w.store):
         await w.apply(iris(uri="s4://bucket/model"))
         message = await w.event("InternalError")
-        assert message.endswith("StorageUri [s4://bucket/model] is not supported")
+        first, step = message.splitlines()
+        assert first.endswith("StorageUri [s4://bucket/model] is not supported")
+        assert step.startswith("Next step: ")
+        assert step.endswith(
+            "a local path, file://, gs://, hf://, http://, https://, pvc://, s3://"
+        )
         isvc = w.store.get(Key(ISVC, "default", "sklearn-iris"))
         assert "modelStatus" not in isvc["status"]
         assert (get_condition(isvc, "Ready") or {})["status"] == "Unknown"

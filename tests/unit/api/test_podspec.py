@@ -465,7 +465,9 @@ def test_storage_schemes_that_are_not(uri: str) -> None:
     with pytest.raises(Invalid) as caught:
         pod(isvc(model(storageUri=uri)))
     assert not isinstance(caught.value, SelectionError)
-    assert str(caught.value) == (
+    first, step = str(caught.value).splitlines()
+    assert step.startswith("Next step: ")
+    assert first == (
         "StorageURI not supported: storageUri, must be one of: [gs://, s3://, pvc://, file://, "
         "https://, http://, hdfs://, webhdfs://, oci://, oci+native://, oci+fetch://, hf://] or "
         "match https://{}.blob.core.windows.net/{}/{} or be an absolute or relative local path. "

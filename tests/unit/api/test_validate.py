@@ -14,6 +14,7 @@ from kserve_local.api.manifest import load
 from kserve_local.api.review import FileReport, review
 from kserve_local.cli.main import cli
 from kserve_local.errors import UsageError
+from kserve_local.storage.local import missing_model
 
 GOOD = """\
 apiVersion: serving.kserve.io/v1beta1
@@ -215,6 +216,71 @@ def test_no_webhook_heals_a_serving_runtime() -> None:
         "      limits: {cpu: 0.5}\n"
     )
     assert not judged(text).valid
+
+
+# --- storage -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD.replace("gs://bucket/model", "ftp://x/y # HERE"),
+        HEAD + MODEL + "    storageUris:\n    - uri: gs://a/b\n    - uri: ftp://x/y # HERE\n",
+        HEAD
+        + "spec:\n  predictor:\n    containers:\n    - name: kserve-container\n      image: i\n"
+        + "      env:\n      - {name: A, value: b}\n      - name: STORAGE_URI\n"
+        + "        value: ftp://x/y # HERE\n",
+    ],
+)
+def test_a_source_that_the_controller_refuses_is_an_error(text: str) -> None:
+    """In the controller's words, with the schemes there are; the API takes such a service."""
+    report = judged(text)
+    (finding,) = report.findings
+    assert (finding.severity, finding.line) == ("error", marked_line(text))
+    assert finding.message.startswith("StorageURI not supported: ")
+    assert finding.message.endswith("StorageUri [ftp://x/y] is not supported")
+    (step,) = finding.details
+    assert step.startswith("Next step: ")
+    assert "s3://" in step
+    assert report.valid
+    assert report.schema_valid
+
+
+def test_a_storage_container_of_the_files_decides_too() -> None:
+    text = GOOD.replace("gs://bucket", "ftp://bucket") + (
+        "---\napiVersion: serving.kserve.io/v1alpha1\nkind: ClusterStorageContainer\n"
+        "metadata: {name: mine}\nspec:\n  container: {name: storage-initializer, image: i}\n"
+        "  supportedUriFormats: [{prefix: 'ftp://'}]\n"
+    )
+    assert judged(text).findings == ()
+
+
+def test_a_local_model_is_looked_at_beside_its_file(tmp_path: Path) -> None:
+    """Whether it is there is a warning: on a cluster the path lies inside a container."""
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "model.joblib").touch()
+
+    def look_at(file: str, uri: str) -> str:
+        assert file == "f.yaml"
+        return missing_model(uri, tmp_path, {"gs://mirrored/": tmp_path / "full"})
+
+    def said(uri: str) -> list[str]:
+        text = GOOD.replace("gs://bucket/model", f"{uri} # HERE")
+        findings = judged(text, look_at=look_at).findings
+        assert all(f.severity == "warning" and f.line == marked_line(text) for f in findings)
+        return [f.message for f in findings]
+
+    for uri in ("./full", "full/model.joblib", f"file://{tmp_path}/full", "gs://mirrored/"):
+        assert said(uri) == []
+    assert said("s3://somewhere/else") == []
+    gone = tmp_path / "gone"
+    assert said("./gone") == [f'storageUri ./gone: "{gone}" does not exist']
+    assert said(f"file://{gone}") == [f'storageUri file://{gone}: "{gone}" does not exist']
+    assert said("gs://mirrored/gone") == [
+        f'storageUri gs://mirrored/gone: "{tmp_path}/full/gone" does not exist'
+    ]
+    assert said("empty") == [f'storageUri empty: "{tmp_path}/empty" holds no files']
 
 
 # --- runtimes --------------------------------------------------------------------------------
