@@ -20,22 +20,20 @@ from kserve_local.client.client import Client
 from kserve_local.errors import KServeLocalError
 
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
+REVISION_LABEL = "serving.knative.dev/revision"
 FAILED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
-TOLD_BY_EVENTS = frozenset({"InternalError"})
-"""Warnings about a service that its conditions do not show: they stay Unknown, as on a cluster."""
+OBSERVED = "/apis/kserve-local.dev/v1/observed"
+"""What became of each service's spec; its own status does not tell (supervisor/summary.py)."""
 REFUSED = frozenset({"CreateContainerConfigError", "CreateContainerError", "InvalidImageName"})
 """Why a container is not even tried. The service's model status names it, still InProgress."""
-# A spec that has just changed still shows the old revision's status, and a service of an earlier
-# run its last failure; this much quiet settles it.
+# A runtime that has just changed, or a Pod replaced, still shows the old revision's status, and a
+# service of an earlier run its last failure; this much quiet settles it.
 SETTLE = 0.3
 SETTLE_FAILED = 1.5
+LOOK = 0.5
+"""Seconds between two looks at what became of the specs, while nothing else is ready to settle."""
 
 Name = tuple[str, str]
-
-
-def _just_now() -> str:
-    """Return when the manifests were sent at the earliest, as Kubernetes writes times."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 2.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +110,13 @@ class Reporter:
                 for line in seen.message.splitlines():
                     self.out.say(f"      {line}")
 
+    def note(self, name: Name, text: str) -> None:
+        """Tell what keeps a service waiting."""
+        self.emit("problem", namespace=name[0], name=name[1], message=text)
+        if not self.out.as_json:
+            for line in text.splitlines():
+                self.out.say(f"      {name[1]}: {line}")
+
     def log(self, name: str, line: str) -> None:
         """Pass on one line of a container's output."""
         self.lines[name] = self.lines.get(name, 0) + 1
@@ -126,7 +131,8 @@ class Follower:
 
     Args:
         names: (namespace, name) of the services to wait for.
-        changed: Those whose spec was just changed: their old status does not count yet.
+        changed: Those with something besides their spec just changed: a status that moves
+            does not count yet. (Of a spec the supervisor tells when its status is there.)
         revived: Those of an earlier run whose supervisor has just started: an old failure does not
             count before they were tried again.
     """
@@ -139,7 +145,6 @@ class Follower:
     views: dict[Name, View] = field(default_factory=dict)
     objects: dict[Name, Object] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
-    _began: str = field(default_factory=_just_now)
     _touched: dict[Name, float] = field(default_factory=dict)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -150,14 +155,18 @@ class Follower:
                 while not self._settled():
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._news.wait(), SETTLE / 3)
-                    self._believe_warnings()
                     self._news.clear()
+                    await self._look()
         return self.outcome()
 
     async def for_ever(self) -> None:
         """Tell of changes until cancelled or the server goes away."""
         async with self._following():
-            await asyncio.Event().wait()
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), LOOK)
+                self._news.clear()
+                await self._look()
 
     def outcome(self) -> str:
         """Return `ready`, `failed` or `timeout` for what was seen so far."""
@@ -167,6 +176,12 @@ class Follower:
             return "ready" if all(map(self._serves, running)) else "timeout"
         return "failed" if "Failed" in states else "timeout"
 
+    async def log_tail(self, name: Name) -> list[str]:
+        """Return the end of a failed service's log; empty if its spec never became a Pod."""
+        if name in self._troubled or name not in self.objects:
+            return []
+        return await log_tail(self.client, self.objects[name])
+
     def _settled(self) -> bool:
         return all(map(self._is_settled, self.names))
 
@@ -175,12 +190,43 @@ class Follower:
         if seen is None:
             return False
         quiet = time.monotonic() - self._touched[name]
-        if name in self.changed and quiet < SETTLE:
+        if not self._is_current(name) or (name in self.changed and quiet < SETTLE):
             return False
         if seen.state == "Failed":
             tried = name not in self.revived or self._tried.get(name, False)
             return tried or quiet > SETTLE_FAILED
         return seen.state == "Stopped" or (seen.state == "Ready" and self._serves(name))
+
+    def _is_current(self, name: Name) -> bool:
+        """Whether the status seen is that of the spec there is now."""
+        metadata, seen = self.objects[name]["metadata"], self._observed.get(name) or {}
+        return (
+            seen.get("uid") == metadata.get("uid")
+            and seen["settled"]
+            and seen["generation"] >= int(metadata.get("generation") or 0)
+            # The answer may overtake the watch.
+            and int(metadata["resourceVersion"]) >= int(seen["resourceVersion"])
+        )
+
+    async def _look(self) -> None:
+        """Ask what became of the specs, at once if that is all that is missing."""
+        final = all(self._seems.get(name, "Loading") != "Loading" for name in self.names)
+        if not final and time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        answer = await self.client.call("GET", OBSERVED)
+        for seen in answer["services"]:
+            name = (str(seen["namespace"]), str(seen["name"]))
+            if name not in self.names:
+                continue
+            before = self._observed.get(name) or {}
+            self._observed[name] = seen
+            if not seen["message"]:
+                self._troubled.pop(name, None)
+            elif before.get("generation") != seen["generation"] or name not in self._troubled:
+                self._troubled[name] = self._looked
+            if name in self.objects:
+                self._show(name)
 
     def _serves(self, name: Name) -> bool:
         """Whether a Pod is there; right after a start a service's status may be yesterday's."""
@@ -194,7 +240,9 @@ class Follower:
         for pod in pods:
             self._saw_pod(pod, there=True)
         async with asyncio.TaskGroup() as tasks:
-            self._begin_tails(pods, tasks, last=10)
+            # What one that serves said long ago is no news.
+            self._begin_tails((p for p in pods if not condition_is(p, "Ready")), tasks, last=10)
+            self._begin_tails(pods, tasks, last=0)
             watching = [
                 tasks.create_task(self._services(), name="watch-services"),
                 tasks.create_task(self._pods(tasks, version), name="watch-pods"),
@@ -211,7 +259,12 @@ class Follower:
     _tried: dict[Name, bool] = field(default_factory=dict)
     _preparing: dict[Name, str] = field(default_factory=dict)
     _refused: dict[Name, bool] = field(default_factory=dict)
-    _warnings: dict[Name, tuple[float, float, Object]] = field(default_factory=dict)
+    _seems: dict[Name, str] = field(default_factory=dict)
+    _observed: dict[Name, dict[str, Any]] = field(default_factory=dict)
+    _troubled: dict[Name, float] = field(default_factory=dict)
+    _looked: float = 0.0
+    _waiting: dict[str, Name] = field(default_factory=dict)
+    _told: set[tuple[str, str]] = field(default_factory=set)
     _followed: set[tuple[str, str, int]] = field(default_factory=set)
 
     async def _services(self) -> None:
@@ -226,20 +279,29 @@ class Follower:
         name = (namespace_of(isvc), name_of(isvc))
         if name not in self.names:
             return
-        now = time.monotonic()
         self.objects[name] = isvc
-        self._touched[name] = now
-        seen = view(isvc)
+        self._touched[name] = time.monotonic()
+        self._show(name)
+        self._news.set()
+
+    def _show(self, name: Name) -> None:
+        """Work out the service's view anew and tell of it if it changed."""
+        seen = view(self.objects[name])
         if seen.state == "Ready" and not self._serves(name):
             seen = View("Loading", "starting")
         if seen.state == "Loading" and self._preparing.get(name):
             seen = View("Loading", self._preparing[name], seen.reason, seen.message)
-        seen = self._warned(name, self._refusal(name, seen))
+        seen = self._refusal(name, seen)
+        self._seems[name] = seen.state
+        seen = self._trouble(name, seen)
         before = self.views.get(name)
+        if seen.state == "Ready" and not self._is_current(name):
+            # The revision before still serves; of the new spec there is nothing to tell yet.
+            self.views[name] = View("Loading", "")
+            return
         self.views[name] = seen
         if before is None or (before.state, before.text) != (seen.state, seen.text):
-            self.reporter.state(name, seen, now - self._started)
-        self._news.set()
+            self.reporter.state(name, seen, time.monotonic() - self._started)
 
     async def _events(self) -> None:
         async with aclosing(self.client.watch(scheme.EVENT)) as events:
@@ -248,30 +310,28 @@ class Follower:
                     self._saw_event(event.object)
 
     def _saw_event(self, event: Object) -> None:
+        """Tell once why a Pod that runs is not ready yet: its log need not."""
         about = event.get("involvedObject") or {}
-        name = (str(about.get("namespace", "")), str(about.get("name", "")))
-        if about.get("kind") != "InferenceService" or name not in self.names:
+        pod = str(about.get("uid", ""))
+        if event.get("reason") != "Unhealthy" or pod not in self._waiting:
             return
-        if event.get("type") != "Warning" or event.get("reason") not in TOLD_BY_EVENTS:
-            return
-        fresh = name in self.changed or name in self.revived
-        if fresh and str(event.get("lastTimestamp", "")) < self._began:
-            return
-        now = time.monotonic()
-        first, _, _ = self._warnings.get(name, (now, now, event))
-        self._warnings[name] = (first, now, event)
+        message = str(event.get("message", ""))
+        if (pod, message) not in self._told:
+            self._told.add((pod, message))
+            self.reporter.note(self._waiting[pod], message)
 
-    def _warned(self, name: Name, seen: View) -> View:
-        """Return the failure that only an Event tells, once it lasts: controllers try again."""
-        first, last, event = self._warnings.get(name, (0.0, 0.0, {}))
-        if not event or seen.state != "Loading" or time.monotonic() - first < SETTLE_FAILED:
+    def _trouble(self, name: Name, seen: View) -> View:
+        """Return the failure of a spec that cannot be carried out, once it lasts: it is retried.
+
+        It counts beside a revision that serves, too: that one is not what was asked for.
+        """
+        since = self._troubled.get(name)
+        if since is None or seen.state in ("Failed", "Stopped"):
             return seen
-        if event["involvedObject"].get("uid") != self.objects[name]["metadata"]["uid"]:
-            return seen
-        reason, message = str(event["reason"]), str(event.get("message", ""))
-        if reason == "InternalError" and self._touched[name] > last + SETTLE:
-            return seen  # The next try went further.
-        return View("Failed", reason, reason, message)
+        if time.monotonic() - since < SETTLE_FAILED:
+            return View("Loading", "trying") if seen.state == "Ready" else seen
+        found = self._observed[name]
+        return View("Failed", found["reason"], found["reason"], found["message"])
 
     def _refusal(self, name: Name, seen: View) -> View:
         """Return the failure of a service whose Pod cannot be made as it is written."""
@@ -281,13 +341,6 @@ class Follower:
             return seen
         reason = str(failure.get("reason", ""))
         return View("Failed", reason, reason, str(failure.get("message", "")))
-
-    def _believe_warnings(self) -> None:
-        for name in self._warnings:
-            seen = self.views.get(name)
-            if seen is not None and (failed := self._warned(name, seen)) is not seen:
-                self.views[name] = failed
-                self.reporter.state(name, failed, time.monotonic() - self._started)
 
     async def _pods(self, tasks: asyncio.TaskGroup, version: int) -> None:
         async with aclosing(self.client.watch(scheme.POD, since=version)) as events:
@@ -309,6 +362,10 @@ class Follower:
             ready.discard(name_of(pod))
         if there and _has_failed(pod):
             self._tried[name] = True
+        if there and not condition_is(pod, "Ready"):
+            self._waiting[str(pod["metadata"]["uid"])] = name
+        else:
+            self._waiting.pop(str(pod["metadata"]["uid"]), None)
         self._preparing[name] = _preparation(pod) if there else ""
         self._refused[name] = there and _is_refused(pod)
         return name
@@ -347,10 +404,14 @@ def _service_of(pod: Object) -> str:
     return str((pod["metadata"].get("labels") or {}).get(ISVC_LABEL, ""))
 
 
-async def log_tail(client: Client, name: Name, lines: int = 10) -> list[str]:
-    """Return the last lines of the service's newest container that said anything."""
-    pods = await client.list(scheme.POD, namespace=name[0])
-    own = [p for p in pods if _service_of(p) == name[1]]
+async def log_tail(client: Client, isvc: Object, lines: int = 10) -> list[str]:
+    """Return the last lines of the newest container, of the newest revision, that said anything."""
+    name = (namespace_of(isvc), name_of(isvc))
+    predictor = ((isvc.get("status") or {}).get("components") or {}).get("predictor") or {}
+    labels = f"{ISVC_LABEL}={name[1]}"
+    if predictor.get("latestCreatedRevision"):
+        labels += f",{REVISION_LABEL}={predictor['latestCreatedRevision']}"
+    own = await client.list(scheme.POD, namespace=name[0], labels=labels)
     own.sort(key=lambda p: str(p["metadata"].get("creationTimestamp", "")), reverse=True)
     for pod in own:
         spec = pod.get("spec") or {}

@@ -74,7 +74,7 @@ def _look(flags: Common, names: tuple[str, ...]) -> tuple[str, bool]:
     for service in services:
         message = str(service["message"])
         lines = message.splitlines()
-        if not service["ready"] and (len(lines) > 1 or len(_error(service)) > _ERROR_WIDTH):
+        if lines and (len(lines) > 1 or len(_error(service)) > _ERROR_WIDTH):
             text.append(f"\n{service['name']}: {service['reason']}")
             text += [f"  {line}" for line in lines]
         for note in service.get("standIns", ()):
@@ -123,6 +123,5 @@ def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
 
 
 def _error(service: dict[str, Any]) -> str:
-    if service["ready"]:
-        return ""
+    """Say what is wrong; beside a serving revision that is the newer spec's failure."""
     return ": ".join(filter(None, (str(service["reason"]), headline(service["message"]))))

@@ -305,7 +305,9 @@ class _Session:
     async def _apply(
         self, client: Client, reporter: Reporter
     ) -> tuple[list[Name], list[Name], list[Name]]:
-        """Send every object; return all services, those that changed, those that were there."""
+        """Send every object; return all services, those with news besides their spec, and those
+        that were there.
+        """
         from kserve_local.api.meta import name_of, namespace_of
         from kserve_local.cli.project_files import missing_namespaces
 
@@ -313,7 +315,8 @@ class _Session:
             await client.apply(
                 {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
             )
-        names, changed, old = [], [], []
+        names, configured, old = [], [], []
+        others = False
         for obj in self.objects:
             applied, what = await client.apply(obj)
             kind, name = applied["kind"], name_of(applied)
@@ -326,9 +329,11 @@ class _Session:
                 if what != "created":
                     old.append(key)
                     if what != "unchanged":
-                        changed.append(key)
-        changed += await self._restart_failed(client, [n for n in old if n not in changed])
-        return names, changed, old
+                        configured.append(key)
+            elif what == "configured":
+                others = True  # What that means for a service shows a moment later.
+        changed = await self._restart_failed(client, [n for n in old if n not in configured])
+        return names, old if others else changed, old
 
     async def _restart_failed(self, client: Client, unchanged: list[Name]) -> list[Name]:
         """Replace the Pods of unchanged services that sit in a back-off; return those services.
@@ -373,8 +378,6 @@ class _Session:
 
     async def _finish(self, outcome: str, follower: Follower, running: Running) -> int:
         """Print URLs and one command to copy, or what failed; return the exit code."""
-        from kserve_local.cli.progress import log_tail
-
         code = {"ready": 0, "started": 0, "failed": 4, "timeout": 5}[outcome]
         seconds = time.monotonic() - self.begun
         views = follower.views
@@ -383,9 +386,10 @@ class _Session:
             n for n in follower.names
             if n not in failed and (n not in views or views[n].state not in ("Ready", "Stopped"))
         )  # fmt: skip
-        tails = {n: await log_tail(follower.client, n) for n in failed}
+        tails = {n: await follower.log_tail(n) for n in failed}
+        reasons = await self._reasons(follower.client) if late and outcome == "timeout" else {}
         if self.out.as_json:
-            self._envelope(code, follower, running, failed, late, tails)
+            self._envelope(code, follower, running, failed, late, tails, reasons)
             return code
         self._print_urls(follower, running)
         if outcome == "ready":
@@ -400,8 +404,19 @@ class _Session:
         elif outcome == "timeout":
             names = ", ".join(n for _, n in late)
             self.out.say(f"error: not Ready after {seconds:.0f} s: {names} (exit 5)", fg="red")
+            for name in late:
+                for line in reasons.get(name, "").splitlines():
+                    self.out.say(f"  {name[1]}: {line}")
             self.out.say(f"  kserve-local status   ·   kserve-local logs {late[0][1]}")
         return code
+
+    async def _reasons(self, client: Client) -> dict[Name, str]:
+        """Return what `status` says keeps each service waiting, if it says anything."""
+        data = await client.call("GET", "/apis/kserve-local.dev/v1/status")
+        return {
+            (s["namespace"], s["name"]): ": ".join(filter(None, (s["reason"], s["message"])))
+            for s in data["services"]
+        }
 
     def _envelope(
         self,
@@ -411,6 +426,7 @@ class _Session:
         failed: Sequence[Name],
         late: Sequence[Name],
         tails: Mapping[Name, Sequence[str]],
+        reasons: Mapping[Name, str],
     ) -> None:
         """Print the one JSON answer; in the foreground it waits for the end."""
         from kserve_local.cli.progress import urls
@@ -441,10 +457,10 @@ class _Session:
         name = (failed or late)[0]
         seen = follower.views.get(name)
         reason = seen.reason if seen else ""
+        told = reasons.get(name) or (seen.message if seen else "")
         what = "failed" if failed else f"is not Ready after {time.monotonic() - self.begun:.0f} s"
         body = error_body(
-            f'InferenceService "{name[0]}/{name[1]}" {what}'
-            + (f": {seen.message}" if seen and seen.message else ""),
+            f'InferenceService "{name[0]}/{name[1]}" {what}' + (f": {told}" if told else ""),
             exit_code=code,
             code=code_of(reason) if failed else "",
             details={

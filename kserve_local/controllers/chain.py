@@ -15,6 +15,7 @@ from kserve_local.controllers import knative_names
 from kserve_local.controllers.deployment import DeploymentController
 from kserve_local.controllers.inferenceservice import InferenceServiceController
 from kserve_local.controllers.knative_service import KnativeServiceController
+from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.revision import RevisionController
 from kserve_local.controllers.routes import RoutesController
 from kserve_local.controllers.unavailable import UNAVAILABLE, UnavailableController
@@ -41,11 +42,19 @@ class ChainSettings:
 
 
 def knative_chain(
-    store: Store, events: EventRecorder, sink: RouteSink, settings: ChainSettings
+    store: Store,
+    events: EventRecorder,
+    sink: RouteSink,
+    settings: ChainSettings,
+    observed: Observations | None = None,
 ) -> list[Reconciler]:
-    """Return the controllers from InferenceService down to Pod, and the one for routes."""
+    """Return the controllers from InferenceService down to Pod, and the one for routes.
+
+    Args:
+        observed: Where the first of them tells what became of each spec.
+    """
     return [
-        InferenceServiceController(store, events),
+        InferenceServiceController(store, events, observed),
         KnativeServiceController(store, events, domain=settings.domain),
         RevisionController(store, events, progress_deadline=settings.progress_deadline),
         DeploymentController(store, events, mutate=settings.mutate),

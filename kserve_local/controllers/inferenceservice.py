@@ -50,6 +50,7 @@ from kserve_local.controllers import isvc_gaps, isvc_knative, isvc_status, podsp
 from kserve_local.controllers.garbage import ISVC_FINALIZER, TRAINED_MODEL_PARENT
 from kserve_local.controllers.isvc_status import StatusDraft
 from kserve_local.controllers.knative_service import with_status
+from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.controllers.revision import pods_of
 from kserve_local.errors import (
@@ -101,9 +102,12 @@ class InferenceServiceController:
 
     name = "inferenceservice"
 
-    def __init__(self, store: Store, events: EventRecorder) -> None:
+    def __init__(
+        self, store: Store, events: EventRecorder, observed: Observations | None = None
+    ) -> None:
         self._store = store
         self._events = events
+        self._observed = observed or Observations()
         self._made: dict[Key, _Made] = {}
         self.watches = (
             Watch(INFERENCE_SERVICE.id, itself),
@@ -134,12 +138,14 @@ class InferenceServiceController:
         isvc = self._store.find(key)
         if isvc is None:
             self._made.pop(key, None)
+            self._observed.forget(key)
             return DONE
         if isvc["metadata"].get("deletionTimestamp"):
             return await self._finalize(isvc)
         if annotations_of(isvc).get(names.DISABLE_AUTO_UPDATE) == "true" and condition_is(
             isvc, isvc_status.READY
         ):
+            self._observed.carried_out(isvc)
             return DONE
         isvc = await self._with_finalizer(isvc)
         try:
@@ -147,8 +153,7 @@ class InferenceServiceController:
                 self._store.find(Key(CONFIG_MAP.id, names.KSERVE_NAMESPACE, names.CONFIG_MAP))
             )
         except Invalid as error:
-            await self._event(isvc, "Warning", "InternalError", str(error))
-            return RETRY
+            return await self._internal_error(isvc, error)
         draft = StatusDraft(isvc, now=timestamp())
         mode = config.deployment_mode(
             annotations_of(isvc).get(names.DEPLOYMENT_MODE),
@@ -170,11 +175,14 @@ class InferenceServiceController:
         draft.component("predictor", ksvc)
         pods = self._pods(isvc, draft)
         if not draft.model(pods, ksvc):
+            self._observed.carried_out(isvc, settled=False)
             return Result(requeue_after=1.0)
         await self._other_components(isvc, draft)
         draft.cross_components()
         await self._ingress(isvc, draft, config)
         await self._write(isvc, draft)
+        seen = (ksvc.get("status") or {}).get("observedGeneration")
+        self._observed.carried_out(isvc, settled=seen == ksvc["metadata"].get("generation"))
         return DONE
 
     # -- steps ------------------------------------------------------------------------------------
@@ -324,6 +332,7 @@ class InferenceServiceController:
                 await self._delete(obj)
         draft.stop()
         await self._write(isvc, draft)
+        self._observed.carried_out(isvc)
         return DONE
 
     async def _refuse(self, isvc: Object, draft: StatusDraft, message: str) -> Result:
@@ -333,6 +342,7 @@ class InferenceServiceController:
         """
         draft.not_available("predictor", message)
         await self._write(isvc, draft)
+        self._observed.carried_out(isvc)
         if not _says(isvc, isvc_status.PREDICTOR_READY, message):
             await self._event(isvc, "Warning", isvc_status.NOT_AVAILABLE, message)
         return DONE
@@ -344,6 +354,10 @@ class InferenceServiceController:
         elif isinstance(error, ReconcileFailed):
             draft.reconcile_failed("predictor", str(error))
         await self._write(isvc, draft)
+        return await self._internal_error(isvc, error)
+
+    async def _internal_error(self, isvc: Object, error: KServeLocalError) -> Result:
+        self._observed.failed(isvc, "InternalError", str(error))
         await self._event(isvc, "Warning", "InternalError", str(error))
         return RETRY
 

@@ -18,6 +18,7 @@ from kserve_local.controllers import pod_mutators
 from kserve_local.controllers.addresses import AddressPool
 from kserve_local.controllers.chain import ChainSettings, ensure_local_gateway, knative_chain
 from kserve_local.controllers.environment import NodeFacts
+from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.pod import NodeAgent
 from kserve_local.controllers.pod_containers import Interpreter
 from kserve_local.errors import NotFound
@@ -37,6 +38,7 @@ class ControlPlane:
 
     Args:
         routes: Where route tables go: the gateway.
+        observed: Where is told what became of each InferenceService's spec.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ControlPlane:
         backend: ProcessBackend,
         routes: RouteSink,
         addresses: AddressPool,
+        observed: Observations,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -60,6 +63,7 @@ class ControlPlane:
                 progress_deadline=settings.progress_deadline,
                 mutate=self._mutate,
             ),
+            observed,
         )
         self._agent = NodeAgent(
             store,

@@ -1,7 +1,8 @@
 """What `kserve-local status` shows, put together where everything is known; and the stop route.
 
 `GET /apis/kserve-local.dev/v1/status` answers `{"services": [...]}` with DESIGN.md section 6's
-fields; `POST /apis/kserve-local.dev/v1/stop` begins a clean stop.
+fields; `.../observed` what became of each service's spec, cheap enough to be asked while waiting;
+`POST .../stop` begins a clean stop.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kserve_local.api import names, scheme
 from kserve_local.api.meta import (
     Object,
     annotations_of,
+    condition_is,
     get_condition,
     labels_of,
     name_of,
@@ -26,7 +28,7 @@ from kserve_local.api.meta import (
 from kserve_local.apiserver.app import json_route
 from kserve_local.backends.process import ProcessBackend
 from kserve_local.controllers import isvc_gaps
-from kserve_local.controllers.isvc_status import NOT_AVAILABLE
+from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.errors import NotFound
 from kserve_local.interfaces.backend import ReplicaStatus
 from kserve_local.settings import Settings
@@ -37,19 +39,28 @@ PREFIX = "/apis/kserve-local.dev/v1"
 
 
 def routes(
-    settings: Settings, store: Store, backend: ProcessBackend, stats: Stats, stop: asyncio.Event
+    settings: Settings,
+    store: Store,
+    backend: ProcessBackend,
+    stats: Stats,
+    observed: Observations,
+    stop: asyncio.Event,
 ) -> Sequence[BaseRoute]:
     """Return the routes that the API server serves besides Kubernetes' own."""
 
     async def status(request: Request) -> object:
         replicas = {replica.id: replica for replica in await backend.list()}
-        warnings = _warnings(store)
+        probes = _failed_probes(store)
         services = [
-            await _service(isvc, store, replicas, backend, stats, warnings)
+            await _service(isvc, store, replicas, backend, stats, observed.of(isvc), probes)
             for isvc in store.list(scheme.INFERENCE_SERVICE.id)
         ]
         services.sort(key=lambda s: (s["namespace"], s["name"]))
         return {"project": settings.name, "services": services}
+
+    async def progress(request: Request) -> object:
+        services = store.list(scheme.INFERENCE_SERVICE.id)
+        return {"services": [_observed(isvc, observed.of(isvc)) for isvc in services]}
 
     async def end(request: Request) -> object:
         stop.set()
@@ -57,6 +68,7 @@ def routes(
 
     return [
         json_route(f"{PREFIX}/status", status, "GET"),
+        json_route(f"{PREFIX}/observed", progress, "GET"),
         json_route(f"{PREFIX}/stop", end, "POST"),
     ]
 
@@ -67,7 +79,8 @@ async def _service(
     replicas: dict[str, ReplicaStatus],
     backend: ProcessBackend,
     stats: Stats,
-    warnings: Mapping[str, Object],
+    observed: Observed | None,
+    probes: Mapping[str, Object],
 ) -> dict[str, Any]:
     name, namespace = name_of(isvc), namespace_of(isvc)
     pods = store.list(scheme.POD.id, namespace=namespace, labels={names.ISVC_LABEL: name})
@@ -83,7 +96,8 @@ async def _service(
     revisions = _revisions(predictor, pods, replicas)
     figures = [stats.of(f"{namespace}/{r['name']}") for r in revisions]
     ready = get_condition(isvc, "Ready") or {}
-    reason, message = why(isvc, warnings.get(uid_of(isvc)))
+    unhealthy = [probes[uid_of(pod)] for pod in pods if uid_of(pod) in probes and _waits(pod)]
+    reason, message = why(isvc, observed, max(unhealthy, key=_last_seen, default=None))
     return {
         "kind": "InferenceService",
         "namespace": namespace,
@@ -108,44 +122,77 @@ async def _service(
     }
 
 
-def _warnings(store: Store) -> dict[str, Object]:
-    """Return the latest Warning about each InferenceService, by uid."""
+def _observed(isvc: Object, seen: Observed | None) -> dict[str, Any]:
+    """Return what became of a service's spec; `resourceVersion` is that of the status there is."""
+    return {
+        "namespace": namespace_of(isvc),
+        "name": name_of(isvc),
+        "uid": uid_of(isvc),
+        "resourceVersion": isvc["metadata"]["resourceVersion"],
+        "generation": seen.generation if seen else 0,
+        "settled": seen is not None and seen.settled,
+        "reason": seen.reason if seen else "",
+        "message": seen.message if seen else "",
+    }
+
+
+def _failed_probes(store: Store) -> dict[str, Object]:
+    """Return the latest Event about a probe of each Pod that failed one, by the Pod's uid."""
     latest: dict[str, Object] = {}
     for event in store.list(scheme.EVENT.id):
         about = event.get("involvedObject") or {}
-        if event.get("type") != "Warning" or about.get("kind") != "InferenceService":
+        if event.get("reason") != "Unhealthy" or about.get("kind") != "Pod":
             continue
         before = latest.get(about.get("uid", ""))
-        if before is None or before.get("lastTimestamp", "") <= event.get("lastTimestamp", ""):
+        if before is None or _last_seen(before) <= _last_seen(event):
             latest[about.get("uid", "")] = event
     return latest
 
 
-def why(isvc: Object, warning: Object | None = None) -> tuple[str, str]:
-    """Return reason and message of what keeps a service from being Ready, in KServe's terms.
+def _last_seen(event: Object) -> str:
+    return str(event.get("lastTimestamp") or "")
 
-    The model's failure says more than the conditions, which only wait; where KServe says it in an
-    Event alone, that is what comes back. Both empty when Ready.
+
+def _waits(pod: Object) -> bool:
+    return not pod["metadata"].get("deletionTimestamp") and not condition_is(pod, "Ready")
+
+
+_TOLD_FIRST = ("PredictorConfigurationReady", "PredictorReady")
+
+
+def why(
+    isvc: Object, observed: Observed | None = None, unhealthy: Object | None = None
+) -> tuple[str, str]:
+    """Return reason and message of what keeps a service from being what its spec says.
+
+    In KServe's terms, the most telling place first. Older Events do not count: the failure of a
+    spec that is not the service's any more explains nothing. Both empty when nothing is wrong; a
+    service may be Ready and still have a spec that cannot be carried out.
 
     Args:
-        warning: The latest Warning about the service.
+        observed: What became of the spec, which on a cluster an Event alone tells.
+        unhealthy: The Event about a failed probe of a Pod that is not Ready.
     """
-    ready = get_condition(isvc, "Ready") or {}
+    conditions = (isvc.get("status") or {}).get("conditions") or ()
+    false = [c for c in conditions if c.get("status") == "False" and c.get("message")]
     model = (isvc.get("status") or {}).get("modelStatus") or {}
+    invalid = model.get("transitionStatus") == "InvalidSpec"
+    if observed is not None and observed.message and not invalid:
+        told = [c for c in false if c["message"] == observed.message]
+        return str(told[0].get("reason", "")) if told else observed.reason, observed.message
     failure = model.get("lastFailureInfo") or {}
-    failed = model.get("transitionStatus") in ("BlockedByFailedLoad", "InvalidSpec")
-    if failure and failed:
+    if failure and (invalid or model.get("transitionStatus") == "BlockedByFailedLoad"):
         return str(failure.get("reason", "")), str(failure.get("message", ""))
+    ready = get_condition(isvc, "Ready") or {}
     if ready.get("status") == "True":
         return "", ""
     if ready.get("reason") == "Stopped":
         return "Stopped", ""
-    for type_ in ("PredictorConfigurationReady", "PredictorReady"):
-        condition = get_condition(isvc, type_) or {}
-        if condition.get("status") == "False" and condition.get("message"):
-            return str(condition.get("reason", "")), str(condition["message"])
-    if warning is not None and warning["reason"] != NOT_AVAILABLE and not ready.get("message"):
-        return str(warning.get("reason", "")), str(warning.get("message", ""))
+    false.sort(key=lambda c: _TOLD_FIRST.index(c["type"]) if c["type"] in _TOLD_FIRST else 9)
+    if false:
+        return str(false[0].get("reason", "")), str(false[0]["message"])
+    if unhealthy is not None:
+        return str(unhealthy["reason"]), str(unhealthy.get("message", ""))
     return str(ready.get("reason", "")), str(ready.get("message", ""))
 
 

@@ -131,6 +131,7 @@ async def _start(
     from kserve_local.apiserver.serve import serving
     from kserve_local.apiserver.watch import OpenStreams
     from kserve_local.controllers.addresses import AddressPool
+    from kserve_local.controllers.observed import Observations
     from kserve_local.store.events import EventRecorder
     from kserve_local.store.store import open_store
     from kserve_local.supervisor import certificates
@@ -142,7 +143,8 @@ async def _start(
     recorder = EventRecorder(store)
     addresses = AddressPool(settings.state, settings.cache)
     stack.callback(lambda: addresses.close(give_up=not survivors.leave))
-    plane = ControlPlane(settings, store, recorder, backend, gateway, addresses)
+    observed = Observations()
+    plane = ControlPlane(settings, store, recorder, backend, gateway, addresses, observed)
     await stack.enter_async_context(plane.running())
 
     token = _token(settings)
@@ -152,7 +154,7 @@ async def _start(
         store,
         token=token,
         log_reader=FileLogs(store, settings.log_dir),
-        extra_routes=summary_routes(settings, store, backend, stats, stop),
+        extra_routes=summary_routes(settings, store, backend, stats, observed, stop),
         streams=streams,
     )
     port = api_socket.getsockname()[1]

@@ -225,6 +225,45 @@ def test_failures_that_only_events_tell_end_the_wait(iris: Project) -> None:
         iris.run("down")
 
 
+def test_a_spec_that_cannot_be_carried_out_fails_beside_the_revision_that_serves(
+    iris: Project,
+) -> None:
+    manifest = iris.folder / "manifest.yaml"
+    good = manifest.read_text()
+    iris.up()
+    manifest.write_text(good.replace("./model", "foo://bucket/model"))
+    done = iris.up(check=4)
+    assert "StorageURI not supported" in done.stderr
+    assert "Ready in" not in done.stderr
+    assert "✓ sklearn-iris" not in done.stderr
+    assert "Loading model" not in done.stderr  # the log of the one that serves
+    assert iris.run("wait", check=4).stderr.count("StorageURI not supported") == 1
+    shown = iris.run("status").stdout
+    assert "True" in shown
+    assert "InternalError: StorageURI not supported" in shown
+    assert iris.service("sklearn-iris")["reason"] == "InternalError"
+    assert iris.call(CALL, IRIS)[0] == 200
+    manifest.write_text(good)
+    assert "Ready in" in iris.up().stderr
+    assert iris.service("sklearn-iris")["reason"] == ""
+
+
+def test_up_waits_for_the_revision_of_the_changed_spec(iris: Project) -> None:
+    """Ready is the old revision's for a moment; the supervisor tells when it is the new one's."""
+    manifest = iris.folder / "manifest.yaml"
+    text = manifest.read_text()
+    iris.up()
+    for minimum in (2, 1, 2):
+        manifest.write_text(text.replace("predictor:", f"predictor:\n    minReplicas: {minimum}"))
+        iris.up()
+        predictor = iris.isvc("sklearn-iris")["status"]["components"]["predictor"]
+        assert predictor["latestCreatedRevision"] == predictor["latestReadyRevision"]
+        assert iris.isvc("sklearn-iris")["spec"]["predictor"]["minReplicas"] == minimum
+        newest = predictor["latestReadyRevision"]
+        served = {r["name"]: r["replicas"] for r in iris.service("sklearn-iris")["revisions"]}
+        assert served[newest] >= 1
+
+
 def test_who_is_late_is_named_with_exit_5(tmp_path: Path) -> None:
     with project(tmp_path / "late") as own:
         (own.folder / "server.py").write_text("import time\ntime.sleep(600)\n")

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from kserve_local.cli.status import headline
+from kserve_local.controllers.observed import Observed
 from kserve_local.supervisor.summary import why
 
 FAILED = {"reason": "ModelLoadFailed", "message": "no licence", "exitCode": 1}
-EVENT = {"reason": "InternalError", "message": "StorageURI not supported: ..."}
+TROUBLE = Observed("u", 2, True, "InternalError", "StorageURI not supported: ...")
+FINE = Observed("u", 2, True)
+REFUSED = {"reason": "Unhealthy", "message": "Readiness probe failed: connection refused"}
 
 
 def isvc(model: dict[str, Any] | None = None, **conditions: tuple[str, str, str]) -> dict[str, Any]:
@@ -25,18 +28,33 @@ NOT_CREATED = ("False", "Predictor ingress not created", "")
 
 
 @pytest.mark.parametrize(
-    ("service", "event", "expected"),
+    ("service", "observed", "expected"),
     [
-        (isvc(Ready=("True", "", "")), EVENT, ("", "")),
+        (isvc(Ready=("True", "", "")), FINE, ("", "")),
+        (isvc(Ready=("True", "", "")), None, ("", "")),
+        # A serving revision hides nothing: what was asked for last is not there.
+        (isvc(Ready=("True", "", "")), TROUBLE, ("InternalError", TROUBLE.message)),
         (
             isvc({"transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": FAILED}),
-            EVENT,
+            FINE,
+            ("ModelLoadFailed", "no licence"),
+        ),
+        # The failure is the older spec's.
+        (
+            isvc({"transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": FAILED}),
+            TROUBLE,
+            ("InternalError", TROUBLE.message),
+        ),
+        # Here both are of one pass, and the status has the better words.
+        (
+            isvc({"transitionStatus": "InvalidSpec", "lastFailureInfo": FAILED}),
+            TROUBLE,
             ("ModelLoadFailed", "no licence"),
         ),
         # KServe keeps the failure after it is gone; it is no reason any more.
         (
             isvc({"transitionStatus": "UpToDate", "lastFailureInfo": FAILED}, Ready=WAITS),
-            None,
+            FINE,
             ("RevisionMissing", "waiting"),
         ),
         (
@@ -45,20 +63,35 @@ NOT_CREATED = ("False", "Predictor ingress not created", "")
                 PredictorReady=("False", "RevisionMissing", "none is ready"),
                 PredictorConfigurationReady=("False", "RevisionFailed", "no claim"),
             ),
-            None,
+            FINE,
             ("RevisionFailed", "no claim"),
         ),
-        (isvc(Ready=("Unknown", "", "")), EVENT, ("InternalError", EVENT["message"])),
         (
-            isvc(Ready=("Unknown", "", "")),
-            {"reason": "NotImplemented", "message": "no autoscaler"},
-            ("", ""),
+            isvc(
+                Ready=NOT_CREATED,
+                PredictorReady=("True", "", ""),
+                TransformerReady=("False", "NotImplemented", "not run"),
+            ),
+            FINE,
+            ("NotImplemented", "not run"),
         ),
-        (isvc(Ready=("False", "Stopped", "")), EVENT, ("Stopped", "")),
+        (
+            isvc(Ready=NOT_CREATED, PredictorReady=("False", "ReconcileFailed", TROUBLE.message)),
+            TROUBLE,
+            ("ReconcileFailed", TROUBLE.message),
+        ),
+        (isvc(Ready=("Unknown", "", "")), TROUBLE, ("InternalError", TROUBLE.message)),
+        (isvc(Ready=("False", "Stopped", "")), FINE, ("Stopped", "")),
     ],
 )
-def test_why(service: dict[str, Any], event: Any, expected: tuple[str, str]) -> None:
-    assert why(service, event) == expected
+def test_why(service: dict[str, Any], observed: Observed | None, expected: tuple[str, str]) -> None:
+    assert why(service, observed) == expected
+
+
+def test_a_failed_probe_is_told_where_nothing_else_is_known() -> None:
+    waiting = isvc({"transitionStatus": "InProgress"}, Ready=WAITS)
+    assert why(waiting, FINE, REFUSED) == ("Unhealthy", REFUSED["message"])
+    assert why(isvc(Ready=("True", "", "")), FINE, REFUSED) == ("", "")
 
 
 @pytest.mark.parametrize(
