@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kserve_local.api import names, scheme
-from kserve_local.api.meta import Key, Object, annotations_of, name_of, namespace_of, uid_of
+from kserve_local.api.meta import (
+    Key,
+    Object,
+    annotations_of,
+    labels_of,
+    name_of,
+    namespace_of,
+    uid_of,
+)
+from kserve_local.controllers import empty_models
 from kserve_local.controllers.addresses import AddressPool
 from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.init_containers import recall
@@ -280,6 +289,7 @@ class NodeAgent:
             pod, seen(work, self._replicas.get(work.uid), host_ip=self._node.host_ip), now
         )
         pod = await self._name_ports(work, pod)
+        pod = await self._name_empty_models(work, pod)
         pod = await self._store.update_status({**pod, "status": plan.status})
         for container in plan.backing_off:
             self._note_backoff(work, pod, container)
@@ -296,10 +306,24 @@ class NodeAgent:
             return pod
         real = {str(k): v for c in replica.containers for k, v in c.ports.items() if k != v}
         text = json.dumps(real, sort_keys=True) if real else ""
-        annotations = dict(annotations_of(pod))
-        if annotations.get(names.PORTS, "") == text:
+        if annotations_of(pod).get(names.PORTS, "") == text:
             return pod
-        annotations[names.PORTS] = text
+        return await self._annotate(pod, names.PORTS, text)
+
+    async def _name_empty_models(self, work: Work, pod: Object) -> Object:
+        """Write down which models hold no file, and warn about them at the service."""
+        text = "\n".join(work.empty or ())
+        if work.empty is None or annotations_of(pod).get(names.EMPTY_MODEL, "") == text:
+            return pod
+        pod = await self._annotate(pod, names.EMPTY_MODEL, text)
+        service = labels_of(pod).get(names.ISVC_LABEL, "")
+        isvc = self._store.find(Key(scheme.INFERENCE_SERVICE.id, namespace_of(pod), service))
+        for uri in work.empty:
+            self._note(isvc or pod, "Warning", empty_models.REASON, empty_models.sentence(uri))
+        return pod
+
+    async def _annotate(self, pod: Object, name: str, value: str) -> Object:
+        annotations = {**annotations_of(pod), name: value}
         return await self._store.update(
             {**pod, "metadata": {**pod["metadata"], "annotations": annotations}}
         )

@@ -16,6 +16,7 @@ from typing import Any
 from kserve_local.api import names, scheme
 from kserve_local.api.meta import Key, Object, name_of, namespace_of
 from kserve_local.controllers.addresses import service_names
+from kserve_local.controllers.empty_models import empty_models
 from kserve_local.controllers.environment import ConfigError, NodeFacts, Sources
 from kserve_local.controllers.init_containers import (
     InitFailed,
@@ -320,6 +321,7 @@ class PodStarter:
         if blocked:
             self._block(work, pod, blocked, retry=retry)
             return None
+        work.empty = await asyncio.to_thread(empty_models, pod, work.contents, specs)
         return tuple(specs)
 
     # -- restarts ---------------------------------------------------------------------------------

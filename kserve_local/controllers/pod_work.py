@@ -73,6 +73,7 @@ class Work:
         messages: Termination message by container name and end.
         log_offsets: Where the present run's output begins in the log file.
         failures: Failed creations in a row.
+        empty: URIs of models without a file; None: nobody has looked.
     """
 
     uid: str
@@ -89,6 +90,7 @@ class Work:
     progress: dict[str, str] = field(default_factory=dict)
     blocked: Blocked | None = None
     failures: int = 0
+    empty: tuple[str, ...] | None = None
     admitted: bool = False
     unschedulable: str = ""
     creating: bool = False

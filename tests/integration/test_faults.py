@@ -369,6 +369,20 @@ async def test_a_server_that_never_becomes_ready(world: World, image: str, said:
     assert ready["message"] == "containers with unready status: [kserve-container]"
 
 
+async def test_a_model_folder_that_is_empty(world: World) -> None:
+    """The server may become Ready without a model; the warning stands at the service."""
+    (world.project.folder / "hollow").mkdir()
+    env = [{"name": "STORAGE_URI", "value": "./hollow"}]
+    await world.apply("hollow", custom("serves", env=env))
+    await world.until("hollow", is_ready)
+    said = "storageUri ./hollow holds no files: there is no model to serve"
+    assert (await world.until_event("hollow", "EmptyModel")).startswith(said)
+    (pod,) = await world.client.list(
+        scheme.POD, namespace="default", labels="serving.kserve.io/inferenceservice=hollow"
+    )
+    assert pod["metadata"]["annotations"]["kserve-local.dev/empty-model"] == "./hollow"
+
+
 async def test_port_taken(world: World) -> None:
     """Two containers of one Pod share its address; the second one cannot have the port."""
     predictor = custom("serves", ports=[{"containerPort": 8080}])

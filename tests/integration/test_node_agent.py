@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 
 from kserve_local.aio import running as keep_running
+from kserve_local.api import names
 from kserve_local.api.meta import Key, Object, get_condition, uid_of
 from kserve_local.controllers.addresses import AddressPool
+from kserve_local.controllers.empty_models import empty_models, told_by
 from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.pod import STAND_IN_ANNOTATION, NodeAgent
 from kserve_local.controllers.pod_containers import Interpreter
 from kserve_local.errors import Missing, NotFound, StorageError
+from kserve_local.interfaces.backend import ContainerSpec, Mount
 from kserve_local.reconcile.controller import Engine
 from kserve_local.settings import ImageSource, Settings
 from kserve_local.store.events import EventRecorder
@@ -219,6 +222,51 @@ async def test_a_stand_in_is_an_event_and_an_annotation(world: World) -> None:
     assert (await world.event("Scheduled"))["message"] == (
         "Successfully assigned default/iris to kserve-local"
     )
+
+
+async def test_an_empty_model_is_a_warning_about_the_service(world: World, model: Path) -> None:
+    """A server that loads nothing at start is Ready all the same, as on a cluster."""
+    (model / "model.joblib").unlink()
+    (model / "below").mkdir()
+    isvc = await world.store.create(
+        {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {"name": "iris", "namespace": "default"},
+            "spec": {"predictor": {}},
+        }
+    )
+    pod = serving_pod()
+    pod["metadata"]["labels"] = {names.ISVC_LABEL: "iris"}
+    await world.create(pod)
+    pod = await world.until(lambda p: is_ready(p) and told_by([p]))
+    event = await world.event("EmptyModel")
+    assert (event["type"], event["count"]) == ("Warning", 1)
+    assert event["involvedObject"]["uid"] == uid_of(isvc)
+    assert event["message"].startswith(f"storageUri {URI} holds no files: ")
+    assert told_by([pod, pod]) == [event["message"]]
+    # Once it is there, the next start of the container takes the word back.
+    (model / "below" / "model.joblib").touch()
+    world.backend.end(uid_of(pod), "kserve-container", code=1)
+    await world.until(lambda p: main_status(p).get("restartCount") == 1 and not told_by([p]))
+
+
+async def test_an_empty_claim_is_told_too(world: World, settings: Settings, tmp_path: Path) -> None:
+    pod = serving_pod()
+    folder = settings.project / "claimed"
+    folder.mkdir()
+    spec = ContainerSpec(
+        "kserve-container",
+        "i",
+        (),
+        tmp_path / "log",
+        mounts=(Mount(path=names.MODEL_DIR, source=folder),),
+    )
+    assert empty_models(pod, {}, [spec]) == ()
+    pod["metadata"]["annotations"] = {names.SOURCE_URI: "pvc://claim/a"}
+    assert empty_models(pod, {}, [spec]) == ("pvc://claim/a",)
+    (folder / "model.pt").touch()
+    assert empty_models(pod, {}, [spec]) == ()
 
 
 async def test_while_the_model_is_fetched_the_init_container_runs(world: World) -> None:
