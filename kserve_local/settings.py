@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 import re
 import sys
@@ -274,6 +275,26 @@ def read_config(path: Path, environ: Mapping[str, str], profile: str = "") -> di
         data = _merged(data, profiles[profile] or {})
     expanded = _expand({k: v for k, v in data.items() if k != "profiles"}, environ, "")
     return dict(expanded)
+
+
+_READ_EACH_TIME = frozenset({"name", "namespace", "resources", "ignore", "profiles"})
+"""Keys of the configuration that the command line reads anew; the rest is the supervisor's."""
+
+
+def fingerprint(
+    project: Path, *, environ: Mapping[str, str] | None = None, profile: str = ""
+) -> dict[str, str]:
+    """Return key -> digest of what `kserve-local.yaml` says to a supervisor, to find changes.
+
+    Raises:
+        Invalid: The file cannot be read.
+    """
+    data = read_config(project / CONFIG_FILE, os.environ if environ is None else environ, profile)
+    return {
+        key: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+        for key, value in data.items()
+        if key not in _READ_EACH_TIME
+    }
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

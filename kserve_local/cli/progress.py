@@ -17,13 +17,12 @@ from kserve_local.api import scheme
 from kserve_local.api.meta import Object, condition_is, get_condition, name_of, namespace_of
 from kserve_local.cli.output import Output
 from kserve_local.client.client import Client
+from kserve_local.client.project import OBSERVED
 from kserve_local.errors import KServeLocalError
 
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 REVISION_LABEL = "serving.knative.dev/revision"
 FAILED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
-OBSERVED = "/apis/kserve-local.dev/v1/observed"
-"""What became of each service's spec; its own status does not tell (supervisor/summary.py)."""
 REFUSED = frozenset({"CreateContainerConfigError", "CreateContainerError", "InvalidImageName"})
 """Why a container is not even tried. The service's model status names it, still InProgress."""
 # A runtime that has just changed, or a Pod replaced, still shows the old revision's status, and a

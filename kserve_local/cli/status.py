@@ -41,14 +41,14 @@ def _look(flags: Common, names: tuple[str, ...]) -> tuple[str, bool]:
     """Return what to show now, and whether a service is not Ready."""
     from kserve_local.cli.session import run, service_name
     from kserve_local.client.client import Client
-    from kserve_local.client.project import need_running
+    from kserve_local.client.project import STATUS, need_running
     from kserve_local.errors import NotFound
 
     settings = flags.settings()
     running = need_running(settings)
 
     async def fetch(client: Client) -> Any:
-        return await client.call("GET", "/apis/kserve-local.dev/v1/status")
+        return await client.call("GET", STATUS, query={"changes": "true"})
 
     names = tuple(map(service_name, names))
     data: dict[str, Any] = run(settings, fetch)
@@ -81,6 +81,8 @@ def _look(flags: Common, names: tuple[str, ...]) -> tuple[str, bool]:
             notes.setdefault(note, []).append(service["name"])
         for note in service.get("notes", ()):
             notes.setdefault(f"no effect here: {note}", []).append(service["name"])
+        for note in service.get("warnings", ()):
+            notes.setdefault(note, []).append(service["name"])
     if notes:
         # Many services share a runtime: one line a note, not one a service.
         text.append("")

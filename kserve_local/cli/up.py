@@ -135,8 +135,16 @@ def _dry_run(out: Output, project: ProjectFiles) -> int:
     return 0
 
 
-def _passed(flags: Common, settings: Settings, given: dict[str, Any]) -> dict[str, Any]:
-    passed = {k: v for k, v in given.items() if v is not None}
+def _passed(flags: Common, given: dict[str, Any], before: Running | None) -> dict[str, Any]:
+    """Return what the supervisor is to be told.
+
+    Args:
+        before: One that was killed: what it was started with holds until told otherwise, or what
+            still serves would move to other ports.
+    """
+    passed = dict(before.raw.get("flags") or {}) if before is not None else {}
+    passed.pop("verbose", None)
+    passed |= {k: v for k, v in given.items() if v is not None}
     if flags.offline:
         passed["offline"] = True
     if flags.namespace:
@@ -165,10 +173,24 @@ def _tell_findings(settings: Settings, out: Output, project: ProjectFiles) -> No
             out.say(f"      {text}")
 
 
-def _check_conflicts(settings: Settings, running: Running, given: dict[str, Any]) -> None:
+def _check_conflicts(
+    settings: Settings, running: Running, given: dict[str, Any], flags: Common
+) -> None:
+    """Refuse flags that the running supervisor was not started with.
+
+    Raises:
+        PortTaken: One differs; it takes effect at a start only.
+    """
     from urllib.parse import urlsplit
 
-    have = {
+    if flags.offline and not (running.raw.get("flags") or {}).get("offline"):
+        raise _runs_otherwise(settings, "without --offline", "--offline")
+    profile = str(running.raw.get("profile") or "")
+    if flags.profile and flags.profile != profile:
+        is_now = f"with --profile {profile}" if profile else "without a profile"
+        raise _runs_otherwise(settings, is_now, f"--profile {flags.profile}")
+
+    have: dict[str, tuple[Any, Any]] = {
         "--port": (given["gateway_port"], urlsplit(running.gateway_url).port),
         "--api-port": (given["api_port"], urlsplit(running.api_url).port),
         "--host": (given["gateway_host"], urlsplit(running.gateway_url).hostname),
@@ -176,10 +198,31 @@ def _check_conflicts(settings: Settings, running: Running, given: dict[str, Any]
     }
     for flag, (wanted, is_now) in have.items():
         if wanted not in (None, "auto") and str(wanted) != str(is_now):
-            raise PortTaken(
-                f'project "{settings.name}" already runs with {flag} {is_now}, not {wanted}',
-                hint=f"kserve-local down   and then   kserve-local up {flag} {wanted}",
-            )
+            raise _runs_otherwise(settings, f"with {flag} {is_now}", f"{flag} {wanted}")
+
+
+def _runs_otherwise(settings: Settings, is_now: str, wanted: str) -> PortTaken:
+    return PortTaken(
+        f'project "{settings.name}" already runs {is_now}, not with {wanted}',
+        hint=f"kserve-local down   and then   kserve-local up {wanted}",
+    )
+
+
+def _stale_settings(settings: Settings, running: Running) -> str:
+    """Return a sentence on what of kserve-local.yaml has changed since the start, "" if nothing."""
+    from kserve_local.settings import CONFIG_FILE, fingerprint
+
+    before = running.raw.get("config")
+    if before is None:
+        return ""
+    now = fingerprint(settings.project, profile=str(running.raw.get("profile") or ""))
+    changed = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+    if not changed:
+        return ""
+    return (
+        f"{CONFIG_FILE}: {', '.join(changed)} changed since the project started, without effect "
+        "so far; kserve-local down   and then   kserve-local up"
+    )
 
 
 class _Session:
@@ -207,6 +250,7 @@ class _Session:
         self.unused = True
         self.detached = detached
         self.result: dict[str, Any] | None = None
+        self.told: list[str] = []
 
     def ensure_supervisor(self, given: dict[str, Any]) -> None:
         """Start the project's supervisor, or check that the one there is what was asked for.
@@ -216,20 +260,28 @@ class _Session:
         """
         from kserve_local.cli.launch import start_supervisor
         from kserve_local.cli.project_files import runtimes_needed
-        from kserve_local.client.project import find_running, need_running
+        from kserve_local.client.project import (
+            find_running,
+            find_survivor,
+            need_running,
+            read_run_file,
+        )
 
         if find_running(self.settings) is None:
+            survives = find_survivor(self.settings) is not None
+            before = read_run_file(self.settings) if survives else None
+            profile = str(before.raw.get("profile") or "") if before is not None else ""
             warm = runtimes_needed(self.objects)
             with held_back() as hear:
                 self.started = start_supervisor(
                     self.settings,
-                    _passed(self.flags, self.settings, given),
-                    profile=self.flags.profile,
+                    _passed(self.flags, given, before),
+                    profile=self.flags.profile or profile,
                     warm=warm,
                     hear=hear,
                 )
         if not self.started:
-            _check_conflicts(self.settings, need_running(self.settings), given)
+            _check_conflicts(self.settings, need_running(self.settings), given, self.flags)
 
     def run(self, *, wait: bool, timeout: float) -> int:
         import asyncio
@@ -275,15 +327,18 @@ class _Session:
         reporter = Reporter(self.out)
 
         def warn(text: str) -> None:
+            self.told.append(text)
             reporter.emit("problem", message=text)
             if not self.out.as_json:
                 self.out.step("!", "warning", text)
 
+        if not self.started and (text := _stale_settings(self.settings, running)):
+            warn(text)
         async with Client.from_kubeconfig(self.settings.kubeconfig, on_warning=warn) as client:
             names, changed, old = await self._apply(client, reporter)
             self.unused = False
             follower = Follower(client, reporter, names, changed, old if self.started else ())
-            for text in await self._vanished(client):
+            for text in [*await self._vanished(client), *await self._unread(client, old)]:
                 warn(text)
             if self.detached and not wait:
                 return await self._finish("started", follower, running)
@@ -376,6 +431,20 @@ class _Session:
                 )
         return lines
 
+    async def _unread(self, client: Client, old: Sequence[Name]) -> list[str]:
+        """Say which services serve code or a model that was edited since their Pod started."""
+        from kserve_local.client.project import STATUS
+
+        if not old or self.started:
+            return []
+        data = await client.call("GET", STATUS, query={"changes": "true"})
+        return [
+            f"{service['name']}: {text}"
+            for service in data["services"]
+            if (service["namespace"], service["name"]) in old
+            for text in service["warnings"]
+        ]
+
     async def _finish(self, outcome: str, follower: Follower, running: Running) -> int:
         """Print URLs and one command to copy, or what failed; return the exit code."""
         code = {"ready": 0, "started": 0, "failed": 4, "timeout": 5}[outcome]
@@ -412,7 +481,9 @@ class _Session:
 
     async def _reasons(self, client: Client) -> dict[Name, str]:
         """Return what `status` says keeps each service waiting, if it says anything."""
-        data = await client.call("GET", "/apis/kserve-local.dev/v1/status")
+        from kserve_local.client.project import STATUS
+
+        data = await client.call("GET", STATUS)
         return {
             (s["namespace"], s["name"]): ": ".join(filter(None, (s["reason"], s["message"])))
             for s in data["services"]
@@ -447,7 +518,7 @@ class _Session:
                 }
             )
         data = {"gateway": running.gateway_url, "api": running.api_url, "services": services}
-        warnings = [*self.project.warnings(), *self.settings.warnings]
+        warnings = [*self.project.warnings(), *self.settings.warnings, *self.told]
         if code == 0 or not self.detached:
             self.result = data
             follower.reporter.emit("step", name="up", result="ready" if code == 0 else "failed")

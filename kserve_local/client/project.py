@@ -17,6 +17,10 @@ from kserve_local.settings import Settings
 
 RUN_FILE = "supervisor.json"
 GATEWAY_FILE = "gateway.json"
+STATUS = "/apis/kserve-local.dev/v1/status"
+"""The API's route for what `kserve-local status` shows (supervisor/summary.py)."""
+OBSERVED = "/apis/kserve-local.dev/v1/observed"
+"""What became of each service's spec; its own status does not tell."""
 TAKE_OVER = "kserve-local up     takes over again\nkserve-local down   stops the rest"
 """What to do about a gateway whose supervisor is gone."""
 

@@ -49,10 +49,17 @@ def main() -> int:
         # Children must not hold it: whoever started us waits for its end.
         os.set_inheritable(args.ready_fd, False)
     try:
-        configured = settings.load(args.project, profile=args.profile, **json.loads(args.flags))
+        flags = json.loads(args.flags)
+        configured = settings.load(args.project, profile=args.profile, **flags)
+        started_with = {
+            "flags": flags,
+            "profile": args.profile,
+            "config": settings.fingerprint(args.project, profile=args.profile),
+        }
         from kserve_local.supervisor.supervisor import run
 
-        return run(configured, warm=tuple(filter(None, args.warm.split(","))), ready=ready)
+        warm = tuple(filter(None, args.warm.split(",")))
+        return run(configured, warm=warm, ready=ready, started_with=started_with)
     except Exception as caught:
         error = _ours(caught)
         if error is None:

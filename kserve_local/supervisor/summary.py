@@ -1,8 +1,8 @@
 """What `kserve-local status` shows, put together where everything is known; and the stop route.
 
 `GET /apis/kserve-local.dev/v1/status` answers `{"services": [...]}` with DESIGN.md section 6's
-fields; `.../observed` what became of each service's spec, cheap enough to be asked while waiting;
-`POST .../stop` begins a clean stop.
+fields, and with `?changes=true` what was edited since a Pod read it; `.../observed` what became of
+each service's spec, cheap enough to be asked while waiting; `POST .../stop` begins a clean stop.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from kserve_local.errors import NotFound
 from kserve_local.interfaces.backend import ReplicaStatus
 from kserve_local.settings import Settings
 from kserve_local.store.store import Store
+from kserve_local.supervisor.stale import changed_since_start
 from kserve_local.supervisor.stats import Stats
 
 PREFIX = "/apis/kserve-local.dev/v1"
@@ -55,6 +56,10 @@ def routes(
             await _service(isvc, store, replicas, backend, stats, observed.of(isvc), probes)
             for isvc in store.list(scheme.INFERENCE_SERVICE.id)
         ]
+        if request.query_params.get("changes"):
+            for service in services:
+                pods = _pods(store, service["namespace"], service["name"])
+                service["warnings"] = await asyncio.to_thread(changed_since_start, pods, settings)
         services.sort(key=lambda s: (s["namespace"], s["name"]))
         return {"project": settings.name, "services": services}
 
@@ -83,7 +88,7 @@ async def _service(
     probes: Mapping[str, Object],
 ) -> dict[str, Any]:
     name, namespace = name_of(isvc), namespace_of(isvc)
-    pods = store.list(scheme.POD.id, namespace=namespace, labels={names.ISVC_LABEL: name})
+    pods = _pods(store, namespace, name)
     status = isvc.get("status") or {}
     predictor = (status.get("components") or {}).get("predictor") or {}
     memory = 0
@@ -107,6 +112,7 @@ async def _service(
         "reason": reason,
         "message": message,
         "notes": isvc_gaps.left_out(isvc),
+        "warnings": [],
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": status.get("url", ""),
         "runtime": status.get("clusterServingRuntimeName") or status.get("servingRuntimeName", ""),
@@ -120,6 +126,10 @@ async def _service(
             for c in (pod.get("status") or {}).get("containerStatuses") or ()
         ),
     }
+
+
+def _pods(store: Store, namespace: str, name: str) -> list[Object]:
+    return store.list(scheme.POD.id, namespace=namespace, labels={names.ISVC_LABEL: name})
 
 
 def _observed(isvc: Object, seen: Observed | None) -> dict[str, Any]:

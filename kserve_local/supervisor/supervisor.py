@@ -14,12 +14,12 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kserve_local import __version__, procs
 from kserve_local.aio import running
@@ -48,13 +48,17 @@ STATE_CHECK = 2.0
 """Seconds between two looks whether the state folder is still there."""
 
 
-def run(settings: Settings, *, warm: Sequence[str], ready: Ready) -> int:
+def run(
+    settings: Settings, *, warm: Sequence[str], ready: Ready, started_with: Mapping[str, Any]
+) -> int:
     """Run the project until SIGTERM or SIGINT; return the exit code.
 
     Args:
         warm: Runtimes (`sklearnserver`, ...) that the project will need: their zygotes start
             before anything else is imported.
         ready: Called once, when everything listens.
+        started_with: Flags, profile and digests of the configuration: into the run file, for
+            later commands to compare with.
 
     Raises:
         KServeLocalError: The project cannot be started; nothing is left behind.
@@ -66,10 +70,12 @@ def run(settings: Settings, *, warm: Sequence[str], ready: Ready) -> int:
     except ImportError:
         runner = asyncio.Runner()
     with runner:
-        return runner.run(_run(settings, warm, ready))
+        return runner.run(_run(settings, warm, ready, started_with))
 
 
-async def _run(settings: Settings, warm: Sequence[str], ready: Ready) -> int:
+async def _run(
+    settings: Settings, warm: Sequence[str], ready: Ready, started_with: Mapping[str, Any]
+) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,7 +85,7 @@ async def _run(settings: Settings, warm: Sequence[str], ready: Ready) -> int:
     survivors = _Survivors(leave=has_survivors(settings))
     try:
         async with AsyncExitStack() as stack:
-            gateway = await _start(settings, warm, stack, stop, survivors)
+            gateway = await _start(settings, warm, stack, stop, survivors, started_with)
             ready()
             logger.info("ready")
             await stop.wait()
@@ -111,6 +117,7 @@ async def _start(
     stack: AsyncExitStack,
     stop: asyncio.Event,
     survivors: _Survivors,
+    started_with: Mapping[str, Any],
 ) -> GatewayProcess:
     """Bring everything up; what is up goes onto the stack. Returns the gateway."""
     # Ports first: a taken one must be known before anything is started.
@@ -162,7 +169,7 @@ async def _start(
         serving(app, api_socket, certificate=files.certificate, key=files.key, streams=streams)
     )
     await stack.enter_async_context(running(_end_with(settings.state, stop), name="state-folder"))
-    _announce(settings, stack, token, files.ca, port, gateway)
+    _announce(settings, stack, token, files.ca, port, gateway, started_with)
     return gateway
 
 
@@ -261,6 +268,7 @@ def _announce(
     ca: Path,
     port: int,
     gateway: GatewayProcess,
+    started_with: Mapping[str, Any],
 ) -> None:
     """Write kubeconfig and run file: from here on others find us."""
     from kserve_local.client import kubeconfig
@@ -280,6 +288,7 @@ def _announce(
             "backend": settings.backend,
             "gateway": {"pid": gateway.pid, "url": gateway.url},
             "api": {"url": url, "kubeconfig": str(settings.kubeconfig)},
+            **started_with,
         },
     )
     stack.callback(statedir.remove_run_file, settings)

@@ -141,6 +141,36 @@ def test_up_twice_keeps_the_supervisor_and_conflicting_flags_are_refused(iris: P
     assert_clean(iris)
 
 
+def test_what_a_running_supervisor_did_not_read_is_told(iris: Project) -> None:
+    iris.up()
+    refused = iris.run("up", "-d", "--offline", check=6).stderr
+    assert "already runs without --offline" in refused
+    assert "kserve-local up --offline" in refused
+    (iris.folder / "kserve-local.yaml").write_text(
+        "storage: {mirrors: {'gs://bucket/': ./model}}\nprofiles: {ci: {name: ci}}\n"
+    )
+    assert "without a profile" in iris.run("up", "-d", "-p", "ci", check=6).stderr
+    again = iris.run("up", "-d", "--wait")
+    assert "kserve-local.yaml: storage changed since the project started" in again.stderr
+    told = json.loads(iris.run("up", "-d", "--wait", "--json").stdout.splitlines()[-1])
+    assert any("storage changed" in warning for warning in told["warnings"])
+    iris.run("down")
+    assert "changed since" not in iris.up("--offline", "-p", "ci").stderr
+    assert "changed since" not in iris.up("--offline").stderr
+
+
+def test_an_edited_model_that_is_not_served_yet_is_told(iris: Project) -> None:
+    iris.up()
+    assert "changed after" not in iris.up().stderr
+    model = next(p for p in (iris.folder / "model").iterdir() if p.is_file())
+    os.utime(model, (time.time() + 5, time.time() + 5))
+    expected = f"{model.relative_to(iris.folder)} changed after Pod"
+    assert expected in iris.up().stderr
+    assert expected in iris.run("status").stdout
+    pod = iris.service("sklearn-iris")["revisions"][0]["pods"][0]
+    assert f"kserve-local delete pod {pod}" in iris.run("status").stdout
+
+
 def test_two_starts_at_once_make_one_supervisor(iris: Project) -> None:
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(lambda _: iris.up(check=None), range(3)))
@@ -443,7 +473,7 @@ def test_a_new_supervisor_adopts_what_a_killed_one_left(iris: Project) -> None:
     levels = {c["name"]: c["level"] for c in iris.json("doctor")["checks"]}
     assert levels["ports"] == "warn"
     assert json.loads(iris.run("predict", "sklearn-iris", json.dumps(IRIS)).stdout)
-    iris.run("up", "-d", "--wait", "--port", "auto", "--api-port", "auto")
+    iris.run("up", "-d", "--wait")  # with the flags of the one that was killed
     assert iris.run_file["gateway"] == before["gateway"]
     assert iris.run_file["api"] == before["api"]
     assert iris.run_file["pid"] != before["pid"]

@@ -1,0 +1,69 @@
+"""Which files count as edited since a Pod read them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kserve_local.settings import ImageSource, Settings
+from kserve_local.supervisor.stale import changed_since_start
+
+STARTED = "2026-01-01T00:00:10Z"
+AT = 1767225610.0
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    images = {"my/model": ImageSource(tmp_path / "src")}
+    return Settings(tmp_path, tmp_path / ".state", tmp_path / "c", tmp_path / "r", images=images)
+
+
+def pod(*, ready: str = "True", uri: str = "./model") -> dict[str, Any]:
+    running = {"state": {"running": {"startedAt": STARTED}}}
+    done = {"state": {"terminated": {"startedAt": STARTED}}}
+    return {
+        "metadata": {"name": "p"},
+        "spec": {
+            "initContainers": [{"name": "storage-initializer", "args": [uri, "/mnt/models"]}],
+            "containers": [{"name": "kserve-container", "image": "my/model:v1"}],
+        },
+        "status": {
+            "conditions": [{"type": "Ready", "status": ready}],
+            "initContainerStatuses": [{"name": "storage-initializer", **done}],
+            "containerStatuses": [{"name": "kserve-container", **running}],
+        },
+    }
+
+
+def write(path: Path, seconds: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    os.utime(path, (AT + seconds, AT + seconds))
+
+
+def test_code_and_model_files_that_are_newer_are_named(tmp_path: Path, settings: Settings) -> None:
+    write(tmp_path / "model" / "deep" / "model.joblib", -5)
+    write(tmp_path / "src" / "model.py", 0.5)  # within the second of the start
+    assert changed_since_start([pod()], settings) == []
+    write(tmp_path / "model" / "deep" / "model.joblib", 5)
+    (told,) = changed_since_start([pod()], settings)
+    assert told.startswith("model/deep/model.joblib changed after Pod p started")
+    write(tmp_path / "src" / "model.py", 5)
+    (told,) = changed_since_start([pod()], settings)
+    assert told.startswith("src/model.py changed")
+
+
+@pytest.mark.parametrize(
+    "name", ["src/isvc.yaml", "src/.hidden.py", "src/.venv/x.py", "src/__pycache__/m.py"]
+)
+def test_what_is_no_code_does_not_count(tmp_path: Path, settings: Settings, name: str) -> None:
+    write(tmp_path / name, 50)
+    assert changed_since_start([pod(uri="gs://bucket/model")], settings) == []
+
+
+def test_a_pod_that_is_not_ready_will_read_it_yet(tmp_path: Path, settings: Settings) -> None:
+    write(tmp_path / "src" / "model.py", 50)
+    assert changed_since_start([pod(ready="False")], settings) == []
