@@ -123,12 +123,14 @@ class Client:
         labels: str = "",
         fields: str = "",
         seconds: int | None = None,
+        accept: str = "application/json",
     ) -> AsyncGenerator[WatchEvent, None]:
         """Yield changes until the server ends the stream; close it with `contextlib.aclosing`.
 
         Args:
             since: After this resourceVersion; None: first an ADDED for everything there is.
             seconds: Have the server end the stream after this time.
+            accept: As in `call`; the event's object may so be a table of one row.
 
         Raises:
             Gone: `since` is too old, or the client fell behind: list again.
@@ -142,7 +144,7 @@ class Client:
             "timeoutSeconds": "" if seconds is None else str(seconds),
         }
         path = _with_query(self.path(kind, "", namespace, everywhere=True), query)
-        async with self._http.request("GET", path) as reply:
+        async with self._http.request("GET", path, accept=accept) as reply:
             await self._check(reply)
             async for line in _lines(reply.chunks()):
                 change = json.loads(line)

@@ -169,7 +169,7 @@ def test_get_prints_tables_yaml_json_and_names(iris: Project) -> None:
     assert as_yaml == as_json
     assert as_json["kind"] == "InferenceService"
     name = iris.run("get", "isvc", "-o", "name").stdout
-    assert name == "inferenceservices.serving.kserve.io/sklearn-iris\n"
+    assert name == "inferenceservice.serving.kserve.io/sklearn-iris\n"
     everywhere = iris.run("get", "cm", "-A").stdout.splitlines()
     assert everywhere[0].startswith("NAMESPACE")
     empty = iris.run("get", "secrets")
