@@ -31,6 +31,7 @@ class ImageSource:
 
     `command` defaults to `python` plus the file that the Pod's own command names; `python` in it
     means the project's `.venv`, else `$VIRTUAL_ENV`, else the interpreter that runs kserve-local.
+    A path to an interpreter is that one; a relative path starts at `context`.
     """
 
     context: Path

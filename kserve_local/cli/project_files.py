@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import os.path
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,8 +88,19 @@ def load_project(settings: Settings) -> ProjectFiles:
             f"no Kubernetes object of a known kind in {settings.project}",
             hint="put an InferenceService into a .yaml file there, or name files with -f",
         )
-    reports = review(documents, namespace=settings.namespace)
+    reports = review(documents, namespace=settings.namespace, look_at=look_at(settings.mirrors))
     return ProjectFiles(tuple(sorted(objects, key=_order)), tuple(reports))
+
+
+def look_at(mirrors: Mapping[str, Path]) -> Callable[[str, str], str]:
+    """Return what tells of a local model that is not there, for the review of a file."""
+    from kserve_local.storage.local import missing_model
+
+    def look(path: str, uri: str) -> str:
+        folder = Path.cwd() if path == "-" else Path(path).absolute().parent
+        return missing_model(uri, folder, mirrors)
+
+    return look
 
 
 def read_documents(settings: Settings) -> dict[str, list[Document]]:

@@ -6,7 +6,8 @@ Reads files only. What it reports is `api/review.py`'s; see there for what count
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +32,9 @@ def validate(flags: Common, paths: tuple[str, ...], strict: bool) -> None:
     """
     from kserve_local.api.review import review
     from kserve_local.cli.manifest_files import read_all
+    from kserve_local.cli.project_files import look_at
 
+    mirrors: Mapping[str, Path] = {}
     if paths:
         files, namespace = read_all(paths), flags.namespace or "default"
     else:
@@ -40,8 +43,8 @@ def validate(flags: Common, paths: tuple[str, ...], strict: bool) -> None:
         settings = flags.settings()
         found = read_documents(settings)
         files = {p if p == "-" else os.path.relpath(p): d for p, d in found.items()}
-        namespace = settings.namespace
-    reports = review(files, namespace=namespace, strict=strict)
+        namespace, mirrors = settings.namespace, settings.mirrors
+    reports = review(files, namespace=namespace, strict=strict, look_at=look_at(mirrors))
     output = flags.output("validate")
     errors = _count(reports, "error")
     if flags.as_json:

@@ -27,7 +27,7 @@ from kserve_local.api.meta import (
 )
 from kserve_local.apiserver.app import json_route
 from kserve_local.backends.process import ProcessBackend
-from kserve_local.controllers import isvc_gaps
+from kserve_local.controllers import empty_models, isvc_gaps
 from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.errors import NotFound
 from kserve_local.interfaces.backend import ReplicaStatus
@@ -59,7 +59,7 @@ def routes(
         if request.query_params.get("changes"):
             for service in services:
                 pods = _pods(store, service["namespace"], service["name"])
-                service["warnings"] = await asyncio.to_thread(changed_since_start, pods, settings)
+                service["warnings"] += await asyncio.to_thread(changed_since_start, pods, settings)
         services.sort(key=lambda s: (s["namespace"], s["name"]))
         return {"project": settings.name, "services": services}
 
@@ -112,7 +112,7 @@ async def _service(
         "reason": reason,
         "message": message,
         "notes": isvc_gaps.left_out(isvc),
-        "warnings": [],
+        "warnings": [*empty_models.told_by(pods)],
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": status.get("url", ""),
         "runtime": status.get("clusterServingRuntimeName") or status.get("servingRuntimeName", ""),
