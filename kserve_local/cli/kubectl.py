@@ -1,4 +1,4 @@
-"""`kserve-local kubectl -- ARGS`: the user's own kubectl, pointed at this project."""
+"""`kserve-local kubectl ARGS`: the user's own kubectl, pointed at this project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from kserve_local.cli.options import Common, common
 from kserve_local.errors import Missing
 
 
-@click.command("kubectl", context_settings={"ignore_unknown_options": True})
+# From the first word on everything is kubectl's, `-o yaml` and `--help` too.
+@click.command(
+    "kubectl", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @common
 def command(flags: Common, args: tuple[str, ...]) -> int:
@@ -26,4 +29,7 @@ def command(flags: Common, args: tuple[str, ...]) -> int:
             "kubectl is not installed",
             hint="kserve-local get, apply, delete, logs and events work without it",
         )
-    os.execve(found, [found, *args], {**os.environ, "KUBECONFIG": str(settings.kubeconfig)})
+    namespace = ["--namespace", flags.namespace] if flags.namespace else []
+    os.execve(
+        found, [found, *namespace, *args], {**os.environ, "KUBECONFIG": str(settings.kubeconfig)}
+    )

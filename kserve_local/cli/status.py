@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import Any
@@ -93,12 +94,18 @@ def _look(flags: Common, names: tuple[str, ...]) -> tuple[str, bool]:
 _ERROR_WIDTH = 100
 
 
+_LOGGED = re.compile(
+    r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.,]\d+ \d+ [\w.]+ (?:WARNING|ERROR|CRITICAL) \[[^\]]*\] "
+)
+"""What the servers' log format (KServe's) puts before a message."""
+
+
 def headline(message: str) -> str:
     """Return the line of a failure that says most: the last one before the next step.
 
     That is where a traceback names its exception and an argument parser its complaint.
     """
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    lines = [_LOGGED.sub("", line.strip()) for line in message.splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith("Next step: ")]
     return (told or lines or [""])[-1]
 

@@ -6,13 +6,17 @@ Builds each with what it needs and keeps them running while the block is open.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+import platform
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
+from kserve_local import __version__
 from kserve_local.aio import running
 from kserve_local.api import builtin, scheme
 from kserve_local.api.config import InferenceServiceConfig, parse
-from kserve_local.api.meta import Key, Object
+from kserve_local.api.meta import Key, Object, timestamp
+from kserve_local.apiserver.discovery import VERSION
 from kserve_local.backends.process import ProcessBackend
 from kserve_local.controllers import pod_mutators
 from kserve_local.controllers.addresses import AddressPool
@@ -54,6 +58,7 @@ class ControlPlane:
         self._settings = settings
         self._store = store
         self._addresses = addresses
+        self._facts = node_facts()
         chain = knative_chain(
             store,
             recorder,
@@ -80,7 +85,7 @@ class ControlPlane:
             settings,
             addresses,
             _interpreter(settings),
-            node=node_facts(),
+            node=self._facts,
         )
         self._engine = Engine(store, [*chain, self._agent])
 
@@ -102,6 +107,7 @@ class ControlPlane:
         new ones instead of reporting the old ones as failed.
         """
         await ensure_local_gateway(self._store, self._addresses.service_ip)
+        await _tell_of_node(self._store, self._facts)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(running(self._agent.run(), name="node-agent"))
             await stack.enter_async_context(running(self._engine.run(), name="controllers"))
@@ -127,6 +133,44 @@ def _interpreter(settings: Settings) -> Interpreter:
     return Interpreter(path=path, has_kserve=has_kserve)
 
 
-def capacity(facts: NodeFacts) -> Mapping[str, str]:
-    """Return `status.capacity` of the Node."""
-    return {"cpu": f"{facts.cpu:g}", "memory": f"{facts.memory_bytes // 1024}Ki", "pods": "1000"}
+def node_status(facts: NodeFacts, *, now: str) -> dict[str, Any]:
+    """Return the `status` of the Node that this machine is."""
+    size = {"cpu": f"{facts.cpu:g}", "memory": f"{facts.memory_bytes // 1024}Ki", "pods": "1000"}
+    machine = platform.machine()
+    return {
+        "capacity": size,
+        "allocatable": size,
+        "addresses": [
+            {"type": "InternalIP", "address": facts.host_ip},
+            {"type": "Hostname", "address": facts.name},
+        ],
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "KubeletReady",
+                "message": "kserve-local is posting ready status",
+                "lastHeartbeatTime": now,
+                "lastTransitionTime": now,
+            }
+        ],
+        "nodeInfo": {
+            "machineID": "",
+            "systemUUID": "",
+            "bootID": "",
+            "kernelVersion": platform.release(),
+            "osImage": platform.system(),
+            "containerRuntimeVersion": "kserve-local://" + __version__,
+            "kubeletVersion": VERSION["gitVersion"],
+            "kubeProxyVersion": "",
+            "operatingSystem": platform.system().lower(),
+            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine),
+        },
+    }
+
+
+async def _tell_of_node(store: Store, facts: NodeFacts) -> None:
+    """Say of the Node that it is up and how large it is, for `kubectl get nodes`."""
+    node = store.find(Key(scheme.NODE.id, "", facts.name))
+    if node is not None:
+        await store.update_status({**node, "status": node_status(facts, now=timestamp())})
