@@ -233,10 +233,8 @@ class Client:
         after = await self.call("PATCH", path, body=obj, query=query, media_type=media_type)
         if before is None:
             return after, "created"
-        if dry_run:
-            same = _without_bookkeeping(before) == _without_bookkeeping(after)
-        else:
-            same = before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
+        # Not by resourceVersion: a controller may write the status between the two requests.
+        same = _own(before) == _own(after)
         return after, "unchanged" if same else "configured"
 
     async def delete(
@@ -384,10 +382,11 @@ class Client:
         raise _error(status, reply.status)
 
 
-def _without_bookkeeping(obj: Object) -> Object:
-    """Return an object without what a write that was not kept changes all the same."""
-    kept = {"managedFields", "resourceVersion", "generation"}
-    return {**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k not in kept}}
+def _own(obj: Object) -> Object:
+    """Return what clients say of an object: no status, nothing that the server counts."""
+    server = {"managedFields", "resourceVersion", "generation"}
+    metadata = {k: v for k, v in obj["metadata"].items() if k not in server}
+    return {**{k: v for k, v in obj.items() if k != "status"}, "metadata": metadata}
 
 
 def _error(status: Mapping[str, Any], code: int) -> KServeLocalError:

@@ -154,6 +154,29 @@ async def test_apply_creates_changes_and_removes(world: World) -> None:
     assert after["data"] == {"x": "3", "z": "mine"}
 
 
+async def test_a_status_written_meanwhile_is_no_change_of_the_object(world: World) -> None:
+    """Controllers write at any time; what counts is what the user said."""
+
+    class Beaten(Client):
+        async def call(self, method: str, path: str, **rest: Any) -> Any:
+            if method == "PATCH":
+                await world.client.patch(
+                    ISVC, "x", {"status": {"url": f"http://{next(numbers)}"}}, subresource="status"
+                )
+            return await super().call(method, path, **rest)
+
+    numbers = iter(range(9))
+    async with Beaten(world.access) as client:
+        await world.client.apply(isvc("x"))
+        before = await client.get(ISVC, "x")
+        after, outcome = await client.apply(isvc("x"))
+        assert outcome == "unchanged"
+        assert after["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
+        assert (await client.apply(isvc("x"), dry_run=True))[1] == "unchanged"
+        assert (await client.apply(isvc("x", labels={"a": "b"})))[1] == "configured"
+        assert (await client.apply(isvc("x", {"minReplicas": 2})))[1] == "configured"
+
+
 async def test_patches_that_race_all_arrive(world: World) -> None:
     """The server reads again when somebody else was faster; no client has to."""
     await world.client.create(config_map("a"))
