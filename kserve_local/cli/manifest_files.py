@@ -38,7 +38,7 @@ def read_all(paths: Sequence[str]) -> dict[str, list[Document]]:
     for name in paths:
         path = Path(name)
         if name == STDIN:
-            found[name] = load(sys.stdin.read(), name)
+            found[name] = _loaded(sys.stdin.buffer.read(), name)
         elif path.is_dir():
             for file in _walk(path):
                 documents = _read(file)
@@ -72,12 +72,18 @@ def _read(path: Path) -> list[Document]:
         if path.stat().st_size > _MAX_BYTES:
             problem = ManifestError(f"larger than {_MAX_BYTES // 1024**2} MiB: not a manifest")
             return [Document(str(path), None, problem)]
-        return load(path.read_text(encoding="utf-8-sig"), str(path))
-    except UnicodeDecodeError as error:
-        problem = ManifestError(f"not UTF-8 text: {error.reason} at byte {error.start}")
-        return [Document(str(path), None, problem)]
+        return _loaded(path.read_bytes(), str(path))
     except OSError as error:
         raise UsageError(f'"{path}" cannot be read: {error.strerror}') from error
+
+
+def _loaded(content: bytes, name: str) -> list[Document]:
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        return load(text, name)
+    except UnicodeDecodeError as error:
+        problem = ManifestError(f"not UTF-8 text: {error.reason} at byte {error.start}")
+        return [Document(name, None, problem)]
 
 
 def _is_broken_one_of_ours(path: Path, documents: Sequence[Document]) -> bool:

@@ -51,6 +51,18 @@ def test_standard_input(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "1 object, 0 errors, 0 warnings\n")
 
 
+def test_standard_input_that_is_no_text_is_an_invalid_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kserve_local.cli.main", "validate", "-"]
+    done = subprocess.run(
+        command, cwd=tmp_path, input=b"kind: \xff\xfe", capture_output=True, timeout=60
+    )
+    assert done.returncode == 3
+    assert done.stdout.decode().splitlines()[0] == (
+        "-:1:1 error not UTF-8 text: invalid start byte at byte 6"
+    )
+    assert done.stderr == b""
+
+
 def test_it_starts_fast_because_it_imports_little(tmp_path: Path) -> None:
     """Half a second for fifty objects leaves no room for a framework; the CEL evaluator waits."""
     (tmp_path / "all.yaml").write_text("".join(SERVICE % n for n in range(50)))
