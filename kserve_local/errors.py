@@ -7,7 +7,7 @@ The API server (`metav1.Status`), the gateway (OIP or OpenAI body) and the CLI (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -27,15 +27,24 @@ class KServeLocalError(Exception):
         message: What happened, to which object and field, and what helps.
         causes: Field-level causes for a `Status` answer.
         hint: A command or edit that helps, printed by the CLI below the message.
+        details: What the message says, for programs; plain JSON values.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, causes: Sequence[Cause] = (), hint: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        causes: Sequence[Cause] = (),
+        hint: str = "",
+        details: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.causes = tuple(causes)
         self.hint = hint
+        self.details = dict(details or {})
 
 
 class UsageError(KServeLocalError):
@@ -205,6 +214,21 @@ def status_of(error: KServeLocalError) -> tuple[int, str]:
     if isinstance(error, ApiError):
         return error.code, error.reason
     return next(_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS)
+
+
+def from_exit_code(exit_code: int, message: str, *, hint: str = "") -> KServeLocalError:
+    """Return the error that another of our processes ended with."""
+    error = _OF_EXIT_CODE.get(exit_code, KServeLocalError)(message, hint=hint)
+    error.exit_code = exit_code
+    return error
+
+
+_OF_EXIT_CODE: dict[int, type[KServeLocalError]] = {
+    error.exit_code: error
+    for error in (
+        UsageError, Invalid, ServiceUnavailable, TimedOut, PortTaken, Missing, StorageError,
+    )
+}  # fmt: skip
 
 
 def from_status(code: int, reason: str, message: str) -> KServeLocalError:

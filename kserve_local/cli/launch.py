@@ -18,7 +18,7 @@ from typing import Any
 from kserve_local import procs
 from kserve_local.cli.interrupts import Hear
 from kserve_local.client.project import find_running
-from kserve_local.errors import KServeLocalError, TimedOut
+from kserve_local.errors import KServeLocalError, TimedOut, from_exit_code
 from kserve_local.settings import Settings
 
 START_TIMEOUT = 60.0
@@ -114,9 +114,8 @@ def _start(
     if "error" in answer:
         child.wait()
         body = answer["error"]
-        error = KServeLocalError(body["message"], hint=body.get("hint", ""))
-        error.exit_code = int(body.get("exit_code", 1))
-        raise error
+        code = int(body.get("exit_code", 1))
+        raise from_exit_code(code, body["message"], hint=body.get("hint", ""))
     # It lives on by itself; without this the interpreter warns of a child nobody waited for.
     child.returncode = 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -17,7 +18,7 @@ from typing import Any
 
 import click
 
-from kserve_local.errors import KServeLocalError
+from kserve_local.errors import ApiError, KServeLocalError
 
 CATEGORY = {
     1: "INTERNAL",
@@ -32,7 +33,9 @@ CATEGORY = {
     10: "THRESHOLD",
     11: "API",
 }
-RETRYABLE = {5, 11}
+RETRYABLE = frozenset({"TIMED_OUT", "TIMEOUT", "CONFLICT", "GONE", "QUEUE_FULL"})
+"""Codes of what may go well the next time, with nothing changed. The API's own failures: by their
+HTTP status (`report_error`)."""
 
 
 def called() -> str:
@@ -140,18 +143,51 @@ def envelope_text(
 
 
 def error_body(
-    message: str, *, exit_code: int, code: str = "", details: Any = None, hint: str = ""
+    message: str,
+    *,
+    exit_code: int,
+    code: str = "",
+    details: Mapping[str, Any] | None = None,
+    hint: str = "",
+    retryable: bool = False,
 ) -> dict[str, Any]:
-    """Return the `error` member of an envelope."""
+    """Return the `error` member of an envelope.
+
+    Args:
+        hint: As people read it. The commands in it that run as they stand become `actions`; all of
+            it is in `details`, too, unless it is one such command.
+        retryable: Whether it is, besides for `RETRYABLE` codes.
+    """
     category = CATEGORY.get(exit_code, "INTERNAL")
+    commands = commands_of(hint)
+    told = {"hint": hint} if hint and commands != [hint] else {}
     return {
         "code": code or category,
         "category": category,
         "message": message,
-        "retryable": exit_code in RETRYABLE,
-        "details": details or {},
-        "actions": [{"id": "next", "command": hint}] if hint else [],
+        "retryable": retryable or (code or category) in RETRYABLE,
+        "details": {**told, **(details or {})},
+        "actions": [{"id": _action(command), "command": command} for command in commands],
     }
+
+
+_PLACEHOLDER = re.compile(r"(?<![\w./-])[A-Z]{2,}(?![\w./-])|\.\.\.|[|<>();]")
+_PROGRAMS = ("kserve-local ", "kubectl ", "kill ", "gcloud ", "aws ")
+
+
+def commands_of(hint: str) -> list[str]:
+    """Return the parts of a hint that are commands which run as they stand."""
+    parts = (part.strip() for part in re.split(r"\n|\s{3,}| · ", hint))
+    return [p for p in parts if p.startswith(_PROGRAMS) and not _PLACEHOLDER.search(p)]
+
+
+def _action(command: str) -> str:
+    """Return `show-logs` for `kserve-local logs ...`; other commands are called what they do."""
+    program, word = command.split()[:2]
+    if program != "kserve-local":
+        return program
+    shows = ("logs", "status", "events")
+    return f"show-{word}" if word in shows else word
 
 
 def code_of(reason: str) -> str:
@@ -161,16 +197,27 @@ def code_of(reason: str) -> str:
 
 def report_error(error: BaseException, *, code: int | None = None) -> int:
     """Print an error for a person (or as an envelope) and return its exit code."""
+    details: dict[str, Any] = {}
+    retryable = False
     if isinstance(error, KServeLocalError):
         exit_code = error.exit_code if code is None else code
         name, message, hint = type(error).__name__, error.message, error.hint
+        details = dict(error.details)
+        retryable = isinstance(error, ApiError) and (error.code >= 500 or error.code == 429)
     elif isinstance(error, click.ClickException):
-        exit_code, name, message, hint = code or 2, "Usage", error.format_message(), ""
+        exit_code, name, message, hint = code or 2, "UsageError", error.format_message(), ""
     else:
         exit_code, name, hint = code or 1, "Unexpected", ""
         message = f"{type(error).__name__}: {error}"
     if wants_json():
-        body = error_body(message, exit_code=exit_code, code=code_of(name), hint=hint)
+        body = error_body(
+            message,
+            exit_code=exit_code,
+            code=code_of(name),
+            details=details,
+            hint=hint,
+            retryable=retryable,
+        )
         click.echo(envelope_text(called(), "error", None, (), body))
         return exit_code
     color = use_color()

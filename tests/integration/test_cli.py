@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -102,9 +103,24 @@ def test_an_error_is_an_envelope_too(
     found = envelope(iris.run(*args, "--json", check=code))
     assert (found["command"], found["status"], found["data"]) == (args[0], "error", None)
     assert found["error"]["category"] == category
+    assert all(a["command"].startswith("kserve-local ") for a in found["error"]["actions"])
     plain = iris.run(*args, check=code)
     assert plain.stdout == ""
     assert plain.stderr.strip()
+
+
+def test_a_taken_port_has_its_code(tmp_path: Path) -> None:
+    """The supervisor finds out, in its own process; what it says keeps its kind on the way."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as holder,
+        project(sample("sklearn-iris", tmp_path / "iris")) as own,
+    ):
+        port = str(holder.getsockname()[1])
+        done = own.run("up", "-d", "--api-port", "auto", "--port", port, "--json", check=6)
+        error = json.loads(done.stdout.splitlines()[-1])["error"]
+        assert (error["code"], error["category"]) == ("PORT_TAKEN", "PORT")
+        assert error["actions"][-1]["command"].startswith("kserve-local up --port ")
+        assert "held by" in error["details"]["hint"]
 
 
 def test_status_shows_what_is_called_and_how_it_stands(iris: Project) -> None:
