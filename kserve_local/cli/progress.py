@@ -459,14 +459,17 @@ def _has_failed(pod: Object) -> bool:
 
 
 def urls(gateway: str, isvc: Object) -> Mapping[str, str]:
-    """Return the ways to call a service: plain, path, host."""
+    """Return the ways to call a service: plain (in the protocol its spec names), path, host."""
     name, namespace = name_of(isvc), namespace_of(isvc)
     port = gateway.rpartition(":")[2]
     base = f"http://localhost:{port}" if "127.0.0.1" in gateway else gateway
     host = str((isvc.get("status") or {}).get("url", "")).removeprefix("http://")
+    model = ((isvc.get("spec") or {}).get("predictor") or {}).get("model") or {}
+    is_v2 = str(model.get("protocolVersion") or "").endswith("v2")
+    call = f"v2/models/{name}/infer" if is_v2 else f"v1/models/{name}:predict"
     return {
         "path": f"{base}/serving/{namespace}/{name}",
-        "rest": f"{base}/v1/models/{name}:predict",
+        "rest": f"{base}/{call}",
         "host": host,
         "localhost": f"{name}.{namespace}.localhost:{port}",
     }

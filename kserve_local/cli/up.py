@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -460,7 +460,7 @@ class _Session:
         if self.out.as_json:
             self._envelope(code, follower, running, failed, late, tails, reasons)
             return code
-        self._print_urls(follower, running)
+        self._print_urls(follower, running, to_try=follower.names if outcome == "started" else ())
         if outcome == "ready":
             self.out.say(f"Ready in {seconds:.1f} s.")
         elif outcome == "failed":
@@ -545,7 +545,14 @@ class _Session:
         )
         self.out.envelope(data, status="error", warnings=warnings, error=body)
 
-    def _print_urls(self, follower: Follower, running: Running) -> None:
+    def _print_urls(
+        self, follower: Follower, running: Running, *, to_try: Collection[Name]
+    ) -> None:
+        """Print how to call what is Ready.
+
+        Args:
+            to_try: Services that may be Ready by the time somebody tries.
+        """
         from kserve_local.cli.progress import urls
 
         out = self.out
@@ -559,9 +566,10 @@ class _Session:
                 out.say(f"  {'':<{column}}path  {found['path']}")
                 out.say(f"  {'':<{column}}host  {found['host']} · {found['localhost']}")
         ready = [n for n, v in follower.views.items() if v.state == "Ready"]
-        example = next((n for _, n in sorted(ready or follower.names)), "NAME")
+        example = next((n for _, n in sorted(ready or to_try)), "")
         request = "@request.json" if (self.settings.project / "request.json").exists() else "'{}'"
-        out.say(f"  {'Try it':<{column}}kserve-local predict {example} {request}")
+        if example:
+            out.say(f"  {'Try it':<{column}}kserve-local predict {example} {request}")
         out.say(f"  {'Watch':<{column}}kserve-local status   ·   Stop  kserve-local down")
 
 
