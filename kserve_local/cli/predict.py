@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -14,6 +18,7 @@ from kserve_local.cli.options import Common, Duration, common
 from kserve_local.errors import (
     KServeLocalError,
     ModelError,
+    NotFound,
     ServiceUnavailable,
     TimedOut,
     UsageError,
@@ -21,6 +26,8 @@ from kserve_local.errors import (
 
 if TYPE_CHECKING:
     from kserve_local.settings import Settings
+
+JSON = {"Content-Type": "application/json"}
 
 
 def read_data(data: str | None) -> bytes:
@@ -61,9 +68,17 @@ def detect_protocol(body: bytes) -> str:
 
 
 def call(
-    url: str, path: str, body: bytes | None, *, timeout: float
+    url: str,
+    path: str,
+    body: bytes | None,
+    *,
+    timeout: float,
+    headers: Mapping[str, str] | None = None,
 ) -> tuple[int, dict[str, str], bytes]:
-    """POST JSON (GET without a body) to the gateway; return status, headers (lower case), body.
+    """POST (GET without a body) to the gateway; return status, headers (lower case), body.
+
+    Args:
+        headers: Default: of JSON.
 
     Raises:
         TimedOut: No answer in time.
@@ -74,9 +89,9 @@ def call(
     at = urlsplit(url)
     connection = http.client.HTTPConnection(at.hostname or "", at.port or 80, timeout=timeout)
     method = "GET" if body is None else "POST"
-    headers = {} if body is None else {"Content-Type": "application/json"}
+    sent = headers if headers is not None else {} if body is None else JSON
     try:
-        connection.request(method, path, body=body, headers=headers)
+        connection.request(method, path, body=body, headers=dict(sent))
         answer = connection.getresponse()
         return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
     except TimeoutError as error:
@@ -98,6 +113,12 @@ def call(
     help="Default: what the data looks like.",
 )
 @click.option("--model", help="Model name in the path (default: NAME).")
+@click.option("--revision", metavar="REV", help="Ask this revision: name, number, latest or prev.")
+@click.option("--binary", is_flag=True, help="Send and ask for V2 tensors in binary.")
+@click.option("--repeat", type=click.IntRange(min=1), metavar="N", help="Call N times, time it.")
+@click.option("--save", type=click.Path(dir_okay=False), metavar="FILE", help="Answer to a file.")
+@click.option("--print-curl", is_flag=True, help="Print the call for curl; send nothing.")
+@click.option("--print-python", is_flag=True, help="Print it as a Python program; send nothing.")
 @click.option("--timeout", type=Duration(), default="300s", help="Wait at most this long.")
 @common
 def command(
@@ -106,12 +127,21 @@ def command(
     data: str | None,
     protocol: str | None,
     model: str | None,
+    revision: str | None,
+    binary: bool,
+    repeat: int | None,
+    save: str | None,
+    print_curl: bool,
+    print_python: bool,
     timeout: float,
 ) -> int:
     """Call the model NAME with DATA: @FILE, - for stdin, or JSON.
 
-    Prints the answer's body. Exit 9 when the model answered with an error.
+    Prints the answer's body; with --repeat the last one, and on stderr how long the calls took.
+    Exit 9 when the model answered with an error.
     """
+    from statistics import median
+
     from kserve_local.client.project import find_running, need_running, read_run_file
 
     settings = flags.settings()
@@ -123,30 +153,175 @@ def command(
     tail = f"/v1/models/{target}:predict" if chosen == "v1" else f"/v2/models/{target}/infer"
     namespace = flags.namespace or settings.namespace
     path = f"/serving/{quote(namespace, safe='')}/{quote(name, safe='')}"
-    try:
-        status, headers, answer = call(running.gateway_url, path + tail, body, timeout=timeout)
-    except ServiceUnavailable:
-        need_running(settings)
-        raise
-    text = answer.decode("utf-8", "replace")
-    if status >= 400:
-        hint = headers.get("x-kserve-local-hint", "")
+    headers = dict(JSON)
+    if revision:
+        host = _revision_host(settings, name, namespace, revision)
+        path, headers = ("", {**headers, "Host": host}) if host else (path, headers)
+    out = flags.output("predict")
+    if print_curl or print_python:
+        if binary:
+            raise UsageError("--binary cannot be printed: its body is no text")
+        write = as_curl if print_curl else as_python
+        text = write(running.gateway_url + path + tail, headers, str(data))
+        if flags.as_json:
+            out.envelope({"print": text})
+        else:
+            out.data(text)
+        return 0
+    if binary:
+        body, headers = _in_binary(body, headers, chosen)
+    took: list[float] = []
+    statuses: Counter[int] = Counter()
+    failure: tuple[int, dict[str, str], bytes] | None = None
+    for _ in range(repeat or 1):
+        begun = time.monotonic()
+        try:
+            status, told, answer = call(
+                running.gateway_url, path + tail, body, timeout=timeout, headers=headers
+            )
+        except ServiceUnavailable:
+            need_running(settings)
+            raise
+        took.append(time.monotonic() - begun)
+        statuses[status] += 1
+        if status >= 400:
+            failure = failure or (status, told, answer)
+    times = {"min": min(took), "median": median(took), "max": max(took)}
+    if repeat and not flags.as_json:
+        words = ", ".join(f"{what} {seconds * 1000:.1f} ms" for what, seconds in times.items())
+        answers = ", ".join(f"{n} x {code}" for code, n in sorted(statuses.items()))
+        out.say(f"{repeat} call{'' if repeat == 1 else 's'}: {answers}; {words}")
+    if failure is not None:
+        status, told, answer = failure
+        text = answer.decode("utf-8", "replace")
+        hint = told.get("x-kserve-local-hint", "")
         if not hint and status in (404, 502, 503, 504) and find_running(settings) is not None:
             hint = _hint(settings, name, namespace, model or name, running.gateway_url, path)
+        share = f"{sum(n for c, n in statuses.items() if c >= 400)} of {repeat} calls failed: "
         raise ModelError(
-            f"{name} answered {status}: {text.strip() or '(no body)'}",
+            f"{share if repeat else ''}{name} answered {status}: {text.strip() or '(no body)'}",
             hint=hint or f"kserve-local logs {name} --tail 20",
+            details={"service": name, "namespace": namespace, "status": status},
         )
-    out = flags.output("predict")
+    shown = _shown(answer, told)
+    if save:
+        try:
+            Path(save).expanduser().write_text(shown + "\n")
+        except OSError as error:
+            raise UsageError(f'cannot write "{save}": {error.strerror}') from error
+        out.say(f"saved to {save}")
     if flags.as_json:
         try:
-            parsed = json.loads(text)
+            parsed = json.loads(shown)
         except ValueError:
-            parsed = text
-        out.envelope({"status": status, "protocol": chosen, "body": parsed})
-    else:
-        out.data(text.rstrip("\n"))
+            parsed = shown
+        timed = {"repeat": {"count": repeat, "statuses": statuses, "seconds": times}}
+        out.envelope(
+            {"status": status, "protocol": chosen, "body": parsed, **(timed if repeat else {})}
+        )
+    elif not save:
+        out.data(shown)
     return 0
+
+
+def _in_binary(
+    body: bytes, headers: Mapping[str, str], protocol: str
+) -> tuple[bytes, dict[str, str]]:
+    from kserve_local.cli import binary_data
+
+    if protocol != "v2" or detect_protocol(body) != "v2":
+        raise UsageError("--binary is for V2 requests: inputs with name, shape, datatype and data")
+    content, length = binary_data.packed(body)
+    kind = {"Content-Type": "application/octet-stream", binary_data.LENGTH: str(length)}
+    return content, {**headers, **kind}
+
+
+def _shown(answer: bytes, headers: Mapping[str, str]) -> str:
+    """Return the body as text; binary tensors as the JSON they stand for."""
+    from kserve_local.cli import binary_data
+
+    length = headers.get(binary_data.LENGTH.lower(), "")
+    if length.isdecimal():
+        return json.dumps(binary_data.unpacked(answer, int(length)))
+    return answer.decode("utf-8", "replace").rstrip("\n")
+
+
+def as_curl(url: str, headers: Mapping[str, str], data: str) -> str:
+    """Return the curl command of a call; `data` is as on our own command line."""
+    words = ["curl", "-sS", url]
+    for name, value in headers.items():
+        words += ["-H", f"{name}: {value}"]
+    words += ["--data-binary", f"@{data}" if data == "-" else data]
+    return shlex.join(words)
+
+
+def as_python(url: str, headers: Mapping[str, str], data: str) -> str:
+    """Return a Python program (standard library only) that makes a call and prints the answer."""
+    imports, body = ["import urllib.request"], repr(data.encode())
+    if data == "-":
+        imports, body = ["import sys", *imports], "sys.stdin.buffer.read()"
+    elif data.startswith("@"):
+        imports = [*imports, "from pathlib import Path"]
+        body = f"Path({data[1:]!r}).expanduser().read_bytes()"
+    return "\n".join(
+        (
+            *imports,
+            "",
+            "request = urllib.request.Request(",
+            f"    {url!r},",
+            f"    data={body},",
+            f"    headers={dict(headers)!r},",
+            ")",
+            "with urllib.request.urlopen(request) as answer:",
+            "    print(answer.read().decode())",
+        )
+    )
+
+
+def _revision_host(settings: Settings, name: str, namespace: str, revision: str) -> str:
+    """Return the host that leads to one revision alone, empty if all requests go there.
+
+    Raises:
+        NotFound: No such service, or none of its traffic goes to that revision.
+        UsageError: It shares the traffic and has no tag.
+    """
+    from kserve_local.api import scheme
+    from kserve_local.cli.session import run
+    from kserve_local.client.client import Client
+
+    async def fetch(client: Client) -> list[Any]:
+        await client.get(scheme.INFERENCE_SERVICE, name, namespace)
+        labels = f"serving.kserve.io/inferenceservice={name},component=predictor"
+        return await client.list(scheme.KNATIVE_SERVICE, namespace=namespace, labels=labels)
+
+    services = run(settings, fetch)
+    traffic = [
+        (service["metadata"]["name"], entry)
+        for service in services
+        for entry in (service.get("status") or {}).get("traffic") or ()
+    ]
+    number = revision.zfill(5) if revision.isdecimal() else ""
+    meant = [
+        (service, entry)
+        for service, entry in traffic
+        if revision in (entry.get("revisionName"), entry.get("tag"))
+        or (number and str(entry.get("revisionName")).rpartition("-")[2] == number)
+    ]
+    for service, entry in meant:
+        if entry.get("tag"):
+            return f"{entry['tag']}-{service}.{namespace}.localhost"
+    if sum(int(entry.get("percent") or 0) for _, entry in meant) == 100:
+        return ""
+    if meant:
+        raise UsageError(
+            f'revision "{revision}" of {name} shares the traffic and has no host of its own',
+            hint="annotate the InferenceService: serving.kserve.io/enable-tag-routing: 'true'",
+        )
+    routed = ", ".join(sorted({str(entry.get("revisionName")) for _, entry in traffic}))
+    raise NotFound(
+        f'no traffic of {name} goes to a revision "{revision}"; it goes to: {routed or "none"}',
+        hint=f"kserve-local status {name}",
+    )
 
 
 def _hint(
@@ -154,6 +329,7 @@ def _hint(
 ) -> str:
     """Say what is behind a refusal: no such service, one that is not Ready, another model name."""
     from kserve_local.cli.session import near, run
+    from kserve_local.cli.status import headline
     from kserve_local.client.client import Client
 
     async def fetch(client: Client) -> Any:
@@ -176,8 +352,7 @@ def _hint(
         known = f"services here: {', '.join(names) or 'none'}"
         return f'did you mean "{guess}"? {known}' if guess else known
     if not found["ready"]:
-        first = (str(found["message"]).splitlines() or [""])[0]
-        why = ": ".join(filter(None, (str(found["reason"]), first)))
+        why = ": ".join(filter(None, (str(found["reason"]), headline(str(found["message"])))))
         return f"{name} is not Ready: {why or found['state']}\nkserve-local status {name}"
     return _models_hint(gateway, path, name, model)
 

@@ -1,0 +1,92 @@
+"""`predict` with more than one call, other encodings, and as a program to copy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.project import Project, project, sample
+
+NAME = "sklearn-iris"
+ROWS = [6.8, 2.8, 4.8, 1.4, 6.0, 3.4, 4.5, 1.6]
+V2 = json.dumps(
+    {"inputs": [{"name": "x", "shape": [2, 4], "datatype": "FP32", "data": ROWS}]}
+)  # fmt: skip
+ANSWER = {"predictions": [1, 1]}
+
+
+@pytest.fixture(scope="module")
+def iris(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    with project(sample(NAME, tmp_path_factory.mktemp("predict") / "iris")) as own:
+        manifest = own.folder / "manifest.yaml"
+        text = manifest.read_text()
+        noted = 'metadata:\n  annotations: {serving.kserve.io/enable-tag-routing: "true"}\n'
+        assert "metadata:\n" in text
+        manifest.write_text(text.replace("metadata:\n", noted, 1))
+        own.up()
+        yield own
+
+
+def test_repeated_calls_are_counted_and_timed(iris: Project) -> None:
+    done = iris.run("predict", NAME, "@request.json", "--repeat", "3")
+    assert json.loads(done.stdout) == ANSWER
+    assert done.stderr.startswith("3 calls: 3 x 200; min ")
+    data = iris.json("predict", NAME, "@request.json", "--repeat", "2")
+    assert (data["repeat"]["count"], data["repeat"]["statuses"]) == (2, {"200": 2})
+    assert 0 < data["repeat"]["seconds"]["min"] <= data["repeat"]["seconds"]["max"]
+    failed = iris.run("predict", NAME, '{"instances": "x"}', "--repeat", "2", check=9)
+    assert "2 of 2 calls failed" in failed.stderr
+    iris.run("predict", NAME, "{}", "--repeat", "0", check=2)
+
+
+def test_binary_tensors_give_the_same_values(iris: Project) -> None:
+    plain = iris.json("predict", NAME, V2)["body"]["outputs"]
+    binary = iris.json("predict", NAME, V2, "--binary")["body"]["outputs"]
+    assert [t["data"] for t in binary] == [t["data"] for t in plain] == [[1, 1]]
+    iris.run("predict", NAME, "@request.json", "--binary", check=2)
+
+
+def test_the_answer_goes_to_a_file(iris: Project, tmp_path: Path) -> None:
+    done = iris.run("predict", NAME, "@request.json", "--save", str(tmp_path / "a.json"))
+    assert done.stdout == ""
+    assert json.loads((tmp_path / "a.json").read_text()) == ANSWER
+    iris.run("predict", NAME, "@request.json", "--save", str(tmp_path / "no" / "a"), check=2)
+
+
+@pytest.mark.parametrize("data", ["@request.json", "-", json.dumps({"instances": [ROWS[:4]] * 2})])
+def test_what_is_printed_makes_the_same_call(iris: Project, data: str) -> None:
+    content = (iris.folder / "request.json").read_text()
+    python = iris.run("predict", NAME, data, "--print-python", input=content).stdout
+    curl = iris.run("predict", NAME, data, "--print-curl", input=content).stdout
+    (iris.folder / "call.py").write_text(python)
+    commands = [[sys.executable, "call.py"]]
+    if shutil.which("curl"):
+        commands.append(["sh", "-c", curl])
+    for command in commands:
+        done = subprocess.run(
+            command, cwd=iris.folder, input=content, capture_output=True, text=True, check=True,
+            env={**os.environ, "no_proxy": "*"},
+        )  # fmt: skip
+        assert json.loads(done.stdout) == ANSWER
+    assert "curl" in iris.json("predict", NAME, "@request.json", "--print-curl")["print"]
+    iris.run("predict", NAME, V2, "--binary", "--print-curl", check=2)
+
+
+def test_a_revision_is_asked_by_name_number_or_tag(iris: Project) -> None:
+    first = f"{NAME}-predictor-00001"
+    for word in (first, "1", "latest"):
+        done = iris.run("predict", NAME, "@request.json", "--revision", word)
+        assert json.loads(done.stdout) == ANSWER
+    printed = iris.run("predict", NAME, "@request.json", "--revision", "1", "--print-curl").stdout
+    assert f"Host: latest-{NAME}-predictor.default.localhost" in printed
+    wrong = iris.run("predict", NAME, "@request.json", "--revision", "7", check=11)
+    assert f"it goes to: {first}" in wrong.stderr
+    nobody = iris.run("predict", "nobody", "{}", "--revision", "1", check=11)
+    assert '"nobody" not found' in nobody.stderr
