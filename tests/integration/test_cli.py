@@ -347,7 +347,7 @@ def test_bash_really_completes(iris: Project, tmp_path: Path) -> None:
     for words, wanted in (
         (["kserve-local", "st"], ["status"]),
         (["kserve-local", "status", "--exit"], ["--exit-code"]),
-        (["kserve-local", "completion", ""], ["bash", "fish", "zsh"]),
+        (["kserve-local", "completion", ""], ["bash", "fish", "powershell", "zsh"]),
     ):
         spelled = " ".join(f"'{w}'" for w in words)
         program = (
