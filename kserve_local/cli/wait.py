@@ -1,18 +1,49 @@
-"""`kserve-local wait`: block until services are Ready or gone."""
+"""`kserve-local wait`: block until services are Ready, gone, without replicas, or on a revision."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kserve_local.cli.options import Common, Duration, common
-from kserve_local.errors import NotFound, ServiceUnavailable, TimedOut
+from kserve_local.errors import KServeLocalError, NotFound, ServiceUnavailable, TimedOut
+
+if TYPE_CHECKING:
+    from kserve_local.api.meta import Object
+    from kserve_local.cli.progress import View
+    from kserve_local.client.client import Client
+
+Name = tuple[str, str]
+REVISION = "revision="
+CONDITIONS = ("ready", "scaled-to-zero", "delete")
+ISVC_LABEL = "serving.kserve.io/inferenceservice"
+
+
+class Condition(click.ParamType[str]):
+    """One of `CONDITIONS`, or `revision=R`."""
+
+    name = "condition"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if text not in CONDITIONS and not (text.startswith(REVISION) and text != REVISION):
+            self.fail(f"{text!r} is none of {', '.join(CONDITIONS)}, {REVISION}R.", param, ctx)
+        return text
 
 
 @click.command("wait")
 @click.argument("names", nargs=-1)
-@click.option("--for", "condition", type=click.Choice(["ready", "delete"]), default="ready")
+@click.option(
+    "--for",
+    "condition",
+    type=Condition(),
+    default="ready",
+    metavar="CONDITION",
+    help=f"{', '.join(CONDITIONS)}, or {REVISION}R: R (its name or number) is Ready.",
+)
 @click.option("--timeout", type=Duration(), default="60s")
 @common
 def command(flags: Common, names: tuple[str, ...], condition: str, timeout: float) -> int:
@@ -21,55 +52,177 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
     from kserve_local.api.meta import name_of, namespace_of
     from kserve_local.cli.progress import Follower, Reporter
     from kserve_local.cli.session import run, service_name
-    from kserve_local.client.client import Client
 
     settings = flags.settings()
     out = flags.output("wait")
     namespace = flags.namespace or settings.namespace
+    views: dict[Name, View] = {}
+    left: set[Name] = set()
 
     async def work(client: Client) -> str:
         services = await client.list(scheme.INFERENCE_SERVICE, namespace=flags.namespace)
         known = {(namespace_of(s), name_of(s)) for s in services}
         wanted = {(namespace, service_name(n)) for n in names} or known
         if condition == "delete":
-            return await _gone(client, wanted & known, timeout)
+            left.update(wanted & known)
+            return await _until(_deletions(client, left), left, timeout, done="deleted")
         absent = sorted(n for ns, n in wanted - known)
         if absent:
             raise NotFound(f'inferenceservices.serving.kserve.io "{absent[0]}" not found')
+        left.update(wanted)
+        if condition == "scaled-to-zero":
+            return await _until(_replicas(client, left), left, timeout, done=condition)
+        if condition.startswith(REVISION):
+            steps = _revisions(client, left, condition.removeprefix(REVISION), views)
+            return await _until(steps, left, timeout, done="ready")
         out.fit(n for _, n in wanted)
-        reporter = Reporter(out, events=False)
-        return await Follower(client, reporter, wanted).until_settled(timeout)
+        follower = Follower(client, Reporter(out, events=False), wanted)
+        outcome = await follower.until_settled(timeout)
+        views.update(follower.views)
+        states = ("Ready", "Stopped") if outcome != "failed" else ("Ready", "Stopped", "Loading")
+        left.intersection_update(
+            n for n in wanted if n not in views or views[n].state not in states
+        )
+        return outcome
 
     outcome = run(settings, work)
     if outcome == "timeout":
-        raise TimedOut(f"not {condition} after {timeout:g} s", hint="kserve-local status")
+        raise _error(TimedOut, f"not {condition} after {timeout:g} s", left, views)
     if outcome == "failed":
-        raise ServiceUnavailable("a service failed", hint="kserve-local status")
+        raise _error(ServiceUnavailable, "failed", left, views)
     if flags.as_json:
         out.envelope({"outcome": outcome})
     return 0
 
 
-async def _gone(client: object, names: set[tuple[str, str]], patience: float) -> str:
-    """Wait until none of the services is there any more."""
+def _error(
+    error: type[KServeLocalError], what: str, left: set[Name], views: dict[Name, View]
+) -> KServeLocalError:
+    """Return the error that names each service and why."""
+    from kserve_local.cli.status import headline
+
+    lines, services = [], []
+    for namespace, name in sorted(left):
+        seen = views.get((namespace, name))
+        reason, message = (seen.reason, seen.message) if seen else ("", "")
+        why = ": ".join(filter(None, (reason, headline(message))))
+        lines.append(f'InferenceService "{namespace}/{name}" {what}' + (f": {why}" if why else ""))
+        found = {"namespace": namespace, "name": name, "state": seen.state if seen else ""}
+        services.append({**found, "reason": reason, "message": message})
+    first = sorted(left)[:1]
+    hint = "".join(f"kserve-local logs {name} -n {ns} --tail 50   ·   " for ns, name in first)
+    return error(
+        "\n".join(lines) or what,
+        hint=f"{hint}kserve-local status",
+        details={"services": services},
+    )
+
+
+async def _until(
+    steps: AsyncGenerator[bool, None], left: set[Name], patience: float, *, done: str
+) -> str:
+    """Follow `steps`, which empty `left`; a true step is a failure."""
     import asyncio
 
-    from kserve_local.api import scheme
-    from kserve_local.api.meta import name_of, namespace_of
-    from kserve_local.client.client import Client
-
-    assert isinstance(client, Client)
-    left = set(names)
     try:
-        async with asyncio.timeout(patience):
-            found, version = await client.list_at(scheme.INFERENCE_SERVICE)
-            left &= {(namespace_of(isvc), name_of(isvc)) for isvc in found}
-            stream = client.watch(scheme.INFERENCE_SERVICE, since=version)
-            async with aclosing(stream) as events:
-                while left:
-                    event = await anext(events)
-                    if event.type == "DELETED":
-                        left.discard((namespace_of(event.object), name_of(event.object)))
+        async with asyncio.timeout(patience), aclosing(steps) as following:
+            while left:
+                if await anext(following):
+                    return "failed"
     except TimeoutError:
         return "timeout"
-    return "deleted"
+    return done
+
+
+async def _deletions(client: Client, left: set[Name]) -> AsyncGenerator[bool, None]:
+    """Take out of `left` what is there no more."""
+    from kserve_local.api import scheme
+
+    found, version = await client.list_at(scheme.INFERENCE_SERVICE)
+    left &= {_name(isvc) for isvc in found}
+    yield False
+    async with aclosing(client.watch(scheme.INFERENCE_SERVICE, since=version)) as events:
+        async for event in events:
+            if event.type == "DELETED":
+                left.discard(_name(event.object))
+            yield False
+    raise _ended()
+
+
+async def _replicas(client: Client, left: set[Name]) -> AsyncGenerator[bool, None]:
+    """Take out of `left` the services without a Pod; one that is ending counts."""
+    from kserve_local.api import scheme
+
+    pods, version = await client.list_at(scheme.POD, labels=ISVC_LABEL)
+    there = {str(pod["metadata"]["uid"]): _owner(pod) for pod in pods}
+    wanted = set(left)
+
+    def look() -> None:
+        left.clear()
+        left.update(wanted & set(there.values()))
+
+    look()
+    yield False
+    async with aclosing(client.watch(scheme.POD, since=version, labels=ISVC_LABEL)) as events:
+        async for event in events:
+            uid = str(event.object["metadata"]["uid"])
+            if event.type == "DELETED":
+                there.pop(uid, None)
+            else:
+                there[uid] = _owner(event.object)
+            look()
+            yield False
+    raise _ended()
+
+
+async def _revisions(
+    client: Client, left: set[Name], revision: str, views: dict[Name, View]
+) -> AsyncGenerator[bool, None]:
+    """Take out of `left` the services whose revision is Ready; true when it has failed."""
+    from kserve_local.api import scheme
+    from kserve_local.cli.progress import view
+
+    is_meant = _matcher(revision)
+    async with aclosing(client.watch(scheme.INFERENCE_SERVICE)) as events:
+        async for event in events:
+            name = _name(event.object)
+            if name not in left or event.type not in ("ADDED", "MODIFIED"):
+                continue
+            status = event.object.get("status") or {}
+            predictor = (status.get("components") or {}).get("predictor") or {}
+            served = [t.get("revisionName") for t in predictor.get("traffic") or ()]
+            ready = [predictor.get("latestReadyRevision"), *served]
+            views[name] = view(event.object)
+            if any(map(is_meant, ready)):
+                left.discard(name)
+            elif views[name].state == "Failed" and is_meant(predictor.get("latestCreatedRevision")):
+                left.intersection_update({name})
+                yield True
+            yield False
+    raise _ended()
+
+
+def _matcher(revision: str) -> Callable[[object], bool]:
+    number = revision.zfill(5) if revision.isdecimal() else ""
+
+    def is_meant(name: object) -> bool:
+        own = str(name or "")
+        return own == revision or (bool(number) and own.rpartition("-")[2] == number)
+
+    return is_meant
+
+
+def _name(obj: Object) -> Name:
+    from kserve_local.api.meta import name_of, namespace_of
+
+    return namespace_of(obj), name_of(obj)
+
+
+def _owner(pod: Object) -> Name:
+    from kserve_local.api.meta import namespace_of
+
+    return namespace_of(pod), str((pod["metadata"].get("labels") or {}).get(ISVC_LABEL, ""))
+
+
+def _ended() -> ServiceUnavailable:
+    return ServiceUnavailable("the supervisor ended", hint="kserve-local status")

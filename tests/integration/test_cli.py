@@ -311,7 +311,8 @@ def test_a_failing_service_is_told_everywhere(iris: Project) -> None:
         assert any("does not exist" in line for line in last["error"]["details"]["log"])
         assert iris.run("status", "--exit-code", check=4).stdout
         assert iris.run("status", "sklearn-iris", "--exit-code").stdout
-        iris.run("wait", "bad", check=4)
+        failed = iris.run("wait", "bad", check=4)
+        assert 'InferenceService "default/bad" failed: ModelLoadFailed: ' in failed.stderr
         iris.run("wait", "isvc/sklearn-iris")
         refused = iris.run("predict", "bad", "{}", check=9)
         assert "ModelLoadFailed" in refused.stderr
