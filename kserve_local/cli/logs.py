@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 REVISION_LABEL = "serving.knative.dev/revision"
+COMPONENTS = ("predictor", "transformer", "explainer")
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_LEVEL = re.compile(r"\b(TRACE|DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)\b")
+_RANKS = {"TRACE": 0, "WARN": 30, "CRITICAL": 50, "FATAL": 50}
+
+
+def rank_of(line: str) -> int | None:
+    """Return the level of a line in `LEVELS`' numbers, None if it names none."""
+    found = _LEVEL.search(line)
+    return None if found is None else _RANKS.get(found[1], LEVELS.get(found[1].lower(), 0))
 
 
 @click.command("logs")
@@ -34,6 +45,8 @@ REVISION_LABEL = "serving.knative.dev/revision"
 @click.option("--revision", default="", metavar="REV", help="Of this revision: its name or number.")
 @click.option("--previous", is_flag=True, help="Of the run before the last restart.")
 @click.option("-c", "--container", default="", help="Only this container.")
+@click.option("--component", type=click.Choice(COMPONENTS), help="Only Pods of this component.")
+@click.option("--level", type=click.Choice([*LEVELS]), help="Only lines of this level or above.")
 @click.option("--grep", default="", help="Only lines that hold this text.")
 @common
 def command(
@@ -45,13 +58,16 @@ def command(
     revision: str,
     previous: bool,
     container: str,
+    component: str | None,
+    level: str | None,
     grep: str,
 ) -> int:
     """Show the logs of the services (or Pods) NAMEd, of all without a name.
 
     Containers write their logs themselves, so not every line has a known time. --since leaves out
     lines that come before, or begin with, a time that is too old (local time, if no zone is given),
-    and files that were not written to since then. Lines it cannot place are shown.
+    and files that were not written to since then. Lines it cannot place are shown. --level goes by
+    the first level's name in a line; a line without one belongs to the line before.
     """
     import asyncio
 
@@ -59,8 +75,8 @@ def command(
 
     out = flags.output("logs")
     names = tuple(name.rpartition("/")[2] for name in names)
-    meant = _Meant(names, revision)
-    printer = _Printer(flags.as_json, grep, keep=not follow)
+    meant = _Meant(names, revision, component or "")
+    printer = _Printer(flags.as_json, grep, LEVELS.get(level or "", 0), keep=not follow)
 
     async def show(client: Client) -> None:
         pods, version = await _pods(client, meant, flags.namespace, must=not follow)
@@ -131,7 +147,9 @@ def _begun(pod: Object, container: str) -> int | None:
 
 
 class _Printer:
-    def __init__(self, as_json: bool, grep: str, *, keep: bool) -> None:
+    def __init__(self, as_json: bool, grep: str, level: int, *, keep: bool) -> None:
+        self.level = level
+        self.ranks: dict[tuple[str, str], int] = {}
         self.as_json = as_json
         self.keep = keep
         self.kept: list[dict[str, str]] = []
@@ -140,6 +158,8 @@ class _Printer:
         self.sequence = 0
 
     def line(self, source: str, container: str, text: str) -> None:
+        if not self._is_loud_enough(source, container, text):
+            return
         if self.grep and self.grep not in text:
             return
         if self.as_json and self.keep:
@@ -154,16 +174,27 @@ class _Printer:
         if not sys.stdout.isatty():
             sys.stdout.flush()
 
+    def _is_loud_enough(self, source: str, container: str, text: str) -> bool:
+        """Whether a line, or the one it goes on from, is of the level asked for."""
+        rank = rank_of(text)
+        if rank is not None:
+            self.ranks[source, container] = rank
+        return self.ranks.get((source, container), LEVELS["info"]) >= self.level
+
 
 @dataclass(frozen=True, slots=True)
 class _Meant:
-    """Which Pods: those of the services (or Pods) named, of one revision if it is given."""
+    """Which Pods: those of the services (or Pods) named, of one revision or component if given."""
 
     names: tuple[str, ...]
     revision: str
+    component: str = ""
 
     def holds(self, pod: Object) -> bool:
         if self.names and not {_service(pod), str(pod["metadata"]["name"])} & set(self.names):
+            return False
+        labels = pod["metadata"].get("labels") or {}
+        if self.component and labels.get("component") != self.component:
             return False
         if not self.revision:
             return True

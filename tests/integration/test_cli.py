@@ -233,6 +233,10 @@ def test_logs_are_filtered_and_cut(iris: Project) -> None:
     nothing = iris.run("logs", "--revision", "2", check=11)
     assert "there are Pods of: sklearn-iris-predictor-00001" in nothing.stderr
     iris.run("logs", "--since", "yesterday", check=2)
+    assert iris.run("logs", "--component", "predictor").stdout == whole
+    assert iris.run("logs", "--component", "transformer").stdout == ""
+    assert "Serving sklearn-iris" in iris.run("logs", "--level", "info").stdout
+    assert iris.run("logs", "--level", "error").stdout == ""
 
 
 def test_logs_that_are_too_old_are_left_out(iris: Project) -> None:
