@@ -567,7 +567,8 @@ def test_validate_reads_what_up_reads(tmp_path: Path) -> None:
 def test_a_local_model_that_is_not_there_is_a_warning_before_anything_runs(iris: Project) -> None:
     (iris.folder / "model").rename(iris.folder / "aside")
     told = iris.run("validate").stdout
-    assert 'storageUri ./model: "' in told and "does not exist" in told
+    assert 'storageUri ./model: "' in told
+    assert "does not exist" in told
     (iris.folder / "model").mkdir()
     done = iris.up()
     assert "holds no files" in done.stderr

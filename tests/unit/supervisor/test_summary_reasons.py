@@ -100,7 +100,7 @@ def test_a_failed_probe_is_told_where_nothing_else_is_known() -> None:
         ("", ""),
         ("one line", "one line"),
         (
-            "2026-11-29 07:34:44.514 6612 modelserver.serve ERROR [serve.py:_load():125] no licence",
+            "2026-11-29 07:34:44.514 66 modelserver.serve ERROR [serve.py:_load():125] no licence",
             "no licence",
         ),
         ("usage: x\n  [--y]\nx: error: bad\nNext step: look", "x: error: bad"),
