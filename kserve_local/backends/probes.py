@@ -15,7 +15,7 @@ import contextlib
 import os
 import signal
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,12 +38,15 @@ class Target:
     Args:
         ports: The Pod's ports -> those really listened on.
         env, cwd: For exec probes.
+        run: Runs an exec probe's command where the container is and returns exit code and output;
+            None: as a process beside it, with `env` and `cwd`.
     """
 
     ip: str
     ports: Mapping[int, int] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
+    run: Callable[[Sequence[str]], Awaitable[tuple[int, bytes]]] | None = None
 
 
 class ProbeFailed(Exception):
@@ -143,6 +146,10 @@ async def _http(probe: Probe, target: Target) -> None:
 
 
 async def _exec(probe: Probe, target: Target) -> None:
+    if target.run is not None:
+        code, output = await target.run(probe.command)
+        _judge(code, output)
+        return
     try:
         process = await asyncio.create_subprocess_exec(
             *probe.command,
@@ -162,9 +169,13 @@ async def _exec(probe: Probe, target: Target) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    if process.returncode != 0:
+    _judge(process.returncode or 0, output)
+
+
+def _judge(code: int, output: bytes) -> None:
+    if code != 0:
         text = output[:_BODY].decode(errors="replace").strip()
-        raise ProbeFailed(text or f"command terminated with exit code {process.returncode}")
+        raise ProbeFailed(text or f"command terminated with exit code {code}")
 
 
 async def _grpc(probe: Probe, target: Target) -> None:

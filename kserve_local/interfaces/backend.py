@@ -75,12 +75,37 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
+class Security:
+    """What a Pod's and a container's `securityContext` ask for, folded; for backends that isolate.
+
+    Args:
+        user, group: Numbers; None: the image's.
+        groups: Supplemental groups, `fsGroup` among them.
+        non_root: The image's user must not be root (`runAsNonRoot`).
+        add, drop: Capabilities, without `CAP_`; `ALL` for all.
+    """
+
+    user: int | None = None
+    group: int | None = None
+    groups: tuple[int, ...] = ()
+    non_root: bool = False
+    read_only_root: bool = False
+    privilege_escalation: bool = True
+    privileged: bool = False
+    add: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """One container of a replica, everything resolved: `$(VAR)` expanded, `valueFrom` read,
     defaults applied.
 
     Args:
         argv: `command` + `args` as the Pod says them (what Docker would run).
+        command: The first words of `argv` that are the Pod's `command`: they replace the image's
+            entry point, the rest its arguments. Empty: the image's entry point stays.
+        pull: `imagePullPolicy`.
         program: What runs instead in process mode; None: this container needs Docker.
         ports: Container ports by name (`""` if unnamed) in the Pod's order.
         cpu_limit: Cores; None: no limit.
@@ -91,6 +116,9 @@ class ContainerSpec:
     image: str
     argv: tuple[str, ...]
     log_path: Path
+    command: tuple[str, ...] = ()
+    pull: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    security: Security = Security()
     env: tuple[tuple[str, str], ...] = ()
     program: Program | None = None
     working_dir: str = ""
@@ -143,6 +171,7 @@ class ContainerStatus:
             address).
         started_how: `zygote`, `process`, `container`; for status and metrics.
         note: One line about an approximation or fallback taken (e.g. why no zygote was used).
+        container_id: `docker://<id>` of a container; empty for a process.
     """
 
     name: str
@@ -158,6 +187,7 @@ class ContainerStatus:
     ports: Mapping[int, int] = field(default_factory=dict)
     started_how: str = ""
     note: str = ""
+    container_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,25 @@ import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from kserve_local.backends.docker import DockerBackend
 from kserve_local.backends.process import ProcessBackend
-from kserve_local.interfaces.backend import Backend, ContainerSpec, Probe, Program, ReplicaSpec
+from kserve_local.interfaces.backend import (
+    Backend,
+    ContainerSpec,
+    Mount,
+    Probe,
+    Program,
+    ReplicaSpec,
+)
 from kserve_local.settings import Settings
 
 SERVER = Path(__file__).parents[1] / "fakes" / "oip_server.py"
+DOCKER_IMAGE = "python:3.11-slim"
 _addresses = itertools.count(2)
 
 
@@ -32,6 +41,7 @@ class World:
     settings: Settings
     open: Callable[[], Awaitable[Backend]]
     preload: tuple[str, ...]
+    in_docker: bool = False
 
     def container(
         self, *arguments: str, name: str = "kserve-container", **more: object
@@ -53,7 +63,29 @@ class World:
             "ports": (("http1", 8080),),
             "readiness": probe,
         }
+        if self.in_docker:
+            values |= {
+                "image": DOCKER_IMAGE,
+                "command": ("python3", "-u"),
+                "argv": ("python3", "-u", "/fake/oip_server.py", *arguments),
+                # Tests put files into it that change how the server answers.
+                "mounts": (
+                    Mount("/fake", SERVER.parent),
+                    Mount(str(self.settings.project.parent), self.settings.project.parent),
+                ),
+            }
         return ContainerSpec(**(values | more))  # type: ignore[arg-type]  # test shorthand
+
+    def without_a_program(self, container: ContainerSpec) -> ContainerSpec:
+        """Return the container as one that this backend has nothing to run for."""
+        if self.in_docker:
+            return replace(container, image="nobody/made:this", pull="Never")
+        return replace(container, program=None)
+
+    @property
+    def started_how(self) -> str:
+        """What a container's status says of its start."""
+        return "container" if self.in_docker else "zygote" if self.preload else "process"
 
     def replica(self, *containers: ContainerSpec, id: str = "uid-1", ip: str = "") -> ReplicaSpec:
         """Return a replica of these containers on an address of its own."""
@@ -80,15 +112,28 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture(params=["process", "process-zygote"])
+def inner_pid(pid: int | None) -> int:
+    """Return a process's number as it sees it itself: another one in a container."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("NSpid:"))
+    return int(line.split()[-1])
+
+
+@pytest.fixture(
+    params=["process", "process-zygote", pytest.param("docker", marks=pytest.mark.docker)]
+)
 async def world(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[World]:
-    """One world per implementation: plain processes, and processes forked from a zygote."""
+    """One world per implementation: plain processes, forks of a zygote, containers."""
 
     async def open_process() -> Backend:
         return await ProcessBackend.open(settings)
 
+    async def open_docker() -> Backend:
+        return await DockerBackend.open(settings)
+
     preload = ("http.server", "argparse") if request.param == "process-zygote" else ()
-    made = World(settings, open_process, preload)
+    in_docker = request.param == "docker"
+    made = World(settings, open_docker if in_docker else open_process, preload, in_docker)
     yield made
     # Whatever a test left: a new backend finds it and ends it.
     left = await made.open()

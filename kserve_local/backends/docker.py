@@ -1,0 +1,576 @@
+"""The Docker backend: a Pod is a group of containers on a Docker engine, or on Podman's socket.
+
+A sandbox container holds the Pod's network, so that its containers share an address and one of them
+can be replaced alone. The engine's own events drive all state; nothing is polled. Labels and the
+run files make every container adoptable, so killing this process leaves all of them serving.
+Nothing here decides what should run or what to restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kserve_local.aio import backoff
+from kserve_local.backends import docker_pause, docker_spec, output
+from kserve_local.backends.docker_container import Container, Place
+from kserve_local.backends.docker_engine import Engine, filters
+from kserve_local.backends.runfiles import RunFiles
+from kserve_local.errors import (
+    AlreadyExists,
+    Conflict,
+    KServeLocalError,
+    Missing,
+    NotFound,
+)
+from kserve_local.interfaces.backend import (
+    ContainerSpec,
+    Progress,
+    ReplicaEvent,
+    ReplicaSpec,
+    ReplicaStatus,
+    Usage,
+)
+from kserve_local.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Whole states travel in events, so dropping the oldest of too many loses nothing for good.
+_MAX_EVENTS = 10_000
+_KILL_WAIT = 10.0
+_LOG_CHECK = 1.0
+_OVERLAP = 2
+"""Seconds of the engine's events that are read twice after a break."""
+
+
+@dataclass
+class _Replica:
+    spec: ReplicaSpec
+    containers: dict[str, Container] = field(default_factory=dict)
+    sandbox: str = ""
+    place: Place | None = None
+    adopted: bool = False
+    deadline: float = 0.0
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    # Held while containers begin: a stop waits for it, so that it sees what it has to end.
+    beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stopping: asyncio.Task[None] | None = None
+
+    def status(self) -> ReplicaStatus:
+        return ReplicaStatus(
+            id=self.spec.id,
+            namespace=self.spec.namespace,
+            pod=self.spec.pod,
+            ip=self.place.ip if self.place else "",
+            containers=tuple(c.status for c in self.containers.values()),
+            adopted=self.adopted,
+        )
+
+
+class DockerBackend:
+    """Runs replicas as containers. Open it with `await DockerBackend.open(settings)`."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._files = RunFiles(settings.run_dir / "containers")
+        self._project = docker_spec.project_id(settings.state)
+        self._network = f"kserve-local-{self._project}"
+        self._replicas: dict[str, _Replica] = {}
+        self._by_container: dict[str, Container] = {}
+        self._events: deque[ReplicaEvent] = deque(maxlen=_MAX_EVENTS)
+        self._news = asyncio.Event()
+        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._preparing = asyncio.Lock()
+
+    @classmethod
+    async def open(
+        cls, settings: Settings, *, environ: Mapping[str, str] | None = None
+    ) -> DockerBackend:
+        """Return a backend that has adopted the survivors of an earlier one.
+
+        Args:
+            environ: Where `DOCKER_HOST` and its like are looked up.
+
+        Raises:
+            Missing: No engine answers.
+        """
+        backend = cls(settings, await Engine.connect(environ))
+        await backend._adopt()
+        backend._own(backend._follow_engine(), "engine events")
+        backend._own(backend._rotate_logs(), "log rotation")
+        return backend
+
+    def _own(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)
+
+    # -- adoption
+
+    async def _ours(self) -> list[Mapping[str, Any]]:
+        """Return what the engine has of this project, running or not."""
+        found: list[Mapping[str, Any]] = await self._engine.call(
+            "containers", all=True, filters=filters([f"{docker_spec.PROJECT}={self._project}"])
+        )
+        return found
+
+    async def _adopt(self) -> None:
+        specs = {spec.id: spec for spec in await asyncio.to_thread(self._files.load)}
+        known: dict[str, dict[str, list[str]]] = {}
+        for found in await self._ours():
+            labels = found.get("Labels") or {}
+            replica = str(labels.get(docker_spec.REPLICA) or "")
+            by_name = known.setdefault(replica, {})
+            by_name.setdefault(str(labels.get(docker_spec.CONTAINER) or ""), []).append(
+                str(found["Id"])
+            )
+        for id, containers in known.items():
+            if id not in specs:
+                # A start that died before its spec was written, or whose state folder is gone.
+                for container in itertools.chain.from_iterable(containers.values()):
+                    await self._remove(container)
+        for id, spec in specs.items():
+            await self._adopt_replica(spec, known.get(id, {}))
+
+    async def _adopt_replica(self, spec: ReplicaSpec, known: Mapping[str, Sequence[str]]) -> None:
+        replica = _Replica(spec, adopted=True)
+        self._replicas[spec.id] = replica
+        sandbox = next(iter(known.get(docker_spec.SANDBOX, ())), "")
+        begun = False
+        if sandbox:
+            replica.sandbox = sandbox
+            replica.place = self._placed(
+                spec, await self._engine.call("inspect_container", sandbox)
+            )
+            for item in spec.containers:
+                begun = (
+                    await self._adopt_container(replica, item, known.get(item.name, ())) or begun
+                )
+        if not begun:
+            # Killed before the first container: to its owner this start never happened.
+            await self.stop(spec.id, grace=0.0)
+
+    async def _adopt_container(
+        self, replica: _Replica, spec: ContainerSpec, ids: Sequence[str]
+    ) -> bool:
+        """Take over the newest of a container's runs; tell if there was one."""
+        assert replica.place is not None  # only called with a sandbox
+        found = [await self._engine.call("inspect_container", id) for id in ids]
+        found.sort(key=lambda f: str(f["Created"]))
+        for older in found[:-1]:
+            await self._remove(str(older["Id"]))
+        container = self._new_container(replica, spec)
+        if not found or found[-1]["State"]["Status"] == "created":
+            return False
+        await container.adopt(found[-1], replica.place)
+        self._by_container[container.id] = container
+        return True
+
+    # -- the engine's news
+
+    async def _follow_engine(self) -> None:
+        """Take note of what the engine tells; after a break of whatever happened meanwhile."""
+        attempt = 0
+        while True:
+            since = int(time.time()) - _OVERLAP
+            try:
+                await self._look_at_all()
+                attempt = 0
+                await self._listen(since)
+            except KServeLocalError as error:
+                if attempt == 0:
+                    log.warning("%s", error)
+            await asyncio.sleep(backoff(attempt, first=0.1, cap=5.0))
+            attempt += 1
+
+    async def _listen(self, since: int) -> None:
+        wanted = {
+            "type": ["container"],
+            "event": ["die", "oom"],
+            **filters([f"{docker_spec.PROJECT}={self._project}"]),
+        }
+        news = self._engine.stream(
+            lambda client: client.events(decode=True, since=since, filters=wanted)
+        )
+        async with contextlib.aclosing(news) as events:
+            async for event in events:
+                container = self._by_container.get(str(event.get("id") or ""))
+                if container is not None:
+                    self._own(self._look_at(container), f"end of {container.label}")
+
+    async def _look_at_all(self) -> None:
+        await asyncio.gather(*(c.look() for c in list(self._by_container.values())))
+
+    async def _look_at(self, container: Container) -> None:
+        await container.look()
+
+    # -- the contract
+
+    async def prepare(self, container: ContainerSpec, report: Callable[[Progress], None]) -> None:
+        """Pull the image if the policy asks for it. See `Backend.prepare`."""
+        there = await self._has_image(container.image)
+        if container.pull == "Never" and not there:
+            raise Missing(
+                f'Container image "{container.image}" is not present with pull policy of Never'
+            )
+        if there and container.pull != "Always":
+            return
+        await self._pull(container.image, report)
+
+    async def _has_image(self, image: str) -> bool:
+        try:
+            await self._engine.call("inspect_image", image)
+        except NotFound:
+            return False
+        return True
+
+    async def _pull(self, image: str, report: Callable[[Progress], None]) -> None:
+        """Pull an image, telling the bytes that have come.
+
+        Raises:
+            Missing: The registry does not give it; in the engine's words.
+        """
+        repository, tag = docker_spec.repository_and_tag(image)
+        layers: dict[str, tuple[int, int]] = {}
+        begun = time.monotonic()
+        lines = self._engine.stream(
+            lambda client: client.pull(repository, tag=tag, stream=True, decode=True)
+        )
+        try:
+            async with contextlib.aclosing(lines) as news:
+                async for line in news:
+                    if line.get("error"):
+                        raise Missing(f'Failed to pull image "{image}": {line["error"]}')
+                    detail = line.get("progressDetail") or {}
+                    if line.get("status") == "Downloading" and detail.get("total"):
+                        layers[str(line["id"])] = (int(detail["current"]), int(detail["total"]))
+                        done, total = (sum(column) for column in zip(*layers.values(), strict=True))
+                        rate = done / max(time.monotonic() - begun, 0.001)
+                        report(Progress("pull", f"Pulling {image}", done, total, rate))
+        except Missing:
+            raise
+        except KServeLocalError as error:
+            raise Missing(f'Failed to pull image "{image}": {error}') from error
+
+    async def warm(self, container: ContainerSpec) -> None:
+        """Nothing yet starts sooner for it. See `Backend.warm`."""
+
+    async def start(self, spec: ReplicaSpec) -> str:
+        """Start all containers. See `Backend.start`.
+
+        Raises:
+            AlreadyExists: A replica with that id exists.
+            Missing: An image is not there.
+        """
+        if spec.id in self._replicas:
+            raise AlreadyExists(f'replica "{spec.id}" of Pod "{spec.pod}" exists already')
+        replica = self._replicas[spec.id] = _Replica(spec)
+        begin = asyncio.ensure_future(self._begin(replica))
+        try:
+            await asyncio.shield(begin)
+        except BaseException:
+            # A container that is being made must be known before it can be removed.
+            await asyncio.wait((begin,))
+            await asyncio.shield(self._begin_stop(replica, 0.0))
+            raise
+        return spec.id
+
+    async def _begin(self, replica: _Replica) -> None:
+        async with replica.beginning:
+            for container in replica.spec.containers:
+                if not await self._has_image(container.image):
+                    raise Missing(
+                        f'container "{container.name}": image "{container.image}" is not there; '
+                        "docker pull or docker build brings it"
+                    )
+            await asyncio.to_thread(self._files.save, replica.spec)
+            place = await self._sandbox(replica)
+            for container in replica.spec.containers:
+                if replica.stopping is not None:
+                    raise Conflict(f'Pod "{replica.spec.pod}" was stopped while it started')
+                await self._begin_container(self._new_container(replica, container), place)
+
+    async def _begin_container(self, container: Container, place: Place) -> None:
+        await container.begin(place)
+        self._by_container[container.id] = container
+        # Its end may have been told before it was known.
+        if container.status.state == "running" and not await self._is_running(container):
+            await container.look()
+
+    async def _is_running(self, container: Container) -> bool:
+        with contextlib.suppress(NotFound):
+            found = await self._engine.call("inspect_container", container.id)
+            return bool(found["State"].get("Running"))
+        return False
+
+    async def start_container(self, replica: str, container: ContainerSpec) -> None:
+        """Start a terminated container again. See `Backend.start_container`.
+
+        Raises:
+            NotFound: No such replica.
+            Conflict: The replica is being stopped, or the container runs.
+        """
+        found = self._replica(replica)
+        begin = asyncio.ensure_future(self._begin_again(found, container))
+        try:
+            await asyncio.shield(begin)
+        except asyncio.CancelledError:
+            await asyncio.wait((begin,))
+            raise
+
+    async def _begin_again(self, found: _Replica, spec: ContainerSpec) -> None:
+        async with found.beginning:
+            old = found.containers.get(spec.name)
+            if found.stopping is not None or (old is not None and old.status.state == "running"):
+                raise Conflict(f'container "{spec.name}" of Pod "{found.spec.pod}" cannot start')
+            others = tuple(spec if c.name == spec.name else c for c in found.spec.containers)
+            found.spec = replace(found.spec, containers=others)
+            await asyncio.to_thread(self._files.save, found.spec)
+            output.keep_previous(spec.log_path)
+            new = self._new_container(found, spec, attempt=old.attempt + 1 if old else 0)
+            try:
+                place = await self._sandbox(found)
+                await self._begin_container(new, place)
+            except BaseException:
+                if old is not None:
+                    found.containers[spec.name] = old
+                raise
+            if old is not None:
+                await self._forget(old)
+
+    async def stop_container(self, replica: str, container: str, *, grace: float) -> None:
+        """End one container. See `Backend.stop_container`.
+
+        Raises:
+            NotFound: No such replica or container.
+        """
+        found = self._replica(replica).containers.get(container)
+        if found is None:
+            raise NotFound(f'replica "{replica}" has no container "{container}"')
+        found.ending = True
+        await found.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(found.gone(), grace)
+        except TimeoutError:
+            await found.signal(signal.SIGKILL)
+            await asyncio.wait_for(found.gone(), _KILL_WAIT)
+
+    async def stop(self, replica: str, *, grace: float) -> None:
+        """End a replica and everything of it. See `Backend.stop`.
+
+        A second call with less grace shortens the first one's.
+        """
+        found = self._replicas.get(replica)
+        if found is not None:
+            await asyncio.shield(self._begin_stop(found, grace))
+
+    def _begin_stop(self, replica: _Replica, grace: float) -> asyncio.Task[None]:
+        deadline = asyncio.get_running_loop().time() + grace
+        if replica.stopping is None:
+            replica.deadline = deadline
+            replica.stopping = self._own(self._stop(replica), f"stop {replica.spec.pod}")
+        elif deadline < replica.deadline:
+            replica.deadline = deadline
+            replica.hurry.set()
+        return replica.stopping
+
+    async def _stop(self, replica: _Replica) -> None:
+        loop = asyncio.get_running_loop()
+        async with replica.beginning:
+            containers = list(replica.containers.values())
+        for container in containers:
+            container.ending = True
+        await asyncio.gather(*(c.signal(signal.SIGTERM) for c in containers))
+        gone = asyncio.gather(*(container.gone() for container in containers))
+        while not gone.done() and (left := replica.deadline - loop.time()) > 0:
+            replica.hurry.clear()
+            hurry = asyncio.ensure_future(replica.hurry.wait())
+            await asyncio.wait((gone, hurry), timeout=left, return_when="FIRST_COMPLETED")
+            hurry.cancel()
+        await asyncio.gather(*(c.signal(signal.SIGKILL) for c in containers))
+        try:
+            await asyncio.wait_for(gone, _KILL_WAIT)
+        except TimeoutError:
+            log.error("%s: not all containers died after SIGKILL", replica.spec.pod)
+        for container in containers:
+            await self._forget(container)
+        if replica.sandbox:
+            await self._remove(replica.sandbox)
+        await asyncio.to_thread(self._files.remove, replica.spec.id)
+        self._replicas.pop(replica.spec.id, None)
+
+    async def list(self) -> Sequence[ReplicaStatus]:
+        """Return all replicas. See `Backend.list`."""
+        return [replica.status() for replica in self._replicas.values()]
+
+    async def events(self) -> AsyncIterator[ReplicaEvent]:
+        """Yield changes until the backend is closed. See `Backend.events`."""
+        while True:
+            while self._events:
+                yield self._events.popleft()
+            if self._closed:
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    async def usage(self, replica: str) -> Usage:
+        """Return CPU time and memory of all containers of a replica. See `Backend.usage`."""
+        found = self._replica(replica)
+        running = [c.id for c in found.containers.values() if c.status.state == "running"]
+        figures = await asyncio.gather(
+            *(self._engine.call("stats", id, stream=False, one_shot=True) for id in running)
+        )
+        used = [docker_spec.usage(figure) for figure in figures]
+        return Usage(sum(cpu for cpu, _ in used), sum(memory for _, memory in used))
+
+    async def close(self, *, stop_replicas: bool) -> None:
+        """End the backend. See `Backend.close`."""
+        if stop_replicas:
+            replicas = list(self._replicas.values())
+            await asyncio.gather(*(self.stop(r.spec.id, grace=r.spec.grace) for r in replicas))
+            with contextlib.suppress(KServeLocalError):
+                await self._engine.call("remove_network", self._network)
+        await asyncio.gather(*(c.leave() for c in self._by_container.values()))
+        # From here on they are the next backend's.
+        self._replicas.clear()
+        self._by_container.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._engine.close()
+        self._closed = True
+        self._news.set()
+
+    # -- the sandbox
+
+    async def _sandbox(self, replica: _Replica) -> Place:
+        """Return where the Pod's containers go; makes the sandbox unless it is there and runs."""
+        if replica.sandbox and replica.place is not None:
+            with contextlib.suppress(NotFound):
+                found = await self._engine.call("inspect_container", replica.sandbox)
+                if found["State"].get("Running"):
+                    return replica.place
+            # Its network is gone, and with it that of all containers: they get a new one.
+            await self._remove(replica.sandbox)
+            replica.sandbox, replica.place = "", None
+        await self._prepare_network()
+        request = docker_spec.sandbox(
+            self._settings.state, replica.spec, self._network, publish=self._engine.is_rootless
+        )
+        name = docker_spec.container_name(replica.spec, docker_spec.SANDBOX)
+        made = await self._engine.call("create_container_from_config", request, name=name)
+        replica.sandbox = str(made["Id"])
+        await self._engine.call("start", replica.sandbox)
+        found = await self._engine.call("inspect_container", replica.sandbox)
+        replica.place = self._placed(replica.spec, found)
+        hosts = docker_spec.hosts_file(replica.spec, docker_spec.address(found, self._network))
+        await asyncio.to_thread(replica.place.hosts.write_text, hosts)
+        await asyncio.to_thread(os.chmod, replica.place.hosts, 0o644)
+        return replica.place
+
+    def _placed(self, spec: ReplicaSpec, found: Mapping[str, Any]) -> Place:
+        """Return what the sandbox's inspection says of the Pod's place."""
+        hosts = self._files.of(spec.id) / "hosts"
+        ports = {port: port for port in docker_spec.pod_ports(spec)}
+        if not self._engine.is_rootless:
+            return Place(str(found["Id"]), docker_spec.address(found, self._network), ports, hosts)
+        return Place(str(found["Id"]), "", docker_spec.published(found), hosts)
+
+    async def _prepare_network(self) -> None:
+        """Make the project's network and the sandbox's image, unless they are there."""
+        async with self._preparing:
+            if not await self._has_image(docker_pause.IMAGE):
+                try:
+                    archive = docker_pause.archive(self._engine.architecture)
+                except KeyError:
+                    raise Missing(
+                        f"the engine's machine is {self._engine.architecture}; there is no pause "
+                        "program for it, only for x86_64 and arm64"
+                    ) from None
+                await self._engine.call(
+                    "import_image_from_data",
+                    archive,
+                    repository=docker_pause.REPOSITORY,
+                    tag=docker_pause.TAG,
+                    changes=['ENTRYPOINT ["/pause"]'],
+                )
+            if not await self._engine.call("networks", names=[f"^{self._network}$"]):
+                labels = {
+                    docker_spec.PROJECT: self._project,
+                    docker_spec.STATE: str(self._settings.state),
+                }
+                await self._engine.call(
+                    "create_network", self._network, driver="bridge", labels=labels
+                )
+
+    # -- inside
+
+    def _replica(self, replica: str) -> _Replica:
+        found = self._replicas.get(replica)
+        if found is None:
+            raise NotFound(f'replica "{replica}" does not exist')
+        return found
+
+    def _new_container(
+        self, replica: _Replica, spec: ContainerSpec, *, attempt: int = 0
+    ) -> Container:
+        def changed(container: Container, kind: str, message: str) -> None:
+            self._events.append(
+                ReplicaEvent(
+                    id=replica.spec.id,
+                    kind=kind,  # type: ignore[arg-type]  # one of the Literal's words
+                    container=container.spec.name,
+                    status=replica.status(),
+                    message=message,
+                )
+            )
+            self._news.set()
+
+        container = Container(
+            engine=self._engine,
+            state=self._settings.state,
+            replica=replica.spec,
+            spec=spec,
+            on_change=changed,
+            attempt=attempt,
+        )
+        replica.containers[spec.name] = container
+        return container
+
+    async def _forget(self, container: Container) -> None:
+        self._by_container.pop(container.id, None)
+        await container.remove()
+
+    async def _remove(self, id: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._engine.call("remove_container", id, force=True, v=True)
+
+    async def _rotate_logs(self) -> None:
+        limit, files = self._settings.log_max_bytes, self._settings.log_files
+        while True:
+            await asyncio.sleep(_LOG_CHECK)
+            for container in list(self._by_container.values()):
+                path = container.spec.log_path
+                if not path.is_relative_to(self._settings.log_dir):
+                    continue  # a run file that is not ours: nothing of it is cut short
+                with contextlib.suppress(OSError):
+                    if path.stat().st_size > limit:
+                        await asyncio.to_thread(output.rotate, path, max_bytes=limit, files=files)

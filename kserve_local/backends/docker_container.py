@@ -1,0 +1,289 @@
+"""One container of a Pod on a Docker engine: made, started, watched, probed, and removed.
+
+Its owner is `docker.DockerBackend`, which says when and passes on what the engine tells; this
+module knows how. State changes are told through `on_change`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kserve_local.backends import docker_spec
+from kserve_local.backends.docker_engine import Engine
+from kserve_local.backends.probes import Change, Target, watch
+from kserve_local.errors import KServeLocalError, NotFound
+from kserve_local.interfaces.backend import ContainerSpec, ContainerStatus, ReplicaSpec
+
+log = logging.getLogger(__name__)
+
+_OUTPUT_END = 3.0
+"""Seconds that the last output of a container that has ended may take to arrive."""
+_CANNOT_RUN = 128
+ADOPTED_LINES = 10_000
+"""Lines of output that a new supervisor takes over from the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one Pod's containers live.
+
+    Args:
+        sandbox: The container whose network they share.
+        ip: The Pod's address; empty where the engine's networks cannot be reached.
+        ports: The Pod's ports -> those to connect to.
+        hosts: The Pod's `/etc/hosts`.
+    """
+
+    sandbox: str
+    ip: str
+    ports: Mapping[int, int]
+    hosts: Path
+
+
+@dataclass
+class Container:
+    """One container, and what is known of it."""
+
+    engine: Engine
+    state: Path
+    replica: ReplicaSpec
+    spec: ContainerSpec
+    on_change: Callable[[Container, str, str], None]
+    attempt: int = 0
+    id: str = ""
+    ending: bool = False
+    status: ContainerStatus = field(init=False)
+    _place: Place | None = None
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _output: asyncio.Task[None] | None = None
+    _gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.status = ContainerStatus(name=self.spec.name, state="waiting")
+
+    @property
+    def label(self) -> str:
+        """Its name for logs."""
+        return f"{self.replica.pod}/{self.spec.name}"
+
+    async def begin(self, place: Place) -> None:
+        """Make and start the container. One that the engine cannot run has ended at once.
+
+        Raises:
+            KServeLocalError: It could not be made; nothing is left of it.
+        """
+        name = docker_spec.container_name(self.replica, self.spec.name, self.attempt)
+        request = docker_spec.container(
+            self.state, self.replica, self.spec, place.sandbox, place.hosts
+        )
+        made = await self.engine.call("create_container_from_config", request, name=name)
+        self.id = str(made["Id"])
+        self._place = place
+        self.spec.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _open_log(self.spec.log_path).close()
+        try:
+            await self.engine.call("start", self.id)
+        except KServeLocalError as error:
+            if isinstance(error, NotFound) or "runtime" in str(error) or "mount" in str(error):
+                self._could_not_run(str(error))
+                return
+            await self.remove()
+            raise
+        await self._take_over(await self.engine.call("inspect_container", self.id))
+
+    async def adopt(self, found: Mapping[str, Any], place: Place) -> None:
+        """Take over a container that an earlier supervisor started.
+
+        Args:
+            found: The engine's inspection of it.
+        """
+        self.id = str(found["Id"])
+        self.attempt = int(str(found["Name"]).rpartition("_")[2] or 0)
+        self._place = place
+        await self._take_over(found, adopted=True)
+
+    async def _take_over(self, found: Mapping[str, Any], *, adopted: bool = False) -> None:
+        assert self._place is not None  # set by the callers
+        state = found["State"]
+        no_probes = self.spec.readiness is None and self.spec.startup is None
+        self.status = ContainerStatus(
+            name=self.spec.name,
+            state="running",
+            pid=int(state.get("Pid") or 0) or None,
+            started_at=docker_spec.when(str(state.get("StartedAt") or "")) or time.time(),
+            ready=no_probes,
+            ports=dict(self._place.ports),
+            started_how="container",
+            container_id=f"docker://{self.id}",
+        )
+        loop = asyncio.get_running_loop()
+        work = self._follow_output(whole=adopted)
+        self._output = loop.create_task(work, name=f"output {self.label}")
+        if not state.get("Running"):
+            if not adopted:
+                self.on_change(self, "started", "")
+            await self.ended(found)
+            return
+        self.on_change(self, "started", "")
+        if self.spec.readiness or self.spec.liveness or self.spec.startup:
+            self._tasks.append(loop.create_task(self._probe(), name=f"probes {self.label}"))
+        elif self.status.ready:
+            self.on_change(self, "ready", "")
+
+    def _could_not_run(self, message: str) -> None:
+        self.status = replace(
+            self.status,
+            state="terminated",
+            started_at=time.time(),
+            finished_at=time.time(),
+            exit_code=_CANNOT_RUN,
+            reason="ContainerCannotRun",
+            message=message,
+            ports={},
+            started_how="container",
+            container_id=f"docker://{self.id}",
+        )
+        self._gone.set()
+        self.on_change(self, "exited", message)
+
+    async def _probe(self) -> None:
+        await watch(
+            startup=self.spec.startup,
+            readiness=self.spec.readiness,
+            liveness=self.spec.liveness,
+            target=self.target(),
+            report=self._probed,
+        )
+
+    def target(self) -> Target:
+        """Return where this container's probes go."""
+        place = self._place
+        return Target(
+            ip=place.ip if place else "", ports=place.ports if place else {}, run=self._run
+        )
+
+    async def _run(self, command: Sequence[str]) -> tuple[int, bytes]:
+        """Run a command inside the container; return exit code and output."""
+        made = await self.engine.call("exec_create", self.id, list(command))
+        output = await self.engine.call("exec_start", made["Id"])
+        found = await self.engine.call("exec_inspect", made["Id"])
+        return int(found.get("ExitCode") or 0), bytes(output or b"")
+
+    def _probed(self, change: Change) -> None:
+        if self.status.state != "running" or self.ending:
+            return
+        if change.kind in ("ready", "unready"):
+            self.status = replace(self.status, ready=change.kind == "ready", message=change.message)
+        self.on_change(self, change.kind, change.message)
+
+    async def _follow_output(self, *, whole: bool) -> None:
+        """Write the container's output to its log until it ends.
+
+        Args:
+            whole: Begin with what there is already, instead of what the log file says.
+        """
+        tail: Any = ADOPTED_LINES if whole else "all"
+        chunks = self.engine.stream(
+            lambda client: client.logs(
+                self.id, stdout=True, stderr=True, stream=True, follow=True, tail=tail
+            )
+        )
+        with _open_log(self.spec.log_path, anew=whole) as file:
+            try:
+                async with contextlib.aclosing(chunks) as output:
+                    async for chunk in output:
+                        file.write(chunk)
+            except KServeLocalError as error:
+                log.info("output of %s ended: %s", self.label, error)
+
+    async def look(self) -> None:
+        """Ask the engine how the container is, since its news may have been missed."""
+        if self.status.state != "running":
+            return
+        try:
+            found = await self.engine.call("inspect_container", self.id)
+        except NotFound:
+            found = {"State": {"Running": False, "ExitCode": 137, "Error": ""}}
+        if not found["State"].get("Running"):
+            await self.ended(found)
+
+    async def ended(self, found: Mapping[str, Any]) -> None:
+        """Take note of the container's end.
+
+        Args:
+            found: The engine's inspection of it.
+        """
+        if self.status.state != "running":
+            return
+        state = found["State"]
+        reason, code, number, message = docker_spec.exit_reason(state)
+        await self._stop_watching()
+        if self._output is not None:
+            await asyncio.wait((self._output,), timeout=_OUTPUT_END)
+        if self.status.state != "running":
+            return
+        self.status = replace(
+            self.status,
+            state="terminated",
+            ready=False,
+            finished_at=docker_spec.when(str(state.get("FinishedAt") or "")) or time.time(),
+            exit_code=code,
+            signal=number,
+            reason=reason,
+            message=message,
+        )
+        self._gone.set()
+        self.on_change(self, "exited", message)
+
+    async def signal(self, number: int) -> None:
+        """Signal the container's first process; one that has ended is left alone."""
+        if self.status.state != "running":
+            return
+        with contextlib.suppress(NotFound):
+            try:
+                await self.engine.call("kill", self.id, number)
+            except KServeLocalError:
+                await self.look()  # It ended before the signal came.
+                if self.status.state == "running":
+                    raise
+
+    async def gone(self) -> None:
+        """Wait until the container has ended."""
+        if self.status.state == "running":
+            await self._gone.wait()
+
+    async def remove(self) -> None:
+        """Remove what the engine has of it, running or not. Idempotent."""
+        await self.leave()
+        if self.id:
+            with contextlib.suppress(NotFound):
+                await self.engine.call("remove_container", self.id, force=True, v=True)
+
+    async def _stop_watching(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """Stop watching; the container goes on."""
+        await self._stop_watching()
+        if self._output is not None:
+            self._output.cancel()
+            await asyncio.gather(self._output, return_exceptions=True)
+            self._output = None
+
+
+def _open_log(path: Path, *, anew: bool = False) -> io.FileIO:
+    # Appending always, so that a file cut short by rotation goes on at its start.
+    how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if anew else 0)
+    return io.FileIO(os.open(path, how, 0o600), "ab")

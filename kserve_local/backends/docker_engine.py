@@ -1,0 +1,220 @@
+"""A Docker engine (or Podman's Docker socket) on asyncio: the one importer of the Docker SDK.
+
+The SDK blocks, so each call runs in a thread of a pool of its own; streams (events, output, pull
+progress) have a thread each that hands over to the loop. Errors come out as ours, with the engine's
+words and a way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import docker
+import docker.errors
+import requests
+from docker.utils import kwargs_from_env
+
+from kserve_local.errors import (
+    AlreadyExists,
+    Conflict,
+    KServeLocalError,
+    Missing,
+    NotFound,
+    PortTaken,
+    ServiceUnavailable,
+    TimedOut,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+THREADS = 16
+TIMEOUT = 60
+"""Seconds that an engine may take to answer a call; stopping and pulling have their own."""
+
+NO_ENGINE = (
+    "start Docker (Debian: apt-get install docker.io; then: dockerd), or set DOCKER_HOST to the "
+    "socket of a rootless Docker or of Podman (podman system service)"
+)
+_FULL = "no space left on device"
+
+
+class Engine:
+    """One connection to an engine. Open it with `await Engine.connect()`."""
+
+    def __init__(self, client: docker.APIClient, info: Mapping[str, Any]) -> None:
+        self._client = client
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
+        self.info = info
+
+    @classmethod
+    async def connect(cls, environ: Mapping[str, str] | None = None) -> Engine:
+        """Return a connection to the engine that `DOCKER_HOST` names, else the default socket.
+
+        Raises:
+            Missing: None answers.
+        """
+
+        def connect() -> Engine:
+            given = dict(os.environ if environ is None else environ)
+            client = docker.APIClient(
+                **kwargs_from_env(environment=given), version="auto", timeout=TIMEOUT
+            )
+            return cls(client, client.info())
+
+        try:
+            return await asyncio.to_thread(connect)
+        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+            raise Missing(f"no Docker engine answers: {_words(error)}", hint=NO_ENGINE) from error
+
+    @property
+    def architecture(self) -> str:
+        """The engine's machine, e.g. `x86_64`."""
+        return str(self.info.get("Architecture") or "")
+
+    @property
+    def is_rootless(self) -> bool:
+        """Whether its networks are out of reach from here: rootless, or in a virtual machine."""
+        options = [str(o) for o in self.info.get("SecurityOptions") or ()]
+        return any("rootless" in o for o in options) or "Desktop" in str(
+            self.info.get("OperatingSystem")
+        )
+
+    async def close(self) -> None:
+        """Give up the connection. Streams must have ended."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._client.close)
+
+    async def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the SDK's `APIClient`.
+
+        Raises:
+            NotFound, Conflict, AlreadyExists, PortTaken: As the engine says.
+            ServiceUnavailable: It does not answer, or its disk is full.
+            TimedOut: It took longer than `TIMEOUT`.
+        """
+        call = functools.partial(getattr(self._client, method), *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, _translated, call)
+
+    async def stream(self, open_: Callable[[docker.APIClient], Any]) -> AsyncGenerator[Any, None]:
+        """Yield what a blocking stream of the SDK yields, until it ends or this is closed.
+
+        Args:
+            open_: Opens the stream, e.g. `lambda c: c.events(decode=True)`; runs in a thread.
+
+        Raises:
+            KServeLocalError: As `call`, when the stream breaks.
+        """
+        loop = asyncio.get_running_loop()
+        items: asyncio.Queue[Any] = asyncio.Queue()
+        ended = object()
+        opened: list[Any] = []
+        closed = threading.Event()
+
+        def hand_over(item: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(items.put_nowait, item)
+
+        def read() -> None:
+            failed: BaseException | None = None
+            try:
+                stream = _translated(lambda: open_(self._client))
+                opened.append(stream)
+                if not closed.is_set():
+                    for item in _translated_items(stream):
+                        hand_over(item)
+            except KServeLocalError as error:
+                failed = error
+            hand_over((ended, failed))
+
+        # Not in the pool: a stream lasts, and a full pool would hold up every call.
+        threading.Thread(target=read, name="docker-stream", daemon=True).start()
+        try:
+            while True:
+                item = await items.get()
+                if isinstance(item, tuple) and item and item[0] is ended:
+                    if item[1] is not None:
+                        raise item[1]
+                    return
+                yield item
+        finally:
+            closed.set()
+            for stream in opened:
+                with contextlib.suppress(Exception):
+                    stream.close()
+
+
+def _translated(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except docker.errors.ImageNotFound as error:
+        raise NotFound(_words(error)) from error
+    except docker.errors.APIError as error:
+        raise _ours(error) from error
+    except requests.Timeout as error:
+        raise TimedOut(
+            f"the Docker engine did not answer within {TIMEOUT} s",
+            hint="docker info   tells whether it is well",
+        ) from error
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise ServiceUnavailable(
+            f"the Docker engine does not answer: {_words(error)}", hint=NO_ENGINE
+        ) from error
+
+
+def _translated_items(stream: Iterator[T]) -> Iterator[T]:
+    iterator = iter(stream)
+    ended = object()
+    while True:
+        try:
+            item: Any = _translated(lambda: next(iterator, ended))
+        except ValueError:
+            return  # closed while it was read
+        if item is ended:
+            return
+        yield item
+
+
+def _ours(error: docker.errors.APIError) -> KServeLocalError:
+    words, code = _words(error), error.status_code
+    if _FULL in words.lower():
+        return ServiceUnavailable(
+            f"the Docker engine's disk is full: {words}",
+            hint="docker system df   shows by what; docker system prune   frees some",
+        )
+    if "port is already allocated" in words or "address already in use" in words:
+        return PortTaken(words)
+    if code == 404:
+        return NotFound(words)
+    if code == 409:
+        return AlreadyExists(words) if "already in use" in words else Conflict(words)
+    return KServeLocalError(words)
+
+
+def _words(error: BaseException) -> str:
+    """Return what the engine says, without the SDK's and the HTTP library's wrapping."""
+    explanation = getattr(error, "explanation", None)
+    if isinstance(explanation, bytes):
+        explanation = explanation.decode(errors="replace")
+    text = str(explanation or error).strip()
+    if "Connection refused" in text:
+        return "connection refused"
+    if "No such file or directory" in text and not explanation:
+        return "its socket does not exist"
+    if "Permission denied" in text and not explanation:
+        return "permission denied on its socket (add yourself to the group docker)"
+    return text
+
+
+def filters(labels: Sequence[str]) -> dict[str, list[str]]:
+    """Return the engine's filter for `key` or `key=value` labels."""
+    return {"label": list(labels)}

@@ -1,0 +1,206 @@
+"""From a ReplicaSpec to what a Docker engine is asked for. Pure.
+
+A Pod becomes a sandbox, which owns the network, and one container for each of its own that joins
+it. Labels carry all that a later supervisor needs: adoption reads nothing but the engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kserve_local.backends import docker_pause
+from kserve_local.interfaces.backend import ContainerSpec, ReplicaSpec
+
+PREFIX = "kserve-local.dev"
+PROJECT = f"{PREFIX}/project"
+STATE = f"{PREFIX}/state"
+REPLICA = f"{PREFIX}/replica"
+CONTAINER = f"{PREFIX}/container"
+SANDBOX = ""
+"""The value of `CONTAINER` on a sandbox."""
+PERIOD = 100_000
+"""Microseconds of a CPU quota's period, as the kubelet's."""
+MINIMUM_QUOTA = 1_000
+
+
+def project_id(state: Path) -> str:
+    """Return what tells this project's containers from another's: a digest of its state folder."""
+    return hashlib.sha256(str(state).encode()).hexdigest()[:12]
+
+
+def labels(state: Path, replica: ReplicaSpec, container: str) -> dict[str, str]:
+    """Return the labels of one container; the Pod's names as Kubernetes puts them."""
+    return {
+        PROJECT: project_id(state),
+        STATE: str(state),
+        REPLICA: replica.id,
+        CONTAINER: container,
+        "io.kubernetes.pod.name": replica.pod,
+        "io.kubernetes.pod.namespace": replica.namespace,
+        "io.kubernetes.pod.uid": replica.id,
+        "io.kubernetes.container.name": container or "POD",
+    }
+
+
+def container_name(replica: ReplicaSpec, container: str, attempt: int = 0) -> str:
+    """Return the engine's name for a container, as the kubelet's Docker runtime made them."""
+    return f"k8s_{container or 'POD'}_{replica.pod}_{replica.namespace}_{replica.id}_{attempt}"
+
+
+def pod_ports(replica: ReplicaSpec) -> list[int]:
+    """Return the ports that the Pod names, in order, each once."""
+    return list(dict.fromkeys(port for c in replica.containers for _, port in c.ports))
+
+
+def repository_and_tag(image: str) -> tuple[str, str]:
+    """Return what to pull: repository, and tag (`latest` if none is named) or digest."""
+    if "@" in image:
+        repository, _, digest = image.partition("@")
+        return repository, digest
+    head, slash, last = image.rpartition("/")
+    name, _, tag = last.partition(":")
+    return f"{head}{slash}{name}", tag or "latest"
+
+
+def sandbox(
+    state: Path, replica: ReplicaSpec, network: str, *, publish: bool = False
+) -> dict[str, Any]:
+    """Return the engine's request for the container that holds the Pod's network.
+
+    Args:
+        publish: The network cannot be reached from here: give each port one on the loopback.
+    """
+    ports = [f"{port}/tcp" for port in pod_ports(replica)] if publish else []
+    bindings = {port: [{"HostIp": "127.0.0.1", "HostPort": ""}] for port in ports}
+    return {
+        "ExposedPorts": {port: {} for port in ports},
+        "Hostname": replica.pod[:63].rstrip("-."),
+        "Image": docker_pause.IMAGE,
+        "Labels": labels(state, replica, SANDBOX),
+        "HostConfig": {
+            "NetworkMode": network,
+            "CapDrop": ["ALL"],
+            "ReadonlyRootfs": True,
+            "LogConfig": {"Type": "none"},
+            "PortBindings": bindings,
+        },
+    }
+
+
+def address(found: Mapping[str, Any], network: str) -> str:
+    """Return the address that a sandbox's inspection names, empty if it has none."""
+    networks = (found.get("NetworkSettings") or {}).get("Networks") or {}
+    return str((networks.get(network) or {}).get("IPAddress") or "")
+
+
+def published(found: Mapping[str, Any]) -> dict[int, int]:
+    """Return port -> loopback port of a sandbox that publishes its ports."""
+    ports = (found.get("NetworkSettings") or {}).get("Ports") or {}
+    return {
+        int(port.partition("/")[0]): int(bindings[0]["HostPort"])
+        for port, bindings in ports.items()
+        if bindings
+    }
+
+
+def usage(stats: Mapping[str, Any]) -> tuple[float, int]:
+    """Return (CPU seconds, bytes of memory without what the page cache could give up)."""
+    cpu = ((stats.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage") or 0
+    memory = stats.get("memory_stats") or {}
+    details = memory.get("stats") or {}
+    # cgroup v1 and v2 name it differently.
+    cache = details.get("total_inactive_file") or details.get("inactive_file") or 0
+    return cpu / 1e9, max(0, int(memory.get("usage") or 0) - int(cache))
+
+
+def container(
+    state: Path, replica: ReplicaSpec, spec: ContainerSpec, sandbox_id: str, hosts: Path
+) -> dict[str, Any]:
+    """Return the engine's request for one of the Pod's containers.
+
+    Args:
+        sandbox_id: The container whose network it joins.
+        hosts: The Pod's `/etc/hosts`.
+    """
+    security = spec.security
+    binds = [_bind(m.source, m.path, m.read_only) for m in spec.mounts]
+    host: dict[str, Any] = {
+        "NetworkMode": f"container:{sandbox_id}",
+        "Binds": [*binds, _bind(hosts, "/etc/hosts", read_only=True)],
+        "CapAdd": list(security.add) or None,
+        "CapDrop": list(security.drop) or None,
+        "GroupAdd": [str(g) for g in security.groups] or None,
+        "Privileged": security.privileged,
+        "ReadonlyRootfs": security.read_only_root,
+        "SecurityOpt": None if security.privilege_escalation else ["no-new-privileges"],
+    }
+    if spec.cpu_limit is not None:
+        host["CpuPeriod"] = PERIOD
+        host["CpuQuota"] = max(MINIMUM_QUOTA, int(spec.cpu_limit * PERIOD))
+    if spec.memory_limit_bytes is not None:
+        # No swap on top: a limit is a limit, as on a node.
+        host["Memory"] = host["MemorySwap"] = spec.memory_limit_bytes
+    request: dict[str, Any] = {
+        "Image": spec.image,
+        "Env": [f"{name}={value}" for name, value in spec.env],
+        "Labels": labels(state, replica, spec.name),
+        "HostConfig": {k: v for k, v in host.items() if v is not None},
+    }
+    if spec.command:
+        request["Entrypoint"] = list(spec.command)
+    arguments = spec.argv[len(spec.command) :]
+    if spec.command or arguments:
+        request["Cmd"] = list(arguments)
+    if spec.working_dir:
+        request["WorkingDir"] = spec.working_dir
+    if security.user is not None:
+        group = f":{security.group}" if security.group is not None else ""
+        request["User"] = f"{security.user}{group}"
+    return request
+
+
+def _bind(source: Path, path: str, read_only: bool) -> str:
+    return f"{source}:{path}:{'ro' if read_only else 'rw'}"
+
+
+def hosts_file(replica: ReplicaSpec, ip: str) -> str:
+    """Return the Pod's `/etc/hosts`: the kubelet's lines, its hostname, and what it must resolve.
+
+    A pattern (`*.domain`) has no line: this file knows whole names only.
+    """
+    lines = [
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        f"{ip}\t{replica.pod[:63].rstrip('-.')}",
+    ]
+    lines += [f"{address}\t{name}" for name, address in replica.resolve if "*" not in name]
+    return "\n".join(lines) + "\n"
+
+
+def when(text: str) -> float | None:
+    """Return an engine's time stamp as Unix time; None for its "never"."""
+    if not text or text.startswith("0001-"):
+        return None
+    head, dot, fraction = text.rstrip("Z").partition(".")
+    seconds = datetime.fromisoformat(f"{head}+00:00").timestamp()
+    return seconds + float(f"0.{fraction}") if dot and fraction.isdigit() else seconds
+
+
+def exit_reason(state: Mapping[str, Any]) -> tuple[str, int, int | None, str]:
+    """Return (reason, exit code, signal, message) of a container that has ended.
+
+    Args:
+        state: `State` of its inspection.
+    """
+    code = int(state.get("ExitCode") or 0)
+    number = code - 128 if 128 < code < 160 else None
+    message = str(state.get("Error") or "")
+    if state.get("OOMKilled"):
+        return "OOMKilled", 137, 9, ""
+    if message and when(str(state.get("StartedAt") or "")) is None:
+        return "ContainerCannotRun", code, None, message
+    return ("Completed" if code == 0 else "Error"), code, number, message
