@@ -143,7 +143,18 @@ def _untar(path: Path, folder: Path) -> None:
         members = archive.getmembers()
         _check_names(path.name, (m.name for m in members))
         _check_room(path.name, sum(m.size for m in members), folder)
-        archive.extractall(folder, filter="data")
+        # By hand: tarfile's own filter of what is safe is not in every Python 3.11.
+        for member in members:
+            target = folder / member.name
+            if member.isdir():
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is None:
+                raise LoadError(f"{path.name}: member '{member.name}' is no file and no folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content, target.open("wb") as file:
+                shutil.copyfileobj(content, file)
     inner = [p for p in folder.iterdir() if p.is_dir()]
     if len(inner) == 1 and not (folder / MANIFEST).exists() and (inner[0] / MANIFEST).exists():
         # `--archive-format tgz` puts everything below a folder of the model's name.
