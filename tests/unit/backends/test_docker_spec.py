@@ -1,0 +1,182 @@
+"""What a Docker engine is asked for, and what is read from its answers."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kserve_local.backends import docker_pause, docker_spec
+from kserve_local.interfaces.backend import ContainerSpec, Mount, ReplicaSpec, Security
+
+STATE = Path("/p/.kserve-local")
+
+
+def spec(**more: Any) -> ContainerSpec:
+    values: dict[str, Any] = {
+        "name": "kserve-container",
+        "image": "kserve/sklearnserver:v0.20.0",
+        "argv": (),
+        "log_path": Path("/l/c.log"),
+    }
+    return ContainerSpec(**(values | more))
+
+
+def replica(*containers: ContainerSpec, **more: Any) -> ReplicaSpec:
+    values: dict[str, Any] = {"id": "u-1", "namespace": "ns", "pod": "iris-predictor-00001-x"}
+    return ReplicaSpec(containers=containers or (spec(),), **(values | more))
+
+
+def request(container: ContainerSpec, **more: Any) -> dict[str, Any]:
+    of = replica(container, **more)
+    return docker_spec.container(STATE, of, container, "sandbox", Path("/run/hosts"))
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "entrypoint", "cmd"),
+    [
+        ((), (), None, None),
+        ((), ("--x",), None, ["--x"]),
+        (("python",), ("m.py",), ["python"], ["m.py"]),
+        # A command without arguments must not get the image's.
+        (("python", "m.py"), (), ["python", "m.py"], []),
+    ],
+)
+def test_command_and_args_replace_what_kubernetes_says(
+    command: tuple[str, ...], args: tuple[str, ...], entrypoint: Any, cmd: Any
+) -> None:
+    made = request(spec(argv=(*command, *args), command=command))
+    assert (made.get("Entrypoint"), made.get("Cmd")) == (entrypoint, cmd)
+
+
+def test_limits_are_the_kubelets() -> None:
+    host = request(spec(cpu_limit=0.5, memory_limit_bytes=1 << 20))["HostConfig"]
+    assert (host["CpuPeriod"], host["CpuQuota"]) == (100_000, 50_000)
+    assert host["Memory"] == host["MemorySwap"] == 1 << 20
+    assert request(spec(cpu_limit=0.001))["HostConfig"]["CpuQuota"] == 1000
+    assert "Memory" not in request(spec())["HostConfig"]
+
+
+def test_security_is_passed_on() -> None:
+    wanted = Security(
+        user=1000, group=2000, groups=(3000,), read_only_root=True, privilege_escalation=False,
+        add=("NET_BIND_SERVICE",), drop=("ALL",),
+    )  # fmt: skip
+    made = request(spec(security=wanted))
+    host = made["HostConfig"]
+    assert made["User"] == "1000:2000"
+    assert (host["CapAdd"], host["CapDrop"]) == (["NET_BIND_SERVICE"], ["ALL"])
+    assert (host["GroupAdd"], host["ReadonlyRootfs"]) == (["3000"], True)
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    plain = request(spec())
+    assert "User" not in plain
+    assert "SecurityOpt" not in plain["HostConfig"]
+    assert plain["HostConfig"]["Privileged"] is False
+
+
+def test_a_container_joins_the_sandbox_and_can_be_found_again() -> None:
+    made = request(spec(mounts=(Mount("/mnt/models", Path("/m")), Mount("/w", Path("/v"), False))))
+    host = made["HostConfig"]
+    assert host["NetworkMode"] == "container:sandbox"
+    assert host["Binds"] == ["/m:/mnt/models:ro", "/v:/w:rw", "/run/hosts:/etc/hosts:ro"]
+    assert made["Labels"][docker_spec.PROJECT] == docker_spec.project_id(STATE)
+    assert made["Labels"][docker_spec.REPLICA] == "u-1"
+    assert made["Labels"]["io.kubernetes.container.name"] == "kserve-container"
+    assert docker_spec.project_id(STATE) != docker_spec.project_id(Path("/other"))
+    name = docker_spec.container_name(replica(), "kserve-container", 2)
+    assert name == "k8s_kserve-container_iris-predictor-00001-x_ns_u-1_2"
+
+
+def test_a_sandbox_holds_the_network_and_publishes_only_where_it_must() -> None:
+    of = replica(spec(ports=(("http1", 8080), ("", 9000))), spec(name="b", ports=(("", 8080),)))
+    plain = docker_spec.sandbox(STATE, of, "net")
+    assert plain["HostConfig"]["NetworkMode"] == "net"
+    assert plain["HostConfig"]["PortBindings"] == {}
+    published = docker_spec.sandbox(STATE, of, "net", publish=True)["HostConfig"]["PortBindings"]
+    assert published == {
+        f"{port}/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}] for port in (8080, 9000)
+    }
+    found = {
+        "NetworkSettings": {
+            "Networks": {"net": {"IPAddress": "172.18.0.2"}},
+            "Ports": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "49153"}], "9000/tcp": None},
+        }
+    }
+    assert docker_spec.address(found, "net") == "172.18.0.2"
+    assert docker_spec.address(found, "other") == ""
+    assert docker_spec.published(found) == {8080: 49153}
+
+
+def test_the_hosts_file_has_whole_names_only() -> None:
+    of = replica(resolve=(("iris.default", "172.18.0.1"), ("*.example.com", "172.18.0.1")))
+    lines = docker_spec.hosts_file(of, "172.18.0.2").splitlines()
+    assert "172.18.0.2\tiris-predictor-00001-x" in lines
+    assert "172.18.0.1\tiris.default" in lines
+    assert not any("*" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        ("iris", ("iris", "latest")),
+        ("kserve/iris:v1", ("kserve/iris", "v1")),
+        ("localhost:5000/iris", ("localhost:5000/iris", "latest")),
+        ("localhost:5000/iris:v1", ("localhost:5000/iris", "v1")),
+        ("iris@sha256:abc", ("iris", "sha256:abc")),
+    ],
+)
+def test_what_to_pull(image: str, found: tuple[str, str]) -> None:
+    assert docker_spec.repository_and_tag(image) == found
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ({"ExitCode": 0}, ("Completed", 0, None)),
+        ({"ExitCode": 3}, ("Error", 3, None)),
+        ({"ExitCode": 137}, ("Error", 137, 9)),
+        ({"ExitCode": 137, "OOMKilled": True}, ("OOMKilled", 137, 9)),
+        ({"ExitCode": 127, "Error": "no such file", "StartedAt": "0001-01-01T00:00:00Z"},
+         ("ContainerCannotRun", 127, None)),
+    ],
+)  # fmt: skip
+def test_how_a_container_ended(state: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    assert docker_spec.exit_reason(state)[:3] == expected
+
+
+def test_time_stamps_of_an_engine() -> None:
+    assert docker_spec.when("2026-01-01T00:00:10.5Z") == 1767225610.5
+    assert docker_spec.when("2026-01-01T00:00:10Z") == 1767225610.0
+    assert docker_spec.when("0001-01-01T00:00:00Z") is None
+    assert docker_spec.when("") is None
+
+
+@pytest.mark.parametrize("version", ["total_inactive_file", "inactive_file"])
+def test_usage_leaves_out_what_the_cache_could_give_up(version: str) -> None:
+    stats = {
+        "cpu_stats": {"cpu_usage": {"total_usage": 1_500_000_000}},
+        "memory_stats": {"usage": 100, "stats": {version: 40}},
+    }
+    assert docker_spec.usage(stats) == (1.5, 60)
+    assert docker_spec.usage({}) == (0.0, 0)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="it is a Linux program")
+def test_the_pause_program_sleeps(tmp_path: Path) -> None:
+    path = tmp_path / "pause"
+    path.write_bytes(docker_pause.program(platform.machine()))
+    path.chmod(0o755)
+    process = subprocess.Popen([path])
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+    finally:
+        process.kill()
+        assert process.wait() == -9
+    # Too small to be anything else, on both machines.
+    assert {len(docker_pause.program(a)) < 200 for a in ("x86_64", "arm64")} == {True}
+    with pytest.raises(KeyError):
+        docker_pause.program("riscv64")
