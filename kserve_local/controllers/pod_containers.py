@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kserve_local.api import names, quantity
 from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of, uid_of
@@ -31,7 +31,7 @@ from kserve_local.controllers.standins import (
     source_program,
     stand_in,
 )
-from kserve_local.interfaces.backend import ContainerSpec, Mount, Probe, ReplicaSpec
+from kserve_local.interfaces.backend import ContainerSpec, Mount, Probe, ReplicaSpec, Security
 from kserve_local.settings import Settings
 
 RUNTIME_ANNOTATION = f"{names.LOCAL_PREFIX}/runtime"
@@ -159,6 +159,50 @@ def limit_of(container: Mapping[str, Any], resource: str) -> float | None:
     return None if value is None else float(quantity.parse(value))
 
 
+def security_of(pod: Object, container: Mapping[str, Any]) -> Security:
+    """Return the Pod's and the container's `securityContext` folded, the container's first.
+
+    Raises:
+        ConfigError: It wants to be root and must not, in kubelet's words.
+    """
+    whole = (pod.get("spec") or {}).get("securityContext") or {}
+    own = container.get("securityContext") or {}
+
+    def of(field: str) -> Any:
+        return own[field] if own.get(field) is not None else whole.get(field)
+
+    user, group, non_root = of("runAsUser"), of("runAsGroup"), bool(of("runAsNonRoot"))
+    if non_root and user == 0:
+        raise ConfigError(
+            f"container's runAsUser breaks non-root policy (pod: "
+            f'"{name_of(pod)}_{namespace_of(pod)}({uid_of(pod)})", '
+            f"container: {container.get('name')})"
+        )
+    groups = [*(whole.get("supplementalGroups") or ()), whole.get("fsGroup")]
+    capabilities = own.get("capabilities") or {}
+    return Security(
+        user=None if user is None else int(user),
+        group=None if group is None else int(group),
+        groups=tuple(dict.fromkeys(int(g) for g in groups if g is not None)),
+        non_root=non_root,
+        read_only_root=bool(own.get("readOnlyRootFilesystem")),
+        privilege_escalation=own.get("allowPrivilegeEscalation") is not False,
+        privileged=bool(own.get("privileged")),
+        add=tuple(str(c).removeprefix("CAP_") for c in capabilities.get("add") or ()),
+        drop=tuple(str(c).removeprefix("CAP_") for c in capabilities.get("drop") or ()),
+    )
+
+
+def pull_policy(container: Mapping[str, Any]) -> Literal["Always", "IfNotPresent", "Never"]:
+    """Return `imagePullPolicy`, by default what the image's tag says: `latest` is always pulled."""
+    given = container.get("imagePullPolicy")
+    if given in ("Always", "IfNotPresent", "Never"):
+        return given  # type: ignore[no-any-return]  # one of the three
+    image = str(container.get("image") or "")
+    tag = image.rpartition("/")[2].partition(":")[2]
+    return "Always" if "@" not in image and tag in ("", "latest") else "IfNotPresent"
+
+
 def missing_devices(pod: Object, available: Mapping[str, int]) -> tuple[str, ...]:
     """Return extended resources (`nvidia.com/gpu`) that the Pod wants more of than there are."""
     wanted: dict[str, float] = {}
@@ -276,6 +320,9 @@ def container_spec(
         name=name,
         image=str(container.get("image") or ""),
         argv=(*command, *args),
+        command=tuple(command),
+        pull=pull_policy(container),
+        security=security_of(pod, container),
         log_path=around.settings.log_dir / name_of(pod) / f"{name}.log",
         env=tuple(env.items()),
         program=found.program,
