@@ -269,6 +269,10 @@ class DockerBackend:
         except KServeLocalError as error:
             raise Missing(f'Failed to pull image "{image}": {error}') from error
 
+    async def runs_images(self) -> bool:
+        """Return True: that is what it is for. See `Backend.runs_images`."""
+        return True
+
     async def warm(self, container: ContainerSpec) -> None:
         """Nothing yet starts sooner for it. See `Backend.warm`."""
 

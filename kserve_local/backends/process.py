@@ -205,6 +205,10 @@ class ProcessBackend:
         if container.program is not None:
             await self.environments.prepare(container.program, report)
 
+    async def runs_images(self) -> bool:
+        """Return False: a process needs a program. See `Backend.runs_images`."""
+        return False
+
     async def warm(self, container: ContainerSpec) -> None:
         """Start the container's zygote in the background, if it can have one. Returns at once."""
         program = container.program
@@ -485,12 +489,3 @@ def _surviving_pid(found: Mapping[str, object], marks: Mapping[str, Sequence[int
     if not processes.is_alive(pid, start if isinstance(start, int) else None):
         return None
     return pid if pid in carriers or not found.get("marked") else None
-
-
-async def stop_everything(settings: Settings, *, grace: float | None = None) -> None:
-    """End every replica and zygote of a project whose supervisor is gone (`down`)."""
-    backend = await ProcessBackend.open(settings)
-    for status in await backend.list():
-        if grace is not None:
-            await backend.stop(status.id, grace=grace)
-    await backend.close(stop_replicas=True)

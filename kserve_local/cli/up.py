@@ -76,8 +76,6 @@ def command(
         flags = replace(flags, project=Path(directory))
     if wait and not detach:
         raise UsageError("--wait needs -d; without -d, up waits and then follows anyway")
-    if backend == "docker":
-        raise UsageError("the docker backend is not there yet; use process or auto")
     given = {
         "gateway_port": port,
         "api_port": api_port,

@@ -40,11 +40,11 @@ from kserve_local.controllers.pod_containers import (
     init_containers,
     missing_devices,
 )
-from kserve_local.controllers.pod_plan import Plan, Record, plan_pod, restarted
+from kserve_local.controllers.pod_plan import Plan, Record, id_of, plan_pod, restarted
 from kserve_local.controllers.pod_start import CONFIG_ERROR, PodStarter
 from kserve_local.controllers.pod_status import Running, Terminated
 from kserve_local.controllers.pod_volumes import missing_claims, remove_volumes
-from kserve_local.controllers.pod_work import KUBELET, PodStore, Recorder, Work, meet, seen
+from kserve_local.controllers.pod_work import DOCKER, KUBELET, PodStore, Recorder, Work, meet, seen
 from kserve_local.errors import Conflict, KServeLocalError, NotFound
 from kserve_local.interfaces.backend import Backend, ReplicaEvent, ReplicaStatus
 from kserve_local.interfaces.storage import StorageInitializer
@@ -302,7 +302,7 @@ class NodeAgent:
         Before the status says ready: who routes to the Pod must not find the ports it only names.
         """
         replica = self._replicas.get(work.uid)
-        if work.ip or replica is None:
+        if work.ip or replica is None or replica.ip:
             return pod
         real = {str(k): v for c in replica.containers for k, v in c.ports.items() if k != v}
         text = json.dumps(real, sort_keys=True) if real else ""
@@ -365,6 +365,8 @@ class NodeAgent:
             note = "; ".join(work.notes[n] for n in sorted(work.notes) if work.notes[n])
             if note:
                 annotations[STAND_IN_ANNOTATION] = note
+            if work.in_docker:
+                annotations[names.BACKEND] = DOCKER
             pod = await self._store.update(
                 {
                     **pod,
@@ -481,9 +483,7 @@ def _still_ready(replica: ReplicaStatus, pod: Object) -> ReplicaStatus:
     return replace(
         replica,
         containers=tuple(
-            replace(c, ready=True)
-            if c.state == "running" and (c.name, f"process://{c.pid}") in ready
-            else c
+            replace(c, ready=True) if c.state == "running" and (c.name, id_of(c)) in ready else c
             for c in replica.containers
         ),
     )

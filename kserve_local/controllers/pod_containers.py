@@ -301,16 +301,22 @@ def container_spec(
     around: Surroundings,
     *,
     made: dict[str, Path],
+    in_docker: bool = False,
 ) -> Built | NoStandIn:
     """Return one container resolved for the backend. Blocking: makes its volumes.
+
+    Args:
+        in_docker: Its image is what runs.
 
     Raises:
         ConfigError: A reference cannot be resolved, in kubelet's words.
     """
     name = str(container.get("name") or "")
     env = resolve_env(pod, container, around.sources, around.node)
-    mounts = make_mounts(pod, container, places, around.sources, made=made)
-    found = program_of(pod, container, env, around, model_folder=_model_folder(mounts))
+    mounts = make_mounts(pod, container, places, around.sources, made=made, linked=not in_docker)
+    found: StandIn | NoStandIn | None = None
+    if not in_docker:
+        found = program_of(pod, container, env, around, model_folder=_model_folder(mounts))
     if isinstance(found, NoStandIn):
         return found
     ports = ports_of(container)
@@ -325,7 +331,7 @@ def container_spec(
         security=security_of(pod, container),
         log_path=around.settings.log_dir / name_of(pod) / f"{name}.log",
         env=tuple(env.items()),
-        program=found.program,
+        program=found.program if found is not None else None,
         working_dir=str(container.get("workingDir") or ""),
         ports=ports,
         cpu_limit=limit_of(container, "cpu"),
@@ -335,7 +341,7 @@ def container_spec(
         liveness=probe_of(container.get("livenessProbe"), ports),
         startup=probe_of(container.get("startupProbe"), ports),
     )
-    return Built(spec, found.note)
+    return Built(spec, found.note if found is not None else "")
 
 
 def grace_of(pod: Object) -> float:

@@ -278,7 +278,12 @@ def _init_plan(
 
 
 def _container_id(status: ContainerStatus | None) -> str:
-    return f"process://{status.pid}" if status is not None and status.pid else ""
+    return id_of(status) if status is not None else ""
+
+
+def id_of(status: ContainerStatus) -> str:
+    """Return `containerID`: the engine's, or the process's number."""
+    return status.container_id or (f"process://{status.pid}" if status.pid else "")
 
 
 def plan_pod(pod: Object, seen: Seen, now: float) -> Plan:
@@ -351,7 +356,7 @@ def plan_pod(pod: Object, seen: Seen, now: float) -> Plan:
     view = View(
         init=tuple(init),
         containers=tuple(containers),
-        ip=seen.ip,
+        ip=seen.ip or (seen.replica.ip if seen.replica is not None else ""),
         host_ip=seen.host_ip,
         unschedulable=seen.unschedulable,
         final=final or (policy == "Never" and not initialized and not plan.initialize),

@@ -102,7 +102,14 @@ class PodStarter:
         """
         blocked: dict[str, Waiting] = {}
         found: list[ContainerSpec] = []
-        for name, built in (await self._build(work, pod, all_containers(pod))).items():
+        work.in_docker = self.settings.backend == "docker"
+        every = await self._build(work, pod, all_containers(pod))
+        unknown = any(isinstance(built, NoStandIn) for built in every.values())
+        if unknown and self.settings.backend == "auto" and await self.backend.runs_images():
+            # A Pod's containers share an address, so they run in one place.
+            work.in_docker = True
+            every = await self._build(work, pod, all_containers(pod))
+        for name, built in every.items():
             if isinstance(built, NoStandIn):
                 blocked[name] = Waiting(_NEVER_PULLED, built.message)
             elif isinstance(built, Built):
@@ -201,7 +208,8 @@ class PodStarter:
             )
             for spec in specs:
                 work.log_offsets[spec.name] = _size(spec.log_path)
-            await self.backend.start(replica_spec(pod, specs, ip=work.ip, resolve=resolve))
+            ip = "" if work.in_docker else work.ip
+            await self.backend.start(replica_spec(pod, specs, ip=ip, resolve=resolve))
             work.failures = 0
             await self._refresh(work.uid)
             for spec in specs:
@@ -276,7 +284,9 @@ class PodStarter:
             for container in containers:
                 name = str(container.get("name"))
                 try:
-                    found[name] = container_spec(pod, container, places, around, made=made)
+                    found[name] = container_spec(
+                        pod, container, places, around, made=made, in_docker=work.in_docker
+                    )
                 except ConfigError as error:
                     found[name] = error
                 except OSError as error:

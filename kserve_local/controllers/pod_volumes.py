@@ -250,6 +250,7 @@ def make_mounts(
     sources: Sources,
     *,
     made: dict[str, Path] | None = None,
+    linked: bool = True,
 ) -> tuple[Mount, ...]:
     """Make what the container mounts and return the mounts, the longest paths first.
 
@@ -259,6 +260,8 @@ def make_mounts(
 
     Args:
         made: Volumes made so far by name, shared by the containers of one Pod.
+        linked: Links that lead out of a volume can be followed; in a container they cannot, and
+            content is copied where it would take some.
 
     Raises:
         ConfigError: In kubelet's words.
@@ -275,7 +278,9 @@ def make_mounts(
         read_only = bool(entry.get("readOnly"))
         inside = [c for c in places.contents if _below(c.target, path) is not None]
         if volume.get("emptyDir") is not None and inside:
-            source = _with_contents(name, path, inside, places, read_only=read_only, made=made)
+            source = _with_contents(
+                name, path, inside, places, read_only=read_only, made=made, linked=linked
+            )
         else:
             if name not in made:
                 made[name] = _make(volume, pod, places, sources)
@@ -285,6 +290,8 @@ def make_mounts(
             source = _inside(source, sub_path)
             if not source.exists() and volume.get("emptyDir") is not None:
                 source.mkdir(parents=True, exist_ok=True)
+        if not linked and source.is_relative_to(places.folder):
+            _open_up(source)
         mounts.append(Mount(path=path.rstrip("/") or "/", source=source, read_only=read_only))
     return tuple(sorted(mounts, key=lambda m: -len(m.path)))
 
@@ -297,18 +304,47 @@ def _with_contents(
     *,
     read_only: bool,
     made: dict[str, Path],
+    linked: bool,
 ) -> Path:
     if read_only and len(inside) == 1 and _below(inside[0].target, path) == "":
-        return inside[0].path
+        only = inside[0].path
+        if linked or not _leads_out(only):
+            return only
     variant = name if read_only else f"{name}.writable"
     if variant not in made:
         folder = places.folder / variant
         # Kept over restarts of the container: an emptyDir lives as long as the Pod.
         if not (folder.exists() and any(folder.iterdir())):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (link_contents if read_only else copy_contents)(folder, path, inside)
+            link = read_only and linked
+            (link_contents if link else copy_contents)(folder, path, inside)
         made[variant] = folder
     return made[variant]
+
+
+def _open_up(path: Path) -> None:
+    """Give a volume the modes it has on a node, for users of a container; outside of containers
+    the folder above keeps others out.
+    """
+    if path.is_file():
+        path.chmod(0o644)
+        return
+    for place, _, files in os.walk(path):
+        os.chmod(place, 0o777)
+        for name in files:
+            if not os.path.islink(os.path.join(place, name)):
+                os.chmod(os.path.join(place, name), 0o644)
+
+
+def _leads_out(folder: Path) -> bool:
+    """Whether a folder holds a link to what lies outside of it."""
+    root = folder.resolve()
+    return any(
+        not Path(place, name).resolve().is_relative_to(root)
+        for place, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+        if os.path.islink(os.path.join(place, name))
+    )
 
 
 def rewrite_paths(env: Mapping[str, str], mounts: Sequence[Mount]) -> dict[str, str]:

@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from kserve_local.api.meta import Key, Object, uid_of
+from kserve_local.api import names
+from kserve_local.api.meta import Key, Object, annotations_of, uid_of
 from kserve_local.controllers.pod_containers import init_containers
 from kserve_local.controllers.pod_plan import Blocked, Record, Seen, records_of
 from kserve_local.controllers.pod_status import Running, Terminated, terminated_from_json
 from kserve_local.controllers.pod_volumes import Content
 from kserve_local.interfaces.backend import ContainerStatus, ReplicaStatus
 
+DOCKER = "docker"
+"""Value of the Pod's annotation `kserve-local.dev/backend` when it runs as containers."""
 KUBELET = "kubelet"
 
 
@@ -74,6 +77,7 @@ class Work:
         log_offsets: Where the present run's output begins in the log file.
         failures: Failed creations in a row.
         empty: URIs of models without a file; None: nobody has looked.
+        in_docker: It runs as containers, whose address the engine gives.
     """
 
     uid: str
@@ -91,6 +95,7 @@ class Work:
     blocked: Blocked | None = None
     failures: int = 0
     empty: tuple[str, ...] | None = None
+    in_docker: bool = False
     admitted: bool = False
     unschedulable: str = ""
     creating: bool = False
@@ -114,7 +119,12 @@ def meet(
         running: Its containers run, so its init containers must be done.
     """
     work = Work(
-        uid=uid_of(pod), key=key, ip=ip, records=records_of(pod, now=now), contents=contents
+        uid=uid_of(pod),
+        key=key,
+        ip=ip,
+        records=records_of(pod, now=now),
+        contents=contents,
+        in_docker=annotations_of(pod).get(names.BACKEND) == DOCKER,
     )
     statuses = (pod.get("status") or {}).get("initContainerStatuses") or ()
     states: dict[str, Any] = {str(s.get("name")): s.get("state") for s in statuses}
@@ -136,7 +146,7 @@ def seen(work: Work, replica: ReplicaStatus | None, *, host_ip: str) -> Seen:
         if (status.name, status.finished_at) in work.messages
     }
     return Seen(
-        ip=work.ip,
+        ip="" if work.in_docker else work.ip,
         host_ip=host_ip,
         unschedulable=work.unschedulable,
         init=dict(work.init),

@@ -251,6 +251,9 @@ class Backend(Protocol):
             Missing: It cannot be had; the message ends with what helps (pip's last lines).
         """
 
+    async def runs_images(self) -> bool:
+        """Whether a container without a program (`ContainerSpec.program`) can run here now."""
+
     async def warm(self, container: ContainerSpec) -> None:
         """Let a start of this container be fast soon (a zygote begins its imports). Returns at
         once; never fails.

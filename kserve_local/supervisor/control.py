@@ -17,7 +17,6 @@ from kserve_local.api import builtin, scheme
 from kserve_local.api.config import InferenceServiceConfig, parse
 from kserve_local.api.meta import Key, Object, timestamp
 from kserve_local.apiserver.discovery import VERSION
-from kserve_local.backends.process import ProcessBackend
 from kserve_local.controllers import pod_mutators
 from kserve_local.controllers.addresses import AddressPool
 from kserve_local.controllers.chain import ChainSettings, ensure_local_gateway, knative_chain
@@ -26,6 +25,7 @@ from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.pod import NodeAgent
 from kserve_local.controllers.pod_containers import Interpreter
 from kserve_local.errors import NotFound
+from kserve_local.interfaces.backend import Backend
 from kserve_local.interfaces.routing import RouteSink
 from kserve_local.reconcile.controller import Engine
 from kserve_local.settings import Settings
@@ -50,7 +50,7 @@ class ControlPlane:
         settings: Settings,
         store: Store,
         recorder: EventRecorder,
-        backend: ProcessBackend,
+        backend: Backend,
         routes: RouteSink,
         addresses: AddressPool,
         observed: Observations,

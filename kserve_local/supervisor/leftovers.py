@@ -23,6 +23,7 @@ def has_survivors(settings: Settings) -> bool:
     return (
         (settings.run_dir / GATEWAY_FILE).exists()
         or any((settings.run_dir / "pods").glob("*"))
+        or any((settings.run_dir / "containers").glob("*"))
         or any((settings.run_dir / "zygotes").glob("*.json"))
     )
 
@@ -42,7 +43,7 @@ def remove(settings: Settings, *, grace: float) -> None:
     Raises:
         PortTaken: A supervisor runs; it is the one to ask.
     """
-    from kserve_local.backends.process import stop_everything
+    from kserve_local.backends.group import stop_everything
 
     statedir.prepare(settings)
     lock = statedir.Lock(settings)

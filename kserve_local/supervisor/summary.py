@@ -26,11 +26,10 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.apiserver.app import json_route
-from kserve_local.backends.process import ProcessBackend
 from kserve_local.controllers import empty_models, isvc_gaps
 from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.errors import NotFound
-from kserve_local.interfaces.backend import ReplicaStatus
+from kserve_local.interfaces.backend import Backend, ReplicaStatus
 from kserve_local.settings import Settings
 from kserve_local.store.store import Store
 from kserve_local.supervisor.stale import changed_since_start
@@ -42,7 +41,7 @@ PREFIX = "/apis/kserve-local.dev/v1"
 def routes(
     settings: Settings,
     store: Store,
-    backend: ProcessBackend,
+    backend: Backend,
     stats: Stats,
     observed: Observations,
     stop: asyncio.Event,
@@ -82,7 +81,7 @@ async def _service(
     isvc: Object,
     store: Store,
     replicas: dict[str, ReplicaStatus],
-    backend: ProcessBackend,
+    backend: Backend,
     stats: Stats,
     observed: Observed | None,
     probes: Mapping[str, Object],

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from kserve_local import __version__, procs
 from kserve_local.aio import running
-from kserve_local.backends.process import ProcessBackend
+from kserve_local.backends.group import BackendGroup
 from kserve_local.errors import AlreadyExists, Missing
 from kserve_local.settings import Settings, default_python
 from kserve_local.supervisor import statedir
@@ -124,7 +124,7 @@ async def _start(
     api_socket = listen("127.0.0.1", _api_port(settings), what="api.port", flag="--api-port")
     stack.callback(api_socket.close)
     backend = await stack.enter_async_context(_backend(settings, survivors))
-    await warm_runtimes(backend, warm, settings)
+    await warm_runtimes(backend.processes, warm, settings)
 
     # Only now what is slow to import: the zygotes import on the other core meanwhile.
     from kserve_local.supervisor.gateway_process import GatewayProcess
@@ -206,8 +206,8 @@ def _api_port(settings: Settings) -> int | None:
 
 
 @asynccontextmanager
-async def _backend(settings: Settings, survivors: _Survivors) -> AsyncIterator[ProcessBackend]:
-    backend = await ProcessBackend.open(settings)
+async def _backend(settings: Settings, survivors: _Survivors) -> AsyncIterator[BackendGroup]:
+    backend = await BackendGroup.open(settings)
     try:
         yield backend
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kserve_local.backends.docker import DockerBackend
+from kserve_local.backends.group import BackendGroup
 from kserve_local.backends.process import ProcessBackend
 from kserve_local.interfaces.backend import (
     Backend,
@@ -120,10 +121,17 @@ def inner_pid(pid: int | None) -> int:
 
 
 @pytest.fixture(
-    params=["process", "process-zygote", pytest.param("docker", marks=pytest.mark.docker)]
+    params=[
+        "process",
+        "process-zygote",
+        "group",
+        pytest.param("docker", marks=pytest.mark.docker),
+        pytest.param("group-docker", marks=pytest.mark.docker),
+    ]
 )
 async def world(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[World]:
-    """One world per implementation: plain processes, forks of a zygote, containers."""
+    """One world per implementation: plain processes, forks of a zygote, containers, and
+    the group that has both."""
 
     async def open_process() -> Backend:
         return await ProcessBackend.open(settings)
@@ -131,9 +139,13 @@ async def world(request: pytest.FixtureRequest, settings: Settings) -> AsyncIter
     async def open_docker() -> Backend:
         return await DockerBackend.open(settings)
 
+    async def open_group() -> Backend:
+        return await BackendGroup.open(settings)
+
     preload = ("http.server", "argparse") if request.param == "process-zygote" else ()
-    in_docker = request.param == "docker"
-    made = World(settings, open_docker if in_docker else open_process, preload, in_docker)
+    opens = {"group": open_group, "group-docker": open_group, "docker": open_docker}
+    open_ = opens.get(request.param, open_process)
+    made = World(settings, open_, preload, in_docker=request.param.endswith("docker"))
     yield made
     # Whatever a test left: a new backend finds it and ends it.
     left = await made.open()

@@ -136,6 +136,10 @@ class FakeBackend:
             raise Conflict("it runs")
         self._run(replica, container)
 
+    async def runs_images(self) -> bool:
+        """Return False: what has no program cannot run."""
+        return False
+
     async def stop_container(self, replica: str, container: str, *, grace: float) -> None:
         self.end(replica, container, code=137)
 
