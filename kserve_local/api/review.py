@@ -291,7 +291,10 @@ class _Reviewer:
             where = (
                 f"at line {line}" if first.path == self.document.path else f"in {first.path}:{line}"
             )
-            message = f"{self.label} is also {where}; the last one counts"
+            message = (
+                f"{self.label} is also {where}; kubectl keeps the last one, kserve-local "
+                "up refuses both"
+            )
             yield self.finding(("metadata", "name"), message, "project", "warning")
 
     def webhooks(self, obj: Object) -> Iterator[Finding]:
@@ -429,6 +432,17 @@ def is_known(document: Document) -> bool:
         scheme_knows(document.object)
         or group in _OUR_GROUPS
         or (document.object["kind"] in _KINDS and "kubeflow" in group)
+    )
+
+
+def lacks_version(document: Document) -> bool:
+    """Whether a document has a kind of KServe's and no `apiVersion`: a slip, not another format."""
+    content = document.object if document.error is None else None
+    return (
+        isinstance(content, dict)
+        and not content.get("apiVersion")
+        and content.get("kind") in _KINDS
+        and "spec" in content
     )
 
 

@@ -58,6 +58,13 @@ class LogOptions:
 class LogReader(Protocol):
     """Reads container output."""
 
+    def check(self, pod: Object, options: LogOptions) -> None:
+        """Find out whether there is such a run, before an answer begins.
+
+        Raises:
+            BadRequest: There is none, in Kubernetes' words.
+        """
+
     def read(self, pod: Object, options: LogOptions) -> AsyncIterator[bytes]:
         """Yield the output in chunks; with `follow` until the container has ended for good.
 
@@ -104,12 +111,15 @@ class FileLogs:
         self._store = store
         self._folder = folder
 
-    async def read(self, pod: Object, options: LogOptions) -> AsyncIterator[bytes]:
-        """Yield the output; see `LogReader`."""
+    def _file(self, pod: Object, options: LogOptions) -> Path:
+        name = f"{options.container}{'.previous' if options.previous else ''}.log"
+        return self._folder / name_of(pod) / name
+
+    def check(self, pod: Object, options: LogOptions) -> None:
+        """Find out whether there is such a run; see `LogReader`."""
         name, container = name_of(pod), options.container
-        log = self._folder / name / f"{container}.log"
+        log = self._file(pod, options)
         if options.previous:
-            log = log.with_name(f"{container}.previous.log")
             if not log.exists():
                 raise BadRequest(
                     f'previous terminated container "{container}" in pod "{name}" not found'
@@ -119,6 +129,11 @@ class FileLogs:
             raise BadRequest(
                 f'container "{container}" in pod "{name}" is waiting to start: {reason}'
             )
+
+    async def read(self, pod: Object, options: LogOptions) -> AsyncIterator[bytes]:
+        """Yield the output; see `LogReader`."""
+        self.check(pod, options)
+        log = self._file(pod, options)
         left = options.limit_bytes
         async for chunk in self._chunks(pod, log, options):
             if left is None:

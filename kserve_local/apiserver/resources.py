@@ -505,6 +505,7 @@ class Resources:
             since=since,
             timestamps=_flag(query, "timestamps"),
         )
+        self._logs.check(pod, options)
         chunks = aiter(self._logs.read(pod, options))
         # The first chunk is read before the answer begins, so that an error is a Status.
         first = b"" if options.follow else await anext(chunks, b"")

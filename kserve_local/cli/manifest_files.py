@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kserve_local.api import scheme
 from kserve_local.api.manifest import Document, ManifestError, load
-from kserve_local.api.review import is_known
+from kserve_local.api.review import is_known, lacks_version
 from kserve_local.errors import UsageError
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -42,7 +42,8 @@ def read_all(paths: Sequence[str]) -> dict[str, list[Document]]:
         elif path.is_dir():
             for file in _walk(path):
                 documents = _read(file)
-                if any(map(is_known, documents)) or _is_broken_one_of_ours(file, documents):
+                meant = any(is_known(d) or lacks_version(d) for d in documents)
+                if meant or _is_broken_one_of_ours(file, documents):
                     found.setdefault(str(file), documents)
         elif path.exists():
             found[name] = _read(path)

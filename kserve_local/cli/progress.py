@@ -23,6 +23,8 @@ from kserve_local.errors import KServeLocalError
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 REVISION_LABEL = "serving.knative.dev/revision"
 FAILED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
+NOT_IMPLEMENTED = "NotImplemented"
+"""Why a condition is False for a part of the spec that is not run here: no wait changes that."""
 REFUSED = frozenset({"CreateContainerConfigError", "CreateContainerError", "InvalidImageName"})
 """Why a container is not even tried. The service's model status names it, still InProgress."""
 # A runtime that has just changed, or a Pod replaced, still shows the old revision's status, and a
@@ -70,6 +72,9 @@ def view(isvc: Object) -> View:
             reason = str(configuration.get("reason", reason))
             message = str(configuration.get("message", message))
             return View("Failed", f"{reason} {shown}".rstrip(), reason, message)
+    for condition in status.get("conditions") or ():
+        if condition.get("status") == "False" and condition.get("reason") == NOT_IMPLEMENTED:
+            return View("Failed", NOT_IMPLEMENTED, NOT_IMPLEMENTED, str(condition.get("message")))
     state = (model.get("states") or {}).get("targetModelState") or "Pending"
     words = {"Pending": "starting", "Loading": "fetching the model"}.get(state, state.lower())
     return View("Loading", f"predictor {shown} · {words}" if shown else words, reason, message)
@@ -263,6 +268,7 @@ class Follower:
     _troubled: dict[Name, float] = field(default_factory=dict)
     _looked: float = 0.0
     _waiting: dict[str, Name] = field(default_factory=dict)
+    _said: dict[Name, set[tuple[str, str, str]]] = field(default_factory=dict)
     _told: set[tuple[str, str]] = field(default_factory=set)
     _followed: set[tuple[str, str, int]] = field(default_factory=set)
 
@@ -296,11 +302,19 @@ class Follower:
         before = self.views.get(name)
         if seen.state == "Ready" and not self._is_current(name):
             # The revision before still serves; of the new spec there is nothing to tell yet.
-            self.views[name] = View("Loading", "")
+            if before is None or before.state != "Ready":
+                self.views[name] = View("Loading", "")
             return
         self.views[name] = seen
-        if before is None or (before.state, before.text) != (seen.state, seen.text):
-            self.reporter.state(name, seen, time.monotonic() - self._started)
+        if before is not None and (before.state, before.text) == (seen.state, seen.text):
+            return
+        told = self._said.setdefault(name, set())
+        if seen.state == "Ready":
+            told.clear()
+        elif before is not None and (seen.state, seen.text, seen.message) in told:
+            return  # The same round again: a container that fails is restarted and fails.
+        told.add((seen.state, seen.text, seen.message))
+        self.reporter.state(name, seen, time.monotonic() - self._started)
 
     async def _events(self) -> None:
         async with aclosing(self.client.watch(scheme.EVENT)) as events:
@@ -361,7 +375,7 @@ class Follower:
             ready.discard(name_of(pod))
         if there and _has_failed(pod):
             self._tried[name] = True
-        if there and not condition_is(pod, "Ready"):
+        if there and name in self.names and not condition_is(pod, "Ready"):
             self._waiting[str(pod["metadata"]["uid"])] = name
         else:
             self._waiting.pop(str(pod["metadata"]["uid"]), None)
@@ -383,20 +397,24 @@ class Follower:
                        int(container.get("restartCount", 0)))  # fmt: skip
                 if run not in self._followed and (container.get("state") or {}).get("running"):
                     self._followed.add(run)
-                    work = self._tail(pod, run[1], last)
+                    work = self._tail(pod, run, last)
                     self._tails.append(tasks.create_task(work, name=f"logs-{name_of(pod)}"))
 
-    async def _tail(self, pod: Object, container: str, last: int | None) -> None:
+    async def _tail(self, pod: Object, run: tuple[str, str, int], last: int | None) -> None:
         service, rest = _service_of(pod), b""
-        with suppress(KServeLocalError):
+        try:
             lines = self.client.logs(
-                name_of(pod), namespace_of(pod), container=container, follow=True, tail=last
+                name_of(pod), namespace_of(pod), container=run[1], follow=True, tail=last
             )
             async with aclosing(lines) as chunks:
                 async for chunk in chunks:
                     *whole, rest = (rest + chunk).split(b"\n")
                     for line in whole:
                         self.reporter.log(service, line.decode(errors="replace"))
+        except KServeLocalError:
+            self._followed.discard(
+                run
+            )  # Its log was not there yet; the Pod's next news tries again.
 
 
 def _service_of(pod: Object) -> str:

@@ -466,7 +466,9 @@ class _Session:
                 if not follower.reporter.lines.get(name[1]):
                     for line in tails[name]:
                         self.out.say(f"      {name[1]} │ {line}")
-            self.out.say(f"error: {', '.join(n for _, n in failed)} failed (exit 4)", fg="red")
+            also = f"; not Ready: {', '.join(n for _, n in late)}" if late else ""
+            names = ", ".join(n for _, n in failed)
+            self.out.say(f"error: {names} failed{also} (exit 4)", fg="red")
             self.out.say(f"  kserve-local logs {failed[0][1]} --tail 50   ·   kserve-local status")
         elif outcome == "timeout":
             names = ", ".join(n for _, n in late)

@@ -283,7 +283,7 @@ class NodeAgent:
         pod = await self._admit(work, pod)
         now = self._clock()
         if work.blocked and work.blocked.retry_at is not None and now >= work.blocked.retry_at:
-            work.blocked = None
+            work.refused, work.blocked = work.blocked.waiting, None
         await self._starter.explain_ends(work, pod)
         plan = plan_pod(
             pod, seen(work, self._replicas.get(work.uid), host_ip=self._node.host_ip), now

@@ -240,4 +240,5 @@ def diagnose(ended: Ended, log: str) -> str:
     name = signal_of(ended)
     if name in _SIGNALS:
         return _SIGNALS[name]
-    return "read its log (kserve-local logs) and correct the cause it names"
+    code = "" if ended.exit_code is None else f"it ended with exit code {ended.exit_code}; "
+    return f"{code}read its log (kserve-local logs) and correct the cause it names"

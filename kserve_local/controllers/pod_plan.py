@@ -75,6 +75,7 @@ class Seen:
         messages: Termination messages by container name.
         images: What really runs, by container name.
         progress: How far the preparation of a container is.
+        refused: Why they could not be made the last time, while it is tried again.
     """
 
     ip: str = ""
@@ -88,6 +89,7 @@ class Seen:
     messages: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
     progress: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, Waiting] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +309,8 @@ def plan_pod(pod: Object, seen: Seen, now: float) -> Plan:
         record = seen.records.get(name, Record())
         status = running.get(name)
         creating = Waiting(_CREATING.reason, seen.progress.get(name, ""))
+        if name in seen.refused and not seen.progress.get(name):
+            creating = seen.refused[name]  # As on a node, until it has worked.
         state: State = _INITIALIZING if not initialized else creating
         last = record.last
         if seen.blocked and name in seen.blocked.waiting:

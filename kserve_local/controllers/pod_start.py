@@ -210,7 +210,7 @@ class PodStarter:
                 work.log_offsets[spec.name] = _size(spec.log_path)
             ip = "" if work.in_docker else work.ip
             await self.backend.start(replica_spec(pod, specs, ip=ip, resolve=resolve))
-            work.failures = 0
+            work.failures, work.refused = 0, {}
             await self._refresh(work.uid)
             for spec in specs:
                 self._announce_start(work, pod, spec.name)

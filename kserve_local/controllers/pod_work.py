@@ -15,7 +15,7 @@ from kserve_local.api import names
 from kserve_local.api.meta import Key, Object, annotations_of, uid_of
 from kserve_local.controllers.pod_containers import init_containers
 from kserve_local.controllers.pod_plan import Blocked, Record, Seen, records_of
-from kserve_local.controllers.pod_status import Running, Terminated, terminated_from_json
+from kserve_local.controllers.pod_status import Running, Terminated, Waiting, terminated_from_json
 from kserve_local.controllers.pod_volumes import Content
 from kserve_local.interfaces.backend import ContainerStatus, ReplicaStatus
 
@@ -76,6 +76,7 @@ class Work:
         messages: Termination message by container name and end.
         log_offsets: Where the present run's output begins in the log file.
         failures: Failed creations in a row.
+        refused: What was `blocked` before the try that is under way.
         empty: URIs of models without a file; None: nobody has looked.
         in_docker: It runs as containers, whose address the engine gives.
     """
@@ -94,6 +95,7 @@ class Work:
     progress: dict[str, str] = field(default_factory=dict)
     blocked: Blocked | None = None
     failures: int = 0
+    refused: Mapping[str, Waiting] = field(default_factory=dict)
     empty: tuple[str, ...] | None = None
     in_docker: bool = False
     admitted: bool = False
@@ -157,6 +159,7 @@ def seen(work: Work, replica: ReplicaStatus | None, *, host_ip: str) -> Seen:
         messages=messages,
         images=dict(work.images),
         progress=dict(work.progress),
+        refused=work.refused,
     )
 
 

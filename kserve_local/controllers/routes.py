@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kserve_local.api import names
 from kserve_local.api.meta import (
@@ -78,7 +78,7 @@ def compile_routes(
             service=name,
             component="predictor",
             hosts=entry_hosts(isvc, public),
-            targets=targets,
+            targets=_entry_targets(isvc, targets),
             path=f"/serving/{namespace}/{name}",
             models=model_names(isvc, backings),
         ),
@@ -171,6 +171,19 @@ def _targets(
             return (_without_revision(isvc),)
         weights = {name_of(latest): 100}
     return tuple(_target(isvc, backings[name], percent) for name, percent in weights.items())
+
+
+def _entry_targets(isvc: Object, predictor: tuple[Target, ...]) -> tuple[Target, ...]:
+    """Return where requests to the service as a whole go: the predictor, unless a transformer
+    stands before it. That one is not run, and an answer without it would be a wrong one.
+    """
+    if not isvc["spec"].get("transformer"):
+        return predictor
+    unavailable = get_condition(isvc, isvc_status.READY_OF["transformer"]) or {}
+    reason = _reason_text(unavailable) if unavailable.get("status") == "False" else ""
+    target = f"{namespace_of(isvc)}/{name_of(isvc)}-transformer"
+    state: Literal["failed", "starting"] = "failed" if reason else "starting"
+    return (Target(id=target, percent=100, state=state, reason=reason),)
 
 
 def _without_revision(isvc: Object) -> Target:

@@ -26,8 +26,9 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.apiserver.app import json_route
-from kserve_local.controllers import empty_models, isvc_gaps
+from kserve_local.controllers import empty_models, isvc_gaps, pod_state
 from kserve_local.controllers.observed import Observations, Observed
+from kserve_local.controllers.pod_state import Failure
 from kserve_local.errors import NotFound
 from kserve_local.interfaces.backend import Backend, ReplicaStatus
 from kserve_local.settings import Settings
@@ -101,7 +102,11 @@ async def _service(
     figures = [stats.of(f"{namespace}/{r['name']}") for r in revisions]
     ready = get_condition(isvc, "Ready") or {}
     unhealthy = [probes[uid_of(pod)] for pod in pods if uid_of(pod) in probes and _waits(pod)]
-    reason, message = why(isvc, observed, max(unhealthy, key=_last_seen, default=None))
+    latest = str(predictor.get("latestCreatedRevision") or "")
+    stuck = [f for p in pods if pod_state.revision_of(p) == latest and (f := _failure(p))]
+    reason, message = why(
+        isvc, observed, max(unhealthy, key=_last_seen, default=None), next(iter(stuck), None)
+    )
     return {
         "kind": "InferenceService",
         "namespace": namespace,
@@ -158,6 +163,10 @@ def _failed_probes(store: Store) -> dict[str, Object]:
     return latest
 
 
+def _failure(pod: Object) -> Failure | None:
+    return pod_state.failure_of(pod) if _waits(pod) else None
+
+
 def _last_seen(event: Object) -> str:
     return str(event.get("lastTimestamp") or "")
 
@@ -170,7 +179,10 @@ _TOLD_FIRST = ("PredictorConfigurationReady", "PredictorReady")
 
 
 def why(
-    isvc: Object, observed: Observed | None = None, unhealthy: Object | None = None
+    isvc: Object,
+    observed: Observed | None = None,
+    unhealthy: Object | None = None,
+    stuck: Failure | None = None,
 ) -> tuple[str, str]:
     """Return reason and message of what keeps a service from being what its spec says.
 
@@ -181,6 +193,7 @@ def why(
     Args:
         observed: What became of the spec, which on a cluster an Event alone tells.
         unhealthy: The Event about a failed probe of a Pod that is not Ready.
+        stuck: Why a Pod of the newest revision cannot be made, which KServe shows as Pending.
     """
     conditions = (isvc.get("status") or {}).get("conditions") or ()
     false = [c for c in conditions if c.get("status") == "False" and c.get("message")]
@@ -200,6 +213,8 @@ def why(
     false.sort(key=lambda c: _TOLD_FIRST.index(c["type"]) if c["type"] in _TOLD_FIRST else 9)
     if false:
         return str(false[0].get("reason", "")), str(false[0]["message"])
+    if stuck is not None:
+        return stuck.reason, stuck.message
     if unhealthy is not None:
         return str(unhealthy["reason"]), str(unhealthy.get("message", ""))
     return str(ready.get("reason", "")), str(ready.get("message", ""))

@@ -67,6 +67,7 @@ class World:
         if self.in_docker:
             values |= {
                 "image": DOCKER_IMAGE,
+                "program": None,
                 "command": ("python3", "-u"),
                 "argv": ("python3", "-u", "/fake/oip_server.py", *arguments),
                 # Tests put files into it that change how the server answers.

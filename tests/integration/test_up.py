@@ -573,3 +573,41 @@ def test_a_local_model_that_is_not_there_is_a_warning_before_anything_runs(iris:
     done = iris.up()
     assert "holds no files" in done.stderr
     assert "holds no files: there is no model to serve" in iris.run("status").stdout
+
+
+def test_what_can_never_be_ready_fails_at_once(iris: Project) -> None:
+    """And a refusal that is tried again every few seconds stays the same refusal."""
+    (iris.folder / "more.yaml").write_text(
+        """apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: tr}
+spec:
+  predictor: {model: {modelFormat: {name: sklearn}, storageUri: ./model}}
+  transformer: {containers: [{name: kserve-container, image: foo/bar}]}
+---
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: climb}
+spec: {predictor: {model: {modelFormat: {name: sklearn}, storageUri: "pvc://claim/../x"}}}
+"""
+    )
+    (iris.folder / "kserve-local.yaml").write_text("storage: {claims: {claim: ./model}}\n")
+    done = iris.up("--timeout", "600s", check=4)
+    assert "spec.transformer is accepted but not run" in done.stderr
+    assert "error: climb, tr failed (exit 4)" in done.stderr
+    assert done.stderr.count("✓ sklearn-iris") == 1
+    # The entry of a service whose transformer does not run must not answer without it.
+    predict = "/v1/models/tr:predict"
+    status, body = iris.call(predict, IRIS, host="tr.default.example.com")
+    assert (status, "NotImplemented" in str(body)) == (503, True)
+    assert iris.call(predict, IRIS, host="tr-predictor.default.example.com")[0] == 200
+    seen = set()
+    for _ in range(30):
+        seen.add(iris.service("climb")["message"])
+        time.sleep(0.1)
+    assert {m for m in seen if "must not contain" in m} == seen
+
+
+def test_a_kserve_object_without_its_version_is_no_stranger(iris: Project) -> None:
+    (iris.folder / "slip.yaml").write_text("kind: InferenceService\nspec: {predictor: {}}\n")
+    assert "slip.yaml:1:1 error" in iris.run("validate", check=3).stdout

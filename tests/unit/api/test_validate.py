@@ -341,7 +341,8 @@ def test_the_same_object_twice_is_a_warning() -> None:
     first, second = review(files)
     assert first.findings == ()
     assert [f.message for f in second.findings] == [
-        "InferenceService/iris is also in a.yaml:1; the last one counts"
+        "InferenceService/iris is also in a.yaml:1; kubectl keeps the last one, kserve-local "
+        "up refuses both"
     ]
 
 

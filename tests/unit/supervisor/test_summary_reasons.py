@@ -8,6 +8,7 @@ import pytest
 
 from kserve_local.cli.status import headline
 from kserve_local.controllers.observed import Observed
+from kserve_local.controllers.pod_state import Failure
 from kserve_local.supervisor.summary import why
 
 FAILED = {"reason": "ModelLoadFailed", "message": "no licence", "exitCode": 1}
@@ -92,6 +93,8 @@ def test_a_failed_probe_is_told_where_nothing_else_is_known() -> None:
     waiting = isvc({"transitionStatus": "InProgress"}, Ready=WAITS)
     assert why(waiting, FINE, REFUSED) == ("Unhealthy", REFUSED["message"])
     assert why(isvc(Ready=("True", "", "")), FINE, REFUSED) == ("", "")
+    stuck = Failure("ModelLoadFailed", "CreateContainerConfigError: no such key")
+    assert why(waiting, FINE, REFUSED, stuck) == (stuck.reason, stuck.message)
 
 
 @pytest.mark.parametrize(
