@@ -92,6 +92,7 @@ class DockerBackend:
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._preparing = asyncio.Lock()
+        self._host = ""
 
     @classmethod
     async def open(
@@ -146,6 +147,8 @@ class DockerBackend:
                 # A start that died before its spec was written, or whose state folder is gone.
                 for container in itertools.chain.from_iterable(containers.values()):
                     await self._remove(container)
+        if specs:
+            await self._find_host()
         for id, spec in specs.items():
             await self._adopt_replica(spec, known.get(id, {}))
 
@@ -268,6 +271,10 @@ class DockerBackend:
             raise
         except KServeLocalError as error:
             raise Missing(f'Failed to pull image "{image}": {error}') from error
+
+    def host_address(self) -> str:
+        """Return the network's own address, once it is made. See `Backend.host_address`."""
+        return self._host
 
     async def runs_images(self) -> bool:
         """Return True: that is what it is for. See `Backend.runs_images`."""
@@ -485,7 +492,8 @@ class DockerBackend:
         await self._engine.call("start", replica.sandbox)
         found = await self._engine.call("inspect_container", replica.sandbox)
         replica.place = self._placed(replica.spec, found)
-        hosts = docker_spec.hosts_file(replica.spec, docker_spec.address(found, self._network))
+        own = docker_spec.address(found, self._network)
+        hosts = docker_spec.hosts_file(replica.spec, own, host=self._host)
         await asyncio.to_thread(replica.place.hosts.write_text, hosts)
         await asyncio.to_thread(os.chmod, replica.place.hosts, 0o644)
         return replica.place
@@ -524,6 +532,15 @@ class DockerBackend:
                 await self._engine.call(
                     "create_network", self._network, driver="bridge", labels=labels
                 )
+            await self._find_host()
+
+    async def _find_host(self) -> None:
+        """Remember where containers of the project's network reach this machine."""
+        if self._engine.is_rootless:
+            return
+        with contextlib.suppress(NotFound):
+            found = await self._engine.call("inspect_network", self._network)
+            self._host = docker_spec.gateway_of(found)
 
     # -- inside
 

@@ -167,17 +167,31 @@ def _bind(source: Path, path: str, read_only: bool) -> str:
     return f"{source}:{path}:{'ro' if read_only else 'rw'}"
 
 
-def hosts_file(replica: ReplicaSpec, ip: str) -> str:
+def gateway_of(network: Mapping[str, Any]) -> str:
+    """Return the IPv4 address that a network's inspection gives this machine in it."""
+    configs = (network.get("IPAM") or {}).get("Config") or ()
+    found = (str(config.get("Gateway") or "") for config in configs)
+    return next((address for address in found if address and ":" not in address), "")
+
+
+def hosts_file(replica: ReplicaSpec, ip: str, *, host: str = "") -> str:
     """Return the Pod's `/etc/hosts`: the kubelet's lines, its hostname, and what it must resolve.
 
     A pattern (`*.domain`) has no line: this file knows whole names only.
+
+    Args:
+        host: This machine as the Pod sees it. What lies on this machine's loopback is there, for
+            the Pod has a loopback of its own.
     """
     lines = [
         "127.0.0.1\tlocalhost",
         "::1\tlocalhost ip6-localhost ip6-loopback",
         f"{ip}\t{replica.pod[:63].rstrip('-.')}",
     ]
-    lines += [f"{address}\t{name}" for name, address in replica.resolve if "*" not in name]
+    for name, address in replica.resolve:
+        there = host if host and address.startswith("127.") else address
+        if "*" not in name:
+            lines.append(f"{there}\t{name}")
     return "\n".join(lines) + "\n"
 
 

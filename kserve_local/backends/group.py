@@ -89,6 +89,10 @@ class BackendGroup:
             self._pumps.append(asyncio.create_task(self._pump(self._docker), name="docker-events"))
             return self._docker
 
+    def host_address(self) -> str:
+        """See `Backend.host_address`."""
+        return self._docker.host_address() if self._docker is not None else ""
+
     async def runs_images(self) -> bool:
         """Whether an engine is there for images without a program. See `Backend.runs_images`."""
         try:

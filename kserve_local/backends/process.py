@@ -205,6 +205,10 @@ class ProcessBackend:
         if container.program is not None:
             await self.environments.prepare(container.program, report)
 
+    def host_address(self) -> str:
+        """Return "": processes share the machine's network. See `Backend.host_address`."""
+        return ""
+
     async def runs_images(self) -> bool:
         """Return False: a process needs a program. See `Backend.runs_images`."""
         return False

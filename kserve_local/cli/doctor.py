@@ -115,7 +115,7 @@ def _open_files() -> int:
 
 
 def _tools(settings: Settings) -> Iterator[Check]:
-    for tool, why in (("kubectl", "optional"), ("docker", "for images without a stand-in, later")):
+    for tool, why in (("kubectl", "optional"), ("docker", "for images without a stand-in")):
         found = shutil.which(tool)
         yield Check(tool, "ok", found or f"not installed ({why})")
 

@@ -33,11 +33,14 @@ class ChainSettings:
     Args:
         domain: Knative's domain for public hosts (`Settings.gateway_domain`).
         progress_deadline: Seconds until a rollout counts as failed (`Settings.progress_deadline`).
+        host_address: This machine's address as replicas with a network of their own see it
+            (`Backend.host_address`).
         mutate: The Pod webhook (`pod_mutators.mutate` with its config and lookup bound).
     """
 
     domain: str = "example.com"
     progress_deadline: float = 600.0
+    host_address: Callable[[], str] = str
     mutate: Callable[[Object], Object] = lambda pod: pod
 
 
@@ -58,7 +61,7 @@ def knative_chain(
         KnativeServiceController(store, events, domain=settings.domain),
         RevisionController(store, events, progress_deadline=settings.progress_deadline),
         DeploymentController(store, events, mutate=settings.mutate),
-        RoutesController(store, sink, domain=settings.domain),
+        RoutesController(store, sink, domain=settings.domain, host_address=settings.host_address),
         *(UnavailableController(store, events, kind) for kind in UNAVAILABLE),
     ]
 

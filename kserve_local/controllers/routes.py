@@ -289,6 +289,7 @@ class RoutesController:
     Args:
         sink: Takes the snapshots.
         domain: Knative's domain.
+        host_address: This machine's address in a network of replicas' own (`Backend`).
         clock: Monotonic seconds.
     """
 
@@ -306,8 +307,10 @@ class RoutesController:
         sink: RouteSink,
         *,
         domain: str,
+        host_address: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._host_address = host_address
         self._store = store
         self._sink = sink
         self._domain = domain
@@ -391,9 +394,10 @@ class RoutesController:
         self._quiet_until = ended + max(COALESCE, 4 * (ended - started))
 
     def _listen(self) -> dict[str, str]:
-        """Return the local gateway's address under its own name: callers there name a Host."""
+        """Return the local gateway's addresses under its own name: callers there name a Host."""
         host = knative_names.LOCAL_GATEWAY.removesuffix(".svc.cluster.local")
         name, _, namespace = host.partition(".")
         gateway = self._store.find(Key(SERVICE.id, namespace, name))
         address = str(((gateway or {}).get("spec") or {}).get("clusterIP") or "")
-        return {address: knative_names.LOCAL_GATEWAY} if address and address != "None" else {}
+        addresses = [a for a in (address, self._host_address()) if a and a != "None"]
+        return dict.fromkeys(addresses, knative_names.LOCAL_GATEWAY)

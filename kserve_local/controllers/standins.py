@@ -134,7 +134,8 @@ def option(args: Sequence[str], *names: str) -> str | None:
 def _way_out(image: str) -> str:
     return (
         f'map the image to local source in kserve-local.yaml (images: {{"{image}": {{context: '
-        "DIR, command: [python, model.py]}}), or choose a runtime that has a stand-in"
+        "DIR, command: [python, model.py]}}), choose a runtime that has a stand-in, or "
+        "start Docker, which runs any image"
     )
 
 

@@ -251,6 +251,9 @@ class Backend(Protocol):
             Missing: It cannot be had; the message ends with what helps (pip's last lines).
         """
 
+    def host_address(self) -> str:
+        """Return this machine's address as replicas with a network of their own see it; else ""."""
+
     async def runs_images(self) -> bool:
         """Whether a container without a program (`ContainerSpec.program`) can run here now."""
 

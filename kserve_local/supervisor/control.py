@@ -66,6 +66,7 @@ class ControlPlane:
             ChainSettings(
                 domain=settings.gateway_domain,
                 progress_deadline=settings.progress_deadline,
+                host_address=backend.host_address,
                 mutate=self._mutate,
             ),
             observed,

@@ -136,6 +136,10 @@ class FakeBackend:
             raise Conflict("it runs")
         self._run(replica, container)
 
+    def host_address(self) -> str:
+        """Return "": replicas share the machine's network."""
+        return ""
+
     async def runs_images(self) -> bool:
         """Return False: what has no program cannot run."""
         return False

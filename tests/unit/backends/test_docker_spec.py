@@ -116,6 +116,11 @@ def test_the_hosts_file_has_whole_names_only() -> None:
     assert "172.18.0.2\tiris-predictor-00001-x" in lines
     assert "172.18.0.1\tiris.default" in lines
     assert not any("*" in line for line in lines)
+    of = replica(resolve=(("iris.default", "127.77.0.1"),))
+    assert "172.18.0.1\tiris.default" in docker_spec.hosts_file(of, "172.18.0.2", host="172.18.0.1")
+    network = {"IPAM": {"Config": [{"Gateway": "fd00::1"}, {"Gateway": "172.18.0.1"}]}}
+    assert docker_spec.gateway_of(network) == "172.18.0.1"
+    assert docker_spec.gateway_of({}) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""Images without a program, in Docker, beside services that run as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.project import Project, project, sample, wait_until
+
+pytestmark = pytest.mark.docker
+
+IRIS = {"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}
+# Answers with what another service, a process, says about its model.
+SERVER = """import http.server, signal, sys, urllib.request
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        host = "http://sklearn-iris-predictor.default.svc.cluster.local"
+        body = urllib.request.urlopen(host + "/v1/models/sklearn-iris", timeout=10).read()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("up", flush=True)
+http.server.HTTPServer(("", 8080), Handler).serve_forever()
+"""
+YAML = """apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {{name: any}}
+spec:
+  predictor:
+    containers:
+      - name: kserve-container
+        image: {image}
+        imagePullPolicy: Never
+        command: [python3, /code/server.py]
+        ports: [{{containerPort: 8080}}]
+        volumeMounts: [{{name: code, mountPath: /code, readOnly: true}}]
+        resources: {{limits: {{memory: 128Mi}}}}
+        securityContext: {{runAsUser: 1000, capabilities: {{drop: [ALL]}}}}
+    volumes: [{{name: code, configMap: {{name: code}}}}]
+"""
+IMAGE = "python:3.11-slim"
+
+
+def containers(own: Project) -> list[str]:
+    """Return what the engine still has of a project."""
+    label = f"label=kserve-local.dev/state={own.state}"
+    command = ["docker", "ps", "--all", "--quiet", "--filter", label]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Iterator[Project]:
+    with project(sample("sklearn-iris", tmp_path / "mixed")) as own:
+        indented = "\n".join("    " + line for line in SERVER.splitlines())
+        code = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: code}\ndata:\n  server.py: |\n"
+        (own.folder / "any.yaml").write_text(f"{code}{indented}\n---\n{YAML.format(image=IMAGE)}")
+        yield own
+    assert containers(own) == []
+
+
+def backend_of(own: Project, name: str) -> str:
+    words = ("get", "pods", "-o", "json")
+    found = [
+        p for p in json.loads(own.run(*words).stdout)["items"]
+        if p["metadata"]["labels"]["serving.kserve.io/inferenceservice"] == name
+    ]  # fmt: skip
+    return str(found[0]["metadata"]["annotations"].get("kserve-local.dev/backend", "process"))
+
+
+def test_a_container_and_a_process_reach_each_other_by_name(mixed: Project) -> None:
+    mixed.up()
+    assert (backend_of(mixed, "any"), backend_of(mixed, "sklearn-iris")) == ("docker", "process")
+    host = "any-predictor.default.svc.cluster.local"
+    assert mixed.call("/", host=host) == (200, {"name": "sklearn-iris", "ready": True})
+    assert mixed.call("/v1/models/sklearn-iris:predict", IRIS) == (200, {"predictions": [1, 1]})
+    assert mixed.service("any")["memory"] > 1 << 20
+    assert "up" in mixed.run("logs", "any").stdout.splitlines()[0]
+    mixed.run("down")
+    assert containers(mixed) == []
+
+
+def test_kills_lose_no_container_and_leave_none(mixed: Project) -> None:
+    mixed.up()
+    before = containers(mixed)
+    os.kill(int(mixed.run_file["pid"]), signal.SIGKILL)
+    assert mixed.call("/serving/default/any/")[0] == 200
+    mixed.run("up", "-d", "--wait")
+    assert sorted(containers(mixed)) == sorted(before)
+    # One container dies: it is started again, and who asks meanwhile waits.
+    [own] = mixed.service("any")["revisions"][0]["pids"]
+    os.kill(own, signal.SIGKILL)
+    assert mixed.call("/serving/default/any/")[0] in (200, 502)
+    wait_until(lambda: mixed.call("/serving/default/any/")[0] == 200, why="the restarted answers")
+    wait_until(lambda: mixed.service("any")["restarts"] == 1, why="the restart is counted")
+    os.kill(int(mixed.run_file["pid"]), signal.SIGKILL)
+    mixed.run("down")
+    assert containers(mixed) == []
+
+
+def test_an_image_that_cannot_be_had_is_said_in_kubelets_words(mixed: Project) -> None:
+    manifest = mixed.folder / "any.yaml"
+    manifest.write_text(manifest.read_text().replace(IMAGE, "nobody/made:this"))
+    done = mixed.up(check=4)
+    text = 'Container image "nobody/made:this" is not present with pull policy of Never'
+    assert text in done.stderr
+    assert text in mixed.run("status").stdout
