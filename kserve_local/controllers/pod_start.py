@@ -108,6 +108,9 @@ class PodStarter:
         if unknown and self.settings.backend == "auto" and await self.backend.runs_images():
             # A Pod's containers share an address, so they run in one place.
             work.in_docker = True
+            work.no_stand_in = {
+                name: built.message for name, built in every.items() if isinstance(built, NoStandIn)
+            }
             every = await self._build(work, pod, all_containers(pod))
         for name, built in every.items():
             if isinstance(built, NoStandIn):
@@ -239,6 +242,10 @@ class PodStarter:
         work.failures += 1
         delay = max(1.0, backoff_delay(work.failures - 1))
         text = f"{error.message}\nNext step: {error.hint}" if error.hint else error.message
+        without = work.no_stand_in.get(preparing.name if preparing else "")
+        if without:
+            # Docker was the second choice; what the first lacks is the other way out.
+            text = f"{text}\n{without}"
         if preparing is None and not isinstance(error, Missing):
             every = [str(c.get("name")) for c in all_containers(pod)]
             waiting = dict.fromkeys(every, Waiting("RunContainerError", text))

@@ -78,6 +78,7 @@ class Work:
         failures: Failed creations in a row.
         refused: What was `blocked` before the try that is under way.
         empty: URIs of models without a file; None: nobody has looked.
+        no_stand_in: Why a container runs in Docker, by name.
         in_docker: It runs as containers, whose address the engine gives.
     """
 
@@ -98,6 +99,7 @@ class Work:
     refused: Mapping[str, Waiting] = field(default_factory=dict)
     empty: tuple[str, ...] | None = None
     in_docker: bool = False
+    no_stand_in: dict[str, str] = field(default_factory=dict)
     admitted: bool = False
     unschedulable: str = ""
     creating: bool = False
