@@ -233,9 +233,11 @@ class DockerBackend:
             raise Missing(
                 f'Container image "{container.image}" is not present with pull policy of Never'
             )
-        if there and container.pull != "Always":
-            return
-        await self._pull(container.image, report)
+        if not there or container.pull == "Always":
+            await self._pull(container.image, report)
+        if container.security.non_root and container.security.user is None:
+            found = await self._engine.call("inspect_image", container.image)
+            docker_spec.check_user(str((found.get("Config") or {}).get("User") or ""))
 
     async def _has_image(self, image: str) -> bool:
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kserve_local.backends import docker_pause
+from kserve_local.errors import Invalid
 from kserve_local.interfaces.backend import ContainerSpec, ReplicaSpec
 
 PREFIX = "kserve-local.dev"
@@ -161,6 +162,29 @@ def container(
         group = f":{security.group}" if security.group is not None else ""
         request["User"] = f"{security.user}{group}"
     return request
+
+
+def check_user(user: str) -> None:
+    """Refuse an image whose own user is root, or may be, for a container that must not be root.
+
+    Args:
+        user: `Config.User` of the image: `uid`, `name` or either with `:group`; empty: root.
+
+    Raises:
+        Invalid: In kubelet's words.
+    """
+    own = user.partition(":")[0]
+    if own in ("", "0", "root"):
+        raise Invalid(
+            "container has runAsNonRoot and image will run as root",
+            hint="set runAsUser in the securityContext, or USER in the image",
+        )
+    if not own.isdigit():
+        raise Invalid(
+            f"container has runAsNonRoot and image has non-numeric user ({own}), cannot verify "
+            "user is non-root",
+            hint="set runAsUser in the securityContext, or a number as USER in the image",
+        )
 
 
 def _bind(source: Path, path: str, read_only: bool) -> str:

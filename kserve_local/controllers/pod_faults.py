@@ -151,6 +151,10 @@ _RULES: tuple[tuple[re.Pattern[str], _Answer], ...] = (
         r'^(?:kserve-local: )?exec: "([^"]+)": '
         r"(?:no such file|executable file not found|Permission denied|Exec format error)", re.M
     ), _no_program),
+    (re.compile(r"exec format error|Exec format error"), _say(
+        "the image (or program) is for another machine architecture: build or pull it for this "
+        "one, e.g. docker pull --platform linux/amd64"
+    )),
     (re.compile(r"^MemoryError|bad_alloc|Cannot allocate memory", re.M), lambda _, e: _memory(e)),
     (re.compile(r"More than one model file is detected", re.I), _say(
         "the storageUri holds several model files: point it at one file or at a folder with one"

@@ -48,7 +48,7 @@ from kserve_local.controllers.pod_terminations import explain
 from kserve_local.controllers.pod_volumes import VolumePlaces
 from kserve_local.controllers.pod_work import Note, PodStore, Work, container_of
 from kserve_local.controllers.standins import NoStandIn, source_for
-from kserve_local.errors import Conflict, KServeLocalError, Missing, NotFound
+from kserve_local.errors import Conflict, Invalid, KServeLocalError, Missing, NotFound
 from kserve_local.interfaces.backend import (
     Backend,
     ContainerSpec,
@@ -246,7 +246,9 @@ class PodStarter:
         if without:
             # Docker was the second choice; what the first lacks is the other way out.
             text = f"{text}\n{without}"
-        if preparing is None and not isinstance(error, Missing):
+        if preparing is not None and isinstance(error, Invalid):
+            waiting = {preparing.name: Waiting(CONFIG_ERROR, text)}
+        elif preparing is None and not isinstance(error, Missing):
             every = [str(c.get("name")) for c in all_containers(pod)]
             waiting = dict.fromkeys(every, Waiting("RunContainerError", text))
         else:

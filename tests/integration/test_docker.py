@@ -105,6 +105,15 @@ def test_kills_lose_no_container_and_leave_none(mixed: Project) -> None:
     assert containers(mixed) == []
 
 
+def test_an_image_that_must_not_be_root_and_is_is_refused(mixed: Project) -> None:
+    manifest = mixed.folder / "any.yaml"
+    manifest.write_text(manifest.read_text().replace("runAsUser: 1000", "runAsNonRoot: true"))
+    done = mixed.up(check=4)
+    text = "CreateContainerConfigError: container has runAsNonRoot and image will run as root"
+    assert text in done.stderr
+    assert "Next step: set runAsUser" in done.stderr
+
+
 def test_an_image_that_cannot_be_had_is_said_in_kubelets_words(mixed: Project) -> None:
     manifest = mixed.folder / "any.yaml"
     manifest.write_text(manifest.read_text().replace(IMAGE, "nobody/made:this"))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kserve_local.backends import docker_pause, docker_spec
+from kserve_local.errors import Invalid
 from kserve_local.interfaces.backend import ContainerSpec, Mount, ReplicaSpec, Security
 
 STATE = Path("/p/.kserve-local")
@@ -150,6 +151,25 @@ def test_what_to_pull(image: str, found: tuple[str, str]) -> None:
 )  # fmt: skip
 def test_how_a_container_ended(state: dict[str, Any], expected: tuple[Any, ...]) -> None:
     assert docker_spec.exit_reason(state)[:3] == expected
+
+
+@pytest.mark.parametrize(
+    ("user", "refused"),
+    [
+        ("1000", ""),
+        ("1000:0", ""),
+        ("", "will run as root"),
+        ("0:1000", "will run as root"),
+        ("root", "will run as root"),
+        ("app", r"non-numeric user \(app\)"),
+    ],
+)
+def test_an_image_that_would_be_root_is_refused(user: str, refused: str) -> None:
+    if not refused:
+        docker_spec.check_user(user)
+        return
+    with pytest.raises(Invalid, match=refused):
+        docker_spec.check_user(user)
 
 
 def test_time_stamps_of_an_engine() -> None:
