@@ -233,7 +233,12 @@ class DockerBackend:
             raise Missing(
                 f'Container image "{container.image}" is not present with pull policy of Never'
             )
-        if not there or container.pull == "Always":
+        if self._settings.offline and not there:
+            raise Missing(
+                f'Container image "{container.image}" is not present, and nothing is pulled with '
+                "--offline"
+            )
+        if not self._settings.offline and (not there or container.pull == "Always"):
             await self._pull(container.image, report)
         if container.security.non_root and container.security.user is None:
             found = await self._engine.call("inspect_image", container.image)

@@ -120,6 +120,12 @@ def test_an_image_that_cannot_be_had_is_said_in_kubelets_words(mixed: Project) -
     done = mixed.up(check=4)
     text = 'Container image "nobody/made:this" is not present with pull policy of Never'
     assert text in done.stderr
+    mixed.run("down")
+    manifest.write_text(manifest.read_text().replace("Never", "IfNotPresent"))
+    assert "nothing is pulled with --offline" in mixed.up("--offline", check=4).stderr
+    mixed.run("down")
+    manifest.write_text(manifest.read_text().replace("IfNotPresent", "Never"))
+    mixed.up(check=4)
     told = mixed.run("status").stdout
     assert text in told
     assert "no stand-in for this image" in told
