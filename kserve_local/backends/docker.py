@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from kserve_local.aio import backoff
@@ -602,3 +603,36 @@ class DockerBackend:
                 with contextlib.suppress(OSError):
                     if path.stat().st_size > limit:
                         await asyncio.to_thread(output.rotate, path, max_bytes=limit, files=files)
+
+
+async def remove_orphans(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Remove containers and networks of projects whose state folder is gone; return those folders.
+
+    Nobody else could: what a project's own `down` needs went with the folder.
+
+    Raises:
+        Missing: No engine answers.
+    """
+    engine = await Engine.connect(environ)
+    gone: set[str] = set()
+
+    def is_orphan(found: Mapping[str, Any]) -> bool:
+        state = str((found.get("Labels") or {}).get(docker_spec.STATE) or "")
+        if not state or Path(state).exists():
+            return False
+        gone.add(state)
+        return True
+
+    wanted = filters([docker_spec.STATE])
+    try:
+        for found in await engine.call("containers", all=True, filters=wanted):
+            if await asyncio.to_thread(is_orphan, found):
+                with contextlib.suppress(NotFound):
+                    await engine.call("remove_container", found["Id"], force=True, v=True)
+        for found in await engine.call("networks", filters=wanted):
+            if await asyncio.to_thread(is_orphan, found):
+                with contextlib.suppress(NotFound):
+                    await engine.call("remove_network", found["Id"])
+    finally:
+        await engine.close()
+    return sorted(gone)

@@ -13,10 +13,16 @@ from kserve_local.cli.options import Common, Duration, common
 @click.argument("directory", required=False, type=click.Path())
 @click.option("--volumes", is_flag=True, help="Also delete the project's state and logs.")
 @click.option(
+    "--all", "everywhere", is_flag=True,
+    help="Also remove containers of projects whose folder is gone.",
+)  # fmt: skip
+@click.option(
     "--grace", type=Duration(), default="40s", help="Time for running requests and processes."
 )
 @common
-def command(flags: Common, directory: str | None, volumes: bool, grace: float) -> int:
+def command(
+    flags: Common, directory: str | None, volumes: bool, everywhere: bool, grace: float
+) -> int:
     """Stop gateway, replicas and supervisor. Keeps cache and state; says what it did."""
     from dataclasses import replace
     from pathlib import Path
@@ -31,8 +37,19 @@ def command(flags: Common, directory: str | None, volumes: bool, grace: float) -
     if volumes and settings.state.is_dir():
         shutil.rmtree(settings.state)
         out.say(f"deleted {settings.state}")
+    orphans = _remove_orphans() if everywhere else []
+    for folder in orphans:
+        out.say(f"removed containers of {folder}")
     if flags.as_json:
-        out.envelope({"stopped": stopped, "deleted": volumes})
+        out.envelope({"stopped": stopped, "deleted": volumes, "orphans": orphans})
     else:
         out.say(f"{settings.name} stopped" if stopped else f"{settings.name} was not running")
     return 0
+
+
+def _remove_orphans() -> list[str]:
+    import asyncio
+
+    from kserve_local.backends.docker import remove_orphans
+
+    return asyncio.run(remove_orphans())

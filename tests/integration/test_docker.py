@@ -105,6 +105,19 @@ def test_kills_lose_no_container_and_leave_none(mixed: Project) -> None:
     assert containers(mixed) == []
 
 
+def test_containers_of_a_project_whose_folder_is_gone_can_be_removed(mixed: Project) -> None:
+    mixed.up()
+    os.kill(int(mixed.run_file["pid"]), signal.SIGKILL)
+    aside = mixed.folder / "aside"
+    mixed.state.rename(aside)
+    assert containers(mixed)
+    assert f"removed containers of {mixed.state}" in mixed.run("down", "--all").stderr
+    assert containers(mixed) == []
+    if mixed.state.exists():
+        mixed.state.rmdir()
+    aside.rename(mixed.state)
+
+
 def test_an_image_that_must_not_be_root_and_is_is_refused(mixed: Project) -> None:
     manifest = mixed.folder / "any.yaml"
     manifest.write_text(manifest.read_text().replace("runAsUser: 1000", "runAsNonRoot: true"))
