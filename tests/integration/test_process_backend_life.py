@@ -19,7 +19,8 @@ import pytest
 
 from kserve_local.backends import processes
 from kserve_local.backends.container import zygote_key
-from kserve_local.backends.process import ProcessBackend, stop_everything
+from kserve_local.backends.group import stop_everything
+from kserve_local.backends.process import ProcessBackend
 from kserve_local.errors import Missing
 from kserve_local.interfaces.backend import ContainerSpec, Progress
 from tests.integration.process_world import (

@@ -17,7 +17,7 @@ import pytest
 
 from kserve_local.api.meta import Object
 from kserve_local.backends import processes
-from kserve_local.backends.process import stop_everything
+from kserve_local.backends.group import stop_everything
 from kserve_local.backends.runfiles import RunFiles
 from kserve_local.errors import Invalid
 from kserve_local.store import journal
