@@ -195,8 +195,11 @@ def command(
         status, told, answer = failure
         text = answer.decode("utf-8", "replace")
         hint = told.get("x-kserve-local-hint", "")
-        if not hint and status in (404, 502, 503, 504) and find_running(settings) is not None:
-            hint = _hint(settings, name, namespace, model or name, running.gateway_url, path)
+        # For a name that is no service the gateway can only list all hosts there are.
+        look = status == 404 or (not hint and status in (502, 503, 504))
+        if look and find_running(settings) is not None:
+            own = _hint(settings, name, namespace, model or name, running.gateway_url, path)
+            hint = own or hint
         share = f"{sum(n for c, n in statuses.items() if c >= 400)} of {repeat} calls failed: "
         raise ModelError(
             f"{share if repeat else ''}{name} answered {status}: {text.strip() or '(no body)'}",
@@ -327,7 +330,11 @@ def _revision_host(settings: Settings, name: str, namespace: str, revision: str)
 def _hint(
     settings: Settings, name: str, namespace: str, model: str, gateway: str, path: str
 ) -> str:
-    """Say what is behind a refusal: no such service, one that is not Ready, another model name."""
+    """Say what is behind a refusal: one that is not Ready, another model name.
+
+    Raises:
+        NotFound: There is no such service.
+    """
     from kserve_local.cli.session import near, run
     from kserve_local.cli.status import headline
     from kserve_local.client.client import Client
@@ -343,14 +350,16 @@ def _hint(
     found = next((s for s in own if s["name"] == name), None)
     if found is None:
         elsewhere = [s["namespace"] for s in services if s["name"] == name]
-        if elsewhere:
-            return (
-                f"it is in namespace {elsewhere[0]}: kserve-local predict {name} -n {elsewhere[0]}"
-            )
         names = sorted(s["name"] for s in own)
         guess = near(name, names)
-        known = f"services here: {', '.join(names) or 'none'}"
-        return f'did you mean "{guess}"? {known}' if guess else known
+        way_out = f"services here: {', '.join(names) or 'none'}"
+        if elsewhere:
+            way_out = (
+                f"it is in namespace {elsewhere[0]}: kserve-local predict {name} -n {elsewhere[0]}"
+            )
+        elif guess:
+            way_out = f'did you mean "{guess}"? {way_out}'
+        raise NotFound(f'inferenceservices.serving.kserve.io "{name}" not found', hint=way_out)
     if not found["ready"]:
         why = ": ".join(filter(None, (str(found["reason"]), headline(str(found["message"])))))
         return f"{name} is not Ready: {why or found['state']}\nkserve-local status {name}"

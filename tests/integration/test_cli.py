@@ -90,7 +90,7 @@ def test_json_is_one_envelope_and_nothing_else(iris: Project, args: list[str]) -
         (["get", "gizmos"], 11, "API"),
         (["get", "isvc", "nobody"], 11, "API"),
         (["delete", "isvc", "nobody"], 11, "API"),
-        (["predict", "nobody", "{}"], 9, "MODEL"),
+        (["predict", "nobody", "{}"], 11, "API"),
         (["predict", "sklearn-iris", "nonsense"], 2, "USAGE"),
         (["up", "--port", "1"], 6, "PORT"),
         (["status", "--nonsense"], 2, "USAGE"),
@@ -169,7 +169,7 @@ def test_predict_says_what_is_behind_a_refusal(iris: Project) -> None:
     assert "--model sklearn-iris" in wrong.stderr
     refused = iris.run("predict", "sklearn-iris", '{"instances": "text"}', check=9)
     assert "answered" in refused.stderr
-    nobody = iris.run("predict", "sklearn-iri", "{}", check=9)
+    nobody = iris.run("predict", "sklearn-iri", "{}", check=11)
     assert "sklearn-iris" in nobody.stderr
 
 
