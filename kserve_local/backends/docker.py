@@ -32,6 +32,8 @@ from kserve_local.errors import (
     KServeLocalError,
     Missing,
     NotFound,
+    ServiceUnavailable,
+    TimedOut,
 )
 from kserve_local.interfaces.backend import (
     ContainerSpec,
@@ -191,16 +193,19 @@ class DockerBackend:
 
     async def _follow_engine(self) -> None:
         """Take note of what the engine tells; after a break of whatever happened meanwhile."""
-        attempt = 0
+        attempt, told = 0, False
         while True:
             since = int(time.time()) - _OVERLAP
             try:
                 await self._look_at_all()
-                attempt = 0
+                if told:
+                    log.info("the Docker engine answers again")
+                attempt, told = 0, False
                 await self._listen(since)
             except KServeLocalError as error:
-                if attempt == 0:
+                if not told:
                     log.warning("%s", error)
+                told = True
             await asyncio.sleep(backoff(attempt, first=0.1, cap=5.0))
             attempt += 1
 
@@ -220,6 +225,7 @@ class DockerBackend:
                     self._own(self._look_at(container), f"end of {container.label}")
 
     async def _look_at_all(self) -> None:
+        await self._engine.call("ping")
         await asyncio.gather(*(c.look() for c in list(self._by_container.values())))
 
     async def _look_at(self, container: Container) -> None:
@@ -411,6 +417,19 @@ class DockerBackend:
         return replica.stopping
 
     async def _stop(self, replica: _Replica) -> None:
+        """End the replica; while the engine does not answer, try again."""
+        attempt = 0
+        while True:
+            try:
+                await self._try_to_stop(replica)
+                return
+            except (ServiceUnavailable, TimedOut) as error:
+                if attempt == 0:
+                    log.warning("%s cannot be stopped: %s", replica.spec.pod, error)
+            await asyncio.sleep(backoff(attempt, first=0.2, cap=5.0))
+            attempt += 1
+
+    async def _try_to_stop(self, replica: _Replica) -> None:
         loop = asyncio.get_running_loop()
         async with replica.beginning:
             containers = list(replica.containers.values())
@@ -463,7 +482,10 @@ class DockerBackend:
         """End the backend. See `Backend.close`."""
         if stop_replicas:
             replicas = list(self._replicas.values())
-            await asyncio.gather(*(self.stop(r.spec.id, grace=r.spec.grace) for r in replicas))
+            stops = [self._begin_stop(r, r.spec.grace) for r in replicas]
+            patience = max((r.spec.grace for r in replicas), default=0.0) + 2 * _KILL_WAIT
+            if stops and (await asyncio.wait(stops, timeout=patience))[1]:
+                log.error("containers are left: the engine does not answer; down ends them later")
             with contextlib.suppress(KServeLocalError):
                 await self._engine.call("remove_network", self._network)
         await asyncio.gather(*(c.leave() for c in self._by_container.values()))

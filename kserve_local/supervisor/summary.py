@@ -29,7 +29,7 @@ from kserve_local.apiserver.app import json_route
 from kserve_local.controllers import empty_models, isvc_gaps, pod_state
 from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.controllers.pod_state import Failure
-from kserve_local.errors import NotFound
+from kserve_local.errors import KServeLocalError
 from kserve_local.interfaces.backend import Backend, ReplicaStatus
 from kserve_local.settings import Settings
 from kserve_local.store.store import Store
@@ -96,8 +96,8 @@ async def _service(
         if uid_of(pod) in replicas:
             try:
                 memory += (await backend.usage(uid_of(pod))).memory_bytes
-            except NotFound:
-                continue
+            except KServeLocalError:
+                continue  # It has ended, or its engine does not answer.
     revisions = _revisions(predictor, pods, replicas)
     figures = [stats.of(f"{namespace}/{r['name']}") for r in revisions]
     ready = get_condition(isvc, "Ready") or {}
