@@ -115,9 +115,30 @@ def _open_files() -> int:
 
 
 def _tools(settings: Settings) -> Iterator[Check]:
-    for tool, why in (("kubectl", "optional"), ("docker", "for images without a stand-in")):
-        found = shutil.which(tool)
-        yield Check(tool, "ok", found or f"not installed ({why})")
+    yield Check("kubectl", "ok", shutil.which("kubectl") or "not installed (optional)")
+    yield _docker(settings)
+
+
+def _docker(settings: Settings) -> Check:
+    """Ask the engine: images without a stand-in need one, unless the project does without."""
+    import asyncio
+
+    from kserve_local.backends.docker_engine import Engine
+    from kserve_local.errors import Missing
+
+    async def ask() -> str:
+        engine = await Engine.connect()
+        try:
+            return f"engine {engine.info.get('ServerVersion')} on {engine.architecture} answers"
+        finally:
+            await engine.close()
+
+    try:
+        return Check("docker", "ok", asyncio.run(ask()))
+    except Missing as error:
+        needed = settings.backend == "docker"
+        why = "" if needed else " (needed for images without a stand-in only)"
+        return Check("docker", "fail" if needed else "ok", f"{error}{why}", error.hint)
 
 
 def _config(settings: Settings) -> Iterator[Check]:

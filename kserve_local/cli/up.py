@@ -53,6 +53,7 @@ _BACK_OFFS = frozenset(
 @click.option("--port", metavar="N|auto", help="The gateway's port.")
 @click.option("--api-port", metavar="N|auto", help="The API's.")
 @click.option("--host", help="The gateway's address.")
+@click.option("--fresh", is_flag=True, help="Forget the state of earlier runs first.")
 @click.option("--dry-run", is_flag=True, help="Validate and show what would be applied.")
 @common
 def command(
@@ -66,6 +67,7 @@ def command(
     port: str | None,
     api_port: str | None,
     host: str | None,
+    fresh: bool,
     dry_run: bool,
 ) -> int:
     """Serve the project in DIRECTORY (default: here).
@@ -94,6 +96,8 @@ def command(
     _tell_findings(settings, out, project)
     if dry_run:
         return _dry_run(out, project)
+    if fresh:
+        _forget(settings)
     session = _Session(flags, settings, out, project, begun, stopped_by, detached=detach)
     try:
         session.ensure_supervisor(given)
@@ -104,6 +108,26 @@ def command(
         if session.started and session.unused:
             session.stop(grace=10.0)
         raise
+
+
+def _forget(settings: Settings) -> None:
+    """Delete the project's state; logs, objects and history of earlier runs go with it.
+
+    Raises:
+        PortTaken: It runs, or something of it does.
+    """
+    import shutil
+
+    from kserve_local.client.project import find_running
+    from kserve_local.supervisor.leftovers import has_leftovers
+
+    if find_running(settings) is not None or has_leftovers(settings):
+        raise PortTaken(
+            f'project "{settings.name}" runs, or was not stopped; --fresh needs it stopped',
+            hint="kserve-local down   and then   kserve-local up --fresh",
+        )
+    if settings.state.is_dir():
+        shutil.rmtree(settings.state)
 
 
 class _Signals:

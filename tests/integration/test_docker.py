@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.project import Project, project, sample, wait_until
+from tests.integration.project import NO_DOCKER, Project, project, sample, wait_until
 
 pytestmark = pytest.mark.docker
 
@@ -116,6 +116,15 @@ def test_containers_of_a_project_whose_folder_is_gone_can_be_removed(mixed: Proj
     if mixed.state.exists():
         mixed.state.rmdir()
     aside.rename(mixed.state)
+
+
+def test_doctor_asks_the_engine(mixed: Project) -> None:
+    def told() -> str:
+        return next(c["message"] for c in mixed.json("doctor")["checks"] if c["name"] == "docker")
+
+    assert "answers" in told()
+    mixed.env["DOCKER_HOST"] = NO_DOCKER
+    assert "no Docker engine answers" in told()
 
 
 def test_an_image_that_must_not_be_root_and_is_is_refused(mixed: Project) -> None:

@@ -611,3 +611,15 @@ spec: {predictor: {model: {modelFormat: {name: sklearn}, storageUri: "pvc://clai
 def test_a_kserve_object_without_its_version_is_no_stranger(iris: Project) -> None:
     (iris.folder / "slip.yaml").write_text("kind: InferenceService\nspec: {predictor: {}}\n")
     assert "slip.yaml:1:1 error" in iris.run("validate", check=3).stdout
+
+
+def test_fresh_forgets_earlier_runs_and_needs_a_stopped_project(iris: Project) -> None:
+    iris.up()
+    assert "--fresh needs it stopped" in iris.up("--fresh", check=6).stderr
+    before = iris.isvc("sklearn-iris")["metadata"]["uid"]
+    iris.run("down")
+    iris.up()
+    assert iris.isvc("sklearn-iris")["metadata"]["uid"] == before
+    iris.run("down")
+    iris.up("--fresh")
+    assert iris.isvc("sklearn-iris")["metadata"]["uid"] != before
