@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -156,18 +157,27 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
 
 
 @click.command("doctor")
+@click.option(
+    "--bundle", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Also write checks, status, Events and logs into FILE (.tar.gz), for a report.",
+)  # fmt: skip
 @common
-def command(flags: Common) -> int:
+def command(flags: Common, bundle: Path | None) -> int:
     """Check ports, Python, frameworks, disk and limits. Exit 7 if `up` would not work."""
     settings = flags.settings()
     checks = [check for group in CHECKS for check in group(settings)]
     failed = any(check.level == "fail" for check in checks)
     out = flags.output("doctor")
+    data = [{"name": c.name, "level": c.level, "message": c.message, "fix": c.fix} for c in checks]
+    written: list[str] = []
+    if bundle is not None:
+        from kserve_local.cli.bundle import write
+
+        written = write(settings, data, bundle)
+        out.say(f"{bundle}: {', '.join(written)}; it holds no secrets of ours, but logs are yours")
     if flags.as_json:
-        data = [
-            {"name": c.name, "level": c.level, "message": c.message, "fix": c.fix} for c in checks
-        ]
-        out.envelope({"checks": data}, status="error" if failed else "ok")
+        told = {"bundle": {"file": str(bundle), "holds": written}} if bundle is not None else {}
+        out.envelope({"checks": data, **told}, status="error" if failed else "ok")
     else:
         for check in checks:
             mark = {"ok": "✓ ok  ", "warn": "! warn", "fail": "✗ fail"}[check.level]

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -623,3 +624,22 @@ def test_fresh_forgets_earlier_runs_and_needs_a_stopped_project(iris: Project) -
     iris.run("down")
     iris.up("--fresh")
     assert iris.isvc("sklearn-iris")["metadata"]["uid"] != before
+
+
+def test_the_bundle_explains_and_holds_no_secret(iris: Project) -> None:
+    iris.up()
+    iris.run("doctor", "--bundle", "report.tar.gz", check=None)
+    path = iris.folder / "report.tar.gz"
+    assert path.stat().st_mode & 0o077 == 0
+    with tarfile.open(path) as archive:
+        held = {m.name: archive.extractfile(m).read() for m in archive.getmembers()}  # type: ignore[union-attr]
+    assert b"sklearn-iris" in held["kserve-local/status.json"]
+    assert b"InferenceServiceReady" in held["kserve-local/events.json"]
+    assert any(name.endswith("kserve-container.log") for name in held)
+    token = (iris.state / "run" / "token").read_bytes().strip()
+    assert not any(token in content for content in held.values())
+    iris.run("down")
+    iris.run("doctor", "--bundle", "report.tar.gz", check=None)
+    with tarfile.open(path) as archive:
+        assert "kserve-local/logs/supervisor.log" in archive.getnames()
+    assert "cannot write" in iris.run("doctor", "--bundle", "/nowhere/x", check=2).stderr
