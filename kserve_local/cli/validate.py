@@ -23,8 +23,12 @@ INVALID = 3
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("--strict", is_flag=True, help="Warnings about fields are errors.")
+@click.option(
+    "--kserve-version", default="0.20", metavar="0.20", show_default=True,
+    help="Whose rules; there are those of one version.",
+)  # fmt: skip
 @common
-def validate(flags: Common, paths: tuple[str, ...], strict: bool) -> None:
+def validate(flags: Common, paths: tuple[str, ...], strict: bool, kserve_version: str) -> None:
     """Check YAML without a server.
 
     PATH is a file, a folder or "-" for standard input; without one, what `up` would use is checked.
@@ -33,7 +37,12 @@ def validate(flags: Common, paths: tuple[str, ...], strict: bool) -> None:
     from kserve_local.api.review import review
     from kserve_local.cli.manifest_files import read_all
     from kserve_local.cli.project_files import look_at
+    from kserve_local.errors import UsageError
 
+    if kserve_version.removeprefix("v").split(".")[:2] != ["0", "20"]:
+        raise UsageError(
+            f"--kserve-version {kserve_version}: the rules here are those of KServe 0.20"
+        )
     mirrors: Mapping[str, Path] = {}
     if paths:
         files, namespace = read_all(paths), flags.namespace or "default"

@@ -63,6 +63,18 @@ def test_standard_input_that_is_no_text_is_an_invalid_file(tmp_path: Path) -> No
     assert done.stderr == b""
 
 
+def test_the_rules_are_of_one_version_of_kserve(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(SERVICE % 1)
+    for version, code in (("0.20", 0), ("v0.20.0", 0), ("0.19", 2), ("0.2", 2)):
+        command = [sys.executable, "-m", "kserve_local.cli.main", "validate", "all.yaml"]
+        done = subprocess.run(
+            [*command, "--kserve-version", version],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert not code or "those of KServe 0.20" in done.stderr
+
+
 def test_it_starts_fast_because_it_imports_little(tmp_path: Path) -> None:
     """Half a second for fifty objects leaves no room for a framework; the CEL evaluator waits."""
     (tmp_path / "all.yaml").write_text("".join(SERVICE % n for n in range(50)))
