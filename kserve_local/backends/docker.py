@@ -15,8 +15,7 @@ import logging
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from kserve_local.aio import backoff
 from kserve_local.backends import docker_pause, docker_spec, output
 from kserve_local.backends.docker_container import Container, Place
 from kserve_local.backends.docker_engine import Engine, filters
+from kserve_local.backends.keeping import Ending, Events, Tasks, rotate_logs
 from kserve_local.backends.runfiles import RunFiles
 from kserve_local.errors import (
     AlreadyExists,
@@ -47,10 +47,7 @@ from kserve_local.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Whole states travel in events, so dropping the oldest of too many loses nothing for good.
-_MAX_EVENTS = 10_000
 _KILL_WAIT = 10.0
-_LOG_CHECK = 1.0
 _OVERLAP = 2
 """Seconds of the engine's events that are read twice after a break."""
 
@@ -62,11 +59,9 @@ class _Replica:
     sandbox: str = ""
     place: Place | None = None
     adopted: bool = False
-    deadline: float = 0.0
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)
     # Held while containers begin: a stop waits for it, so that it sees what it has to end.
     beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
-    stopping: asyncio.Task[None] | None = None
+    ending: Ending = field(default_factory=Ending)
 
     def status(self) -> ReplicaStatus:
         return ReplicaStatus(
@@ -90,10 +85,8 @@ class DockerBackend:
         self._network = f"kserve-local-{self._project}"
         self._replicas: dict[str, _Replica] = {}
         self._by_container: dict[str, Container] = {}
-        self._events: deque[ReplicaEvent] = deque(maxlen=_MAX_EVENTS)
-        self._news = asyncio.Event()
-        self._closed = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._events = Events()
+        self._tasks = Tasks()
         self._preparing = asyncio.Lock()
         self._host = ""
 
@@ -111,20 +104,9 @@ class DockerBackend:
         """
         backend = cls(settings, await Engine.connect(environ))
         await backend._adopt()
-        backend._own(backend._follow_engine(), "engine events")
-        backend._own(backend._rotate_logs(), "log rotation")
+        backend._tasks.own(backend._follow_engine(), "engine events")
+        backend._tasks.own(rotate_logs(settings, backend._log_paths), "log rotation")
         return backend
-
-    def _own(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed", task.get_name(), exc_info=error)
 
     # -- adoption
 
@@ -222,14 +204,11 @@ class DockerBackend:
             async for event in events:
                 container = self._by_container.get(str(event.get("id") or ""))
                 if container is not None:
-                    self._own(self._look_at(container), f"end of {container.label}")
+                    self._tasks.own(container.look(), f"end of {container.label}")
 
     async def _look_at_all(self) -> None:
         await self._engine.call("ping")
         await asyncio.gather(*(c.look() for c in list(self._by_container.values())))
-
-    async def _look_at(self, container: Container) -> None:
-        await container.look()
 
     # -- the contract
 
@@ -328,22 +307,14 @@ class DockerBackend:
             await asyncio.to_thread(self._files.save, replica.spec)
             place = await self._sandbox(replica)
             for container in replica.spec.containers:
-                if replica.stopping is not None:
+                if replica.ending.task is not None:
                     raise Conflict(f'Pod "{replica.spec.pod}" was stopped while it started')
                 await self._begin_container(self._new_container(replica, container), place)
 
     async def _begin_container(self, container: Container, place: Place) -> None:
         await container.begin(place)
         self._by_container[container.id] = container
-        # Its end may have been told before it was known.
-        if container.status.state == "running" and not await self._is_running(container):
-            await container.look()
-
-    async def _is_running(self, container: Container) -> bool:
-        with contextlib.suppress(NotFound):
-            found = await self._engine.call("inspect_container", container.id)
-            return bool(found["State"].get("Running"))
-        return False
+        await container.look()  # Its end may have been told before it was known.
 
     async def start_container(self, replica: str, container: ContainerSpec) -> None:
         """Start a terminated container again. See `Backend.start_container`.
@@ -363,7 +334,7 @@ class DockerBackend:
     async def _begin_again(self, found: _Replica, spec: ContainerSpec) -> None:
         async with found.beginning:
             old = found.containers.get(spec.name)
-            if found.stopping is not None or (old is not None and old.status.state == "running"):
+            if found.ending.task is not None or (old is not None and old.status.state == "running"):
                 raise Conflict(f'container "{spec.name}" of Pod "{found.spec.pod}" cannot start')
             others = tuple(spec if c.name == spec.name else c for c in found.spec.containers)
             found.spec = replace(found.spec, containers=others)
@@ -407,14 +378,10 @@ class DockerBackend:
             await asyncio.shield(self._begin_stop(found, grace))
 
     def _begin_stop(self, replica: _Replica, grace: float) -> asyncio.Task[None]:
-        deadline = asyncio.get_running_loop().time() + grace
-        if replica.stopping is None:
-            replica.deadline = deadline
-            replica.stopping = self._own(self._stop(replica), f"stop {replica.spec.pod}")
-        elif deadline < replica.deadline:
-            replica.deadline = deadline
-            replica.hurry.set()
-        return replica.stopping
+        def start() -> asyncio.Task[None]:
+            return self._tasks.own(self._stop(replica), f"stop {replica.spec.pod}")
+
+        return replica.ending.begin(grace, start)
 
     async def _stop(self, replica: _Replica) -> None:
         """End the replica; while the engine does not answer, try again."""
@@ -430,18 +397,13 @@ class DockerBackend:
             attempt += 1
 
     async def _try_to_stop(self, replica: _Replica) -> None:
-        loop = asyncio.get_running_loop()
         async with replica.beginning:
             containers = list(replica.containers.values())
         for container in containers:
             container.ending = True
         await asyncio.gather(*(c.signal(signal.SIGTERM) for c in containers))
         gone = asyncio.gather(*(container.gone() for container in containers))
-        while not gone.done() and (left := replica.deadline - loop.time()) > 0:
-            replica.hurry.clear()
-            hurry = asyncio.ensure_future(replica.hurry.wait())
-            await asyncio.wait((gone, hurry), timeout=left, return_when="FIRST_COMPLETED")
-            hurry.cancel()
+        await replica.ending.patience(gone)
         await asyncio.gather(*(c.signal(signal.SIGKILL) for c in containers))
         try:
             await asyncio.wait_for(gone, _KILL_WAIT)
@@ -458,15 +420,9 @@ class DockerBackend:
         """Return all replicas. See `Backend.list`."""
         return [replica.status() for replica in self._replicas.values()]
 
-    async def events(self) -> AsyncIterator[ReplicaEvent]:
+    def events(self) -> AsyncIterator[ReplicaEvent]:
         """Yield changes until the backend is closed. See `Backend.events`."""
-        while True:
-            while self._events:
-                yield self._events.popleft()
-            if self._closed:
-                return
-            self._news.clear()
-            await self._news.wait()
+        return self._events.read()
 
     async def usage(self, replica: str) -> Usage:
         """Return CPU time and memory of all containers of a replica. See `Backend.usage`."""
@@ -492,13 +448,9 @@ class DockerBackend:
         # From here on they are the next backend's.
         self._replicas.clear()
         self._by_container.clear()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.cancel()
         await self._engine.close()
-        self._closed = True
-        self._news.set()
+        self._events.close()
 
     # -- the sandbox
 
@@ -574,6 +526,10 @@ class DockerBackend:
 
     # -- inside
 
+    def _log_paths(self) -> Iterator[Path]:
+        for replica in self._replicas.values():
+            yield from (container.log_path for container in replica.spec.containers)
+
     def _replica(self, replica: str) -> _Replica:
         found = self._replicas.get(replica)
         if found is None:
@@ -584,7 +540,7 @@ class DockerBackend:
         self, replica: _Replica, spec: ContainerSpec, *, attempt: int = 0
     ) -> Container:
         def changed(container: Container, kind: str, message: str) -> None:
-            self._events.append(
+            self._events.put(
                 ReplicaEvent(
                     id=replica.spec.id,
                     kind=kind,  # type: ignore[arg-type]  # one of the Literal's words
@@ -593,7 +549,6 @@ class DockerBackend:
                     message=message,
                 )
             )
-            self._news.set()
 
         container = Container(
             engine=self._engine,
@@ -613,18 +568,6 @@ class DockerBackend:
     async def _remove(self, id: str) -> None:
         with contextlib.suppress(NotFound):
             await self._engine.call("remove_container", id, force=True, v=True)
-
-    async def _rotate_logs(self) -> None:
-        limit, files = self._settings.log_max_bytes, self._settings.log_files
-        while True:
-            await asyncio.sleep(_LOG_CHECK)
-            for container in list(self._by_container.values()):
-                path = container.spec.log_path
-                if not path.is_relative_to(self._settings.log_dir):
-                    continue  # a run file that is not ours: nothing of it is cut short
-                with contextlib.suppress(OSError):
-                    if path.stat().st_size > limit:
-                        await asyncio.to_thread(output.rotate, path, max_bytes=limit, files=files)
 
 
 async def remove_orphans(environ: Mapping[str, str] | None = None) -> list[str]:

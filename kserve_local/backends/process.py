@@ -14,8 +14,7 @@ import logging
 import os
 import signal
 import socket
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +24,7 @@ from kserve_local.backends import output, processes, runfiles
 from kserve_local.backends.cgroups import Cgroups, delegated
 from kserve_local.backends.container import Container, Surroundings, zygote_key
 from kserve_local.backends.environments import Environments
+from kserve_local.backends.keeping import Ending, Events, Tasks, rotate_logs
 from kserve_local.backends.processes import MarkScanner
 from kserve_local.backends.runfiles import RunFiles
 from kserve_local.backends.zygotes import ForkRefused, ZygotePlace, Zygotes
@@ -52,9 +52,6 @@ _PACKAGES = (
     "onnxserver",
     "torchserver",
 )
-# Whole states travel in events, so dropping the oldest of too many loses nothing for good.
-_MAX_EVENTS = 10_000
-_LOG_CHECK = 1.0
 _KILL_WAIT = 10.0
 
 
@@ -63,11 +60,9 @@ class _Replica:
     spec: ReplicaSpec
     containers: dict[str, Container]
     adopted: bool = False
-    deadline: float = 0.0
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)
     # Held while containers begin: a stop waits for it, so that it sees what it has to end.
     beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
-    stopping: asyncio.Task[None] | None = None
+    ending: Ending = field(default_factory=Ending)
 
     def status(self) -> ReplicaStatus:
         return ReplicaStatus(
@@ -138,10 +133,8 @@ class ProcessBackend:
         )
         self.environments = Environments(settings, environ)
         self._replicas: dict[str, _Replica] = {}
-        self._events: deque[ReplicaEvent] = deque(maxlen=_MAX_EVENTS)
-        self._news = asyncio.Event()
-        self._closed = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._events = Events()
+        self._tasks = Tasks()
 
     @classmethod
     async def open(
@@ -157,19 +150,8 @@ class ProcessBackend:
         """
         backend = cls(settings, dict(os.environ) if environ is None else environ)
         await backend._adopt()
-        backend._own(backend._rotate_logs(), "log rotation")
+        backend._tasks.own(rotate_logs(settings, backend._log_paths), "log rotation")
         return backend
-
-    def _own(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed", task.get_name(), exc_info=error)
 
     # -- adoption
 
@@ -254,7 +236,7 @@ class ProcessBackend:
             ports = self._ports(replica.spec)
             self._around.files.save(replica.spec)
             for container, python in zip(replica.spec.containers, pythons, strict=True):
-                if replica.stopping is not None:
+                if replica.ending.task is not None:
                     raise Conflict(f'Pod "{replica.spec.pod}" was stopped while it started')
                 await self._new_container(replica, container).begin(python, ports)
 
@@ -280,7 +262,7 @@ class ProcessBackend:
 
     async def _restart(self, found: _Replica, container: ContainerSpec, python: Path) -> None:
         old = found.containers.get(container.name)
-        if found.stopping is not None or (old is not None and old.status.state == "running"):
+        if found.ending.task is not None or (old is not None and old.status.state == "running"):
             raise Conflict(f'container "{container.name}" of Pod "{found.spec.pod}" cannot start')
         others = tuple(container if c.name == container.name else c for c in found.spec.containers)
         found.spec = replace(found.spec, containers=others)
@@ -326,28 +308,19 @@ class ProcessBackend:
             await asyncio.shield(self._begin_stop(found, grace))
 
     def _begin_stop(self, replica: _Replica, grace: float) -> asyncio.Task[None]:
-        deadline = asyncio.get_running_loop().time() + grace
-        if replica.stopping is None:
-            replica.deadline = deadline
-            replica.stopping = self._own(self._stop(replica), f"stop {replica.spec.pod}")
-        elif deadline < replica.deadline:
-            replica.deadline = deadline
-            replica.hurry.set()
-        return replica.stopping
+        def start() -> asyncio.Task[None]:
+            return self._tasks.own(self._stop(replica), f"stop {replica.spec.pod}")
+
+        return replica.ending.begin(grace, start)
 
     async def _stop(self, replica: _Replica) -> None:
-        loop = asyncio.get_running_loop()
         async with replica.beginning:
             containers = list(replica.containers.values())
         for container in containers:
             container.ending = True
             container.signal(signal.SIGTERM)
         gone = asyncio.gather(*(container.gone() for container in containers))
-        while not gone.done() and (left := replica.deadline - loop.time()) > 0:
-            replica.hurry.clear()
-            hurry = asyncio.ensure_future(replica.hurry.wait())
-            await asyncio.wait((gone, hurry), timeout=left, return_when="FIRST_COMPLETED")
-            hurry.cancel()
+        await replica.ending.patience(gone)
         for container in containers:
             container.signal(signal.SIGKILL)
         try:
@@ -364,15 +337,9 @@ class ProcessBackend:
         """Return all replicas. See `Backend.list`."""
         return [replica.status() for replica in self._replicas.values()]
 
-    async def events(self) -> AsyncIterator[ReplicaEvent]:
+    def events(self) -> AsyncIterator[ReplicaEvent]:
         """Yield changes until the backend is closed. See `Backend.events`."""
-        while True:
-            while self._events:
-                yield self._events.popleft()
-            if self._closed:
-                return
-            self._news.clear()
-            await self._news.wait()
+        return self._events.read()
 
     async def usage(self, replica: str) -> Usage:
         """Return CPU time and PSS of all processes of a replica. See `Backend.usage`."""
@@ -400,14 +367,14 @@ class ProcessBackend:
         # From here on they are the next backend's.
         self._replicas.clear()
         await self._around.zygotes.disconnect()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._closed = True
-        self._news.set()
+        await self._tasks.cancel()
+        self._events.close()
 
     # -- inside
+
+    def _log_paths(self) -> Iterator[Path]:
+        for replica in self._replicas.values():
+            yield from (container.log_path for container in replica.spec.containers)
 
     def _replica(self, replica: str) -> _Replica:
         found = self._replicas.get(replica)
@@ -430,7 +397,7 @@ class ProcessBackend:
         return container
 
     def _changed(self, replica: _Replica, container: Container, kind: str, message: str) -> None:
-        self._events.append(
+        self._events.put(
             ReplicaEvent(
                 id=replica.spec.id,
                 kind=kind,  # type: ignore[arg-type]  # one of the Literal's words by construction
@@ -439,7 +406,6 @@ class ProcessBackend:
                 message=message,
             )
         )
-        self._news.set()
 
     async def _python(self, container: ContainerSpec) -> Path:
         if container.program is None:
@@ -461,25 +427,6 @@ class ProcessBackend:
                 probe.bind(("127.0.0.1", 0))
                 ports[port] = probe.getsockname()[1]
         return ports
-
-    async def _rotate_logs(self) -> None:
-        limit, files = self._settings.log_max_bytes, self._settings.log_files
-        while True:
-            await asyncio.sleep(_LOG_CHECK)
-            for replica in list(self._replicas.values()):
-                for container in replica.containers.values():
-                    path = container.spec.log_path
-                    if not path.is_relative_to(self._settings.log_dir):
-                        continue  # a run file that is not ours: nothing of it is cut short
-                    try:
-                        if path.stat().st_size > limit:
-                            await asyncio.to_thread(
-                                output.rotate, path, max_bytes=limit, files=files
-                            )
-                    except FileNotFoundError:
-                        continue
-                    except OSError:
-                        log.exception("cannot rotate %s", path)
 
 
 def _surviving_pid(found: Mapping[str, object], marks: Mapping[str, Sequence[int]]) -> int | None:
