@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from kserve_local.api.meta import Object
     from kserve_local.client.client import Client
 
-ISVC_LABEL = "serving.kserve.io/inferenceservice"
-REVISION_LABEL = "serving.knative.dev/revision"
 COMPONENTS = ("predictor", "transformer", "explainer")
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _LEVEL = re.compile(r"\b(TRACE|DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)\b")
@@ -198,9 +196,9 @@ class _Meant:
             return False
         if not self.revision:
             return True
-        number = self.revision.zfill(5) if self.revision.isdecimal() else self.revision
-        own = _revision(pod)
-        return self.revision == own or number == own.rpartition("-")[2]
+        from kserve_local.cli.session import is_revision
+
+        return is_revision(self.revision, _revision(pod))
 
 
 async def _pods(
@@ -235,10 +233,14 @@ async def _pods(
 
 
 def _service(pod: Object) -> str:
+    from kserve_local.api.names import ISVC_LABEL
+
     return str((pod["metadata"].get("labels") or {}).get(ISVC_LABEL, ""))
 
 
 def _revision(pod: Object) -> str:
+    from kserve_local.api.names import REVISION_LABEL
+
     return str((pod["metadata"].get("labels") or {}).get(REVISION_LABEL, ""))
 
 

@@ -288,13 +288,13 @@ def _revision_host(settings: Settings, name: str, namespace: str, revision: str)
         NotFound: No such service, or none of its traffic goes to that revision.
         UsageError: It shares the traffic and has no tag.
     """
-    from kserve_local.api import scheme
-    from kserve_local.cli.session import run
+    from kserve_local.api import names, scheme
+    from kserve_local.cli.session import is_revision, run
     from kserve_local.client.client import Client
 
     async def fetch(client: Client) -> list[Any]:
         await client.get(scheme.INFERENCE_SERVICE, name, namespace)
-        labels = f"serving.kserve.io/inferenceservice={name},component=predictor"
+        labels = f"{names.ISVC_LABEL}={name},component=predictor"
         return await client.list(scheme.KNATIVE_SERVICE, namespace=namespace, labels=labels)
 
     services = run(settings, fetch)
@@ -303,12 +303,10 @@ def _revision_host(settings: Settings, name: str, namespace: str, revision: str)
         for service in services
         for entry in (service.get("status") or {}).get("traffic") or ()
     ]
-    number = revision.zfill(5) if revision.isdecimal() else ""
     meant = [
         (service, entry)
         for service, entry in traffic
-        if revision in (entry.get("revisionName"), entry.get("tag"))
-        or (number and str(entry.get("revisionName")).rpartition("-")[2] == number)
+        if revision == entry.get("tag") or is_revision(revision, entry.get("revisionName"))
     ]
     for service, entry in meant:
         if entry.get("tag"):
@@ -338,9 +336,10 @@ def _hint(
     from kserve_local.cli.session import near, run
     from kserve_local.cli.status import headline
     from kserve_local.client.client import Client
+    from kserve_local.client.project import STATUS
 
     async def fetch(client: Client) -> Any:
-        return await client.call("GET", "/apis/kserve-local.dev/v1/status")
+        return await client.call("GET", STATUS)
 
     try:
         services = run(settings, fetch)["services"]

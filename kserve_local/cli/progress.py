@@ -15,13 +15,12 @@ from typing import Any
 
 from kserve_local.api import scheme
 from kserve_local.api.meta import Object, condition_is, get_condition, name_of, namespace_of
+from kserve_local.api.names import ISVC_LABEL, REVISION_LABEL
 from kserve_local.cli.output import Output
 from kserve_local.client.client import Client
 from kserve_local.client.project import OBSERVED
 from kserve_local.errors import KServeLocalError
 
-ISVC_LABEL = "serving.kserve.io/inferenceservice"
-REVISION_LABEL = "serving.knative.dev/revision"
 FAILED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
 NOT_IMPLEMENTED = "NotImplemented"
 """Why a condition is False for a part of the spec that is not run here: no wait changes that."""

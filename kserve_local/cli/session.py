@@ -43,6 +43,12 @@ def run(
     return asyncio.run(inside())
 
 
+def is_revision(given: str, name: object) -> bool:
+    """Whether `given`, a revision's name or number, is the revision called `name`."""
+    own = str(name or "")
+    return own == given or (given.isdecimal() and own.rpartition("-")[2] == given.zfill(5))
+
+
 def resource_named(text: str) -> tuple[str, str]:
     """Return (resource type id, object name or "") of `isvc`, `pods`, `isvc/iris`, `ksvc`.
 

@@ -419,7 +419,7 @@ class _Session:
         """
         from kserve_local.api import scheme
         from kserve_local.api.meta import name_of, namespace_of
-        from kserve_local.cli.progress import ISVC_LABEL
+        from kserve_local.api.names import ISVC_LABEL
 
         restarted = []
         for namespace, name in unchanged:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 Name = tuple[str, str]
 REVISION = "revision="
 CONDITIONS = ("ready", "scaled-to-zero", "delete")
-ISVC_LABEL = "serving.kserve.io/inferenceservice"
 
 
 class Condition(click.ParamType[str]):
@@ -152,6 +152,7 @@ async def _deletions(client: Client, left: set[Name]) -> AsyncGenerator[bool, No
 async def _replicas(client: Client, left: set[Name]) -> AsyncGenerator[bool, None]:
     """Take out of `left` the services without a Pod; one that is ending counts."""
     from kserve_local.api import scheme
+    from kserve_local.api.names import ISVC_LABEL
 
     pods, version = await client.list_at(scheme.POD, labels=ISVC_LABEL)
     there = {str(pod["metadata"]["uid"]): _owner(pod) for pod in pods}
@@ -181,8 +182,9 @@ async def _revisions(
     """Take out of `left` the services whose revision is Ready; true when it has failed."""
     from kserve_local.api import scheme
     from kserve_local.cli.progress import view
+    from kserve_local.cli.session import is_revision
 
-    is_meant = _matcher(revision)
+    is_meant = partial(is_revision, revision)
     async with aclosing(client.watch(scheme.INFERENCE_SERVICE)) as events:
         async for event in events:
             name = _name(event.object)
@@ -202,16 +204,6 @@ async def _revisions(
     raise _ended()
 
 
-def _matcher(revision: str) -> Callable[[object], bool]:
-    number = revision.zfill(5) if revision.isdecimal() else ""
-
-    def is_meant(name: object) -> bool:
-        own = str(name or "")
-        return own == revision or (bool(number) and own.rpartition("-")[2] == number)
-
-    return is_meant
-
-
 def _name(obj: Object) -> Name:
     from kserve_local.api.meta import name_of, namespace_of
 
@@ -220,6 +212,7 @@ def _name(obj: Object) -> Name:
 
 def _owner(pod: Object) -> Name:
     from kserve_local.api.meta import namespace_of
+    from kserve_local.api.names import ISVC_LABEL
 
     return namespace_of(pod), str((pod["metadata"].get("labels") or {}).get(ISVC_LABEL, ""))
 
