@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 import os
+import socket
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,7 @@ NO_ENGINE = (
     "start Docker (Debian: apt-get install docker.io; then: dockerd), or set DOCKER_HOST to the "
     "socket of a rootless Docker or of Podman (podman system service)"
 )
+_DEFAULT_HOST = "unix:///var/run/docker.sock"
 _FULL = "no space left on device"
 
 
@@ -66,6 +68,7 @@ class Engine:
 
         def connect() -> Engine:
             given = dict(os.environ if environ is None else environ)
+            _knock(given.get("DOCKER_HOST") or _DEFAULT_HOST)
             client = docker.APIClient(
                 **kwargs_from_env(environment=given), version="auto", timeout=TIMEOUT
             )
@@ -151,6 +154,18 @@ class Engine:
             for stream in opened:
                 with contextlib.suppress(Exception):
                     stream.close()
+
+
+def _knock(host: str) -> None:
+    """Raise OSError where nothing listens at a `unix://` address.
+
+    The SDK (docker 7.2) leaves the socket of a failed connect open for the garbage collector.
+    """
+    scheme, _, path = host.partition("://")
+    if scheme in ("unix", "http+unix"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(TIMEOUT)
+            connection.connect("/" + path.lstrip("/"))
 
 
 def _translated(call: Callable[[], T]) -> T:
