@@ -217,6 +217,8 @@ class NodeAgent:
     # -- what the backend says --------------------------------------------------------------------
 
     def _on_backend_event(self, event: ReplicaEvent) -> None:
+        if self._starter.take_end(event):
+            return
         work = self._work.get(event.id)
         if work is None and event.id not in self._replicas:
             return  # the last words of a Pod that is gone

@@ -72,6 +72,11 @@ def init_containers(pod: Object) -> list[Mapping[str, Any]]:
     return list((pod.get("spec") or {}).get("initContainers") or ())
 
 
+def custom_init_containers(pod: Object) -> list[Mapping[str, Any]]:
+    """Return the init containers that are not KServe's own storage initializer, in order."""
+    return [c for c in init_containers(pod) if c.get("name") != names.STORAGE_INITIALIZER]
+
+
 def ports_of(container: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     """Return the container's ports by name; a serving container without any has 8080."""
     ports = tuple(

@@ -8,8 +8,9 @@ exception for the caller. Nothing here decides when to start: `pod_plan` does.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from kserve_local.controllers.pod_containers import (
     Surroundings,
     all_containers,
     container_spec,
+    custom_init_containers,
+    grace_of,
     init_containers,
     replica_spec,
 )
@@ -43,7 +46,7 @@ from kserve_local.controllers.pod_plan import (
     restarted,
     seen_termination,
 )
-from kserve_local.controllers.pod_status import Terminated, Waiting
+from kserve_local.controllers.pod_status import Running, Terminated, Waiting
 from kserve_local.controllers.pod_terminations import explain
 from kserve_local.controllers.pod_volumes import VolumePlaces
 from kserve_local.controllers.pod_work import Note, PodStore, Work, container_of
@@ -54,6 +57,8 @@ from kserve_local.interfaces.backend import (
     ContainerSpec,
     ContainerStatus,
     Progress,
+    ReplicaEvent,
+    ReplicaSpec,
     ReplicaStatus,
 )
 from kserve_local.interfaces.storage import StorageInitializer
@@ -74,6 +79,7 @@ class PodStarter:
         note: Records an Event without waiting.
         wake: Has a Pod looked at again.
         clock: Unix time.
+        ends: What waits for the end of an init container, by the id of its replica.
     """
 
     store: PodStore
@@ -86,6 +92,7 @@ class PodStarter:
     note: Note
     wake: Callable[[Key], None]
     clock: Callable[[], float]
+    ends: dict[str, asyncio.Future[ContainerStatus]] = field(default_factory=dict)
 
     # -- before anything runs ---------------------------------------------------------------------
 
@@ -103,7 +110,8 @@ class PodStarter:
         blocked: dict[str, Waiting] = {}
         found: list[ContainerSpec] = []
         work.in_docker = self.settings.backend == "docker"
-        every = await self._build(work, pod, all_containers(pod))
+        wanted = [*all_containers(pod), *custom_init_containers(pod)]
+        every = await self._build(work, pod, wanted)
         unknown = any(isinstance(built, NoStandIn) for built in every.values())
         if unknown and self.settings.backend == "auto" and await self.backend.runs_images():
             # A Pod's containers share an address, so they run in one place.
@@ -111,22 +119,23 @@ class PodStarter:
             work.no_stand_in = {
                 name: built.message for name, built in every.items() if isinstance(built, NoStandIn)
             }
-            every = await self._build(work, pod, all_containers(pod))
+            every = await self._build(work, pod, wanted)
+        begin_first = {str(c.get("name")) for c in init_containers(pod)}
         for name, built in every.items():
             if isinstance(built, NoStandIn):
                 blocked[name] = Waiting(_NEVER_PULLED, built.message)
             elif isinstance(built, Built):
                 work.notes[name] = built.note
-                found.append(built.spec)
+                if name not in begin_first:
+                    found.append(built.spec)
             # A ConfigError is told once the init containers are done, as kubelet does.
-        for container in init_containers(pod):
-            name, image = str(container.get("name")), str(container.get("image") or "")
-            if name != names.STORAGE_INITIALIZER:
+        for container in custom_init_containers(pod):
+            if container.get("restartPolicy"):
+                name = str(container.get("name"))
                 blocked[name] = Waiting(
-                    _NEVER_PULLED,
-                    f'Container image "{image}" cannot run here: only the init container '
-                    f'"{names.STORAGE_INITIALIZER}" is carried out without a container engine. '
-                    f'Remove init container "{name}", or do its work in the main container.',
+                    CONFIG_ERROR,
+                    f'init container "{name}" has a restartPolicy: sidecars among the init '
+                    "containers are not run here. Make it one of the Pod's containers",
                 )
         if blocked:
             self._block(work, pod, blocked)
@@ -158,8 +167,11 @@ class PodStarter:
     async def initialize(
         self, work: Work, pod: Object, container: Mapping[str, Any], started: float
     ) -> None:
-        """Carry out the storage initializer; the outcome is the container's termination."""
+        """Carry out one init container; the outcome is its termination."""
         name = str(container.get("name"))
+        if name != names.STORAGE_INITIALIZER:
+            await self._run_init(work, pod, container)
+            return
         exit_code, reason, message = 1, "Error", ""
         try:
             await self._fetch(work, pod, container)
@@ -180,6 +192,73 @@ class PodStarter:
             text = f"Container {name} terminated (Error, exit code 1): {message}"
             self.note(pod, "Warning", "Failed", text)
 
+    async def _run_init(self, work: Work, pod: Object, container: Mapping[str, Any]) -> None:
+        """Run an init container of the user's to its end, as a replica of its own.
+
+        It lives no longer than this call: a supervisor that comes later runs it again, as a
+        restarted kubelet may.
+        """
+        name = str(container.get("name"))
+        built = (await self._build(work, pod, [container]))[name]
+        if not isinstance(built, Built):
+            config = isinstance(built, ConfigError)
+            text = str(built) if isinstance(built, ConfigError) else built.message
+            waiting = {name: Waiting(CONFIG_ERROR if config else _NEVER_PULLED, text)}
+            work.init.pop(name, None)
+            self._block(work, pod, waiting, retry=_CONFIG_RETRY if config else None)
+            return
+        spec = built.spec
+        if spec.program is not None:
+            work.images[name] = f"kserve-local://{spec.program.runtime}"
+        ended: asyncio.Future[ContainerStatus] = asyncio.get_running_loop().create_future()
+        # Not the Pod's own id: what is adopted under that one is the Pod, past its beginning.
+        id = f"init-{secrets.token_hex(8)}"
+        preparing: ContainerSpec | None = spec
+        try:
+            await self.backend.prepare(spec, self._reporter(work, pod, name))
+            preparing = None
+            before = _size(spec.log_path)
+            replica = self._replica_spec(work, pod, (spec,))
+            self.ends[id] = ended
+            await self.backend.start(replace(replica, id=id))
+            work.init[name] = Running(self.clock())
+            self.wake(work.key)
+            status = await ended
+        except KServeLocalError as error:
+            work.init.pop(name, None)
+            self._creation_failed(work, pod, error, preparing, affected=(spec,))
+            return
+        finally:
+            self.ends.pop(id, None)
+            await self.backend.stop(id, grace=grace_of(pod))
+        work.failures, work.refused = 0, {}
+        message = await asyncio.to_thread(
+            explain,
+            container,
+            status,
+            spec.log_path,
+            offset=before if _size(spec.log_path) >= before else 0,
+            ip=replica.ip,
+            source=self._is_source(container),
+        )
+        work.init[name] = seen_termination(status, message, now=self.clock())
+        if status.exit_code == 0:
+            work.contents[name] = ()
+            await asyncio.to_thread(remember, self.folder(work.uid), work.contents)
+            return
+        end = f"{status.reason or 'Error'}, exit code {status.exit_code}"
+        last = " | ".join(message.splitlines()[-2:])
+        self.note(pod, "Warning", "Failed", f"Container {name} terminated ({end}): {last}")
+
+    def take_end(self, event: ReplicaEvent) -> bool:
+        """Take note if an init container has ended; tell if the event was about one."""
+        ended = self.ends.get(event.id)
+        if ended is None:
+            return False
+        if event.kind == "exited" and not ended.done():
+            ended.set_result(event.status.containers[0])
+        return True
+
     async def _fetch(self, work: Work, pod: Object, container: Mapping[str, Any]) -> None:
         name = str(container.get("name"))
         work.images[name] = "kserve-local://storage-initializer"
@@ -197,7 +276,7 @@ class PodStarter:
 
     async def create(self, work: Work, pod: Object) -> None:
         """Make and start all containers; whatever fails becomes a waiting reason."""
-        preparing = None
+        preparing, specs = None, None
         try:
             specs = await self._specs(work, pod, all_containers(pod))
             if specs is None:
@@ -206,21 +285,23 @@ class PodStarter:
                 await self.backend.prepare(preparing, self._reporter(work, pod, preparing.name))
             preparing = None
             work.progress.clear()
-            resolve = service_names(
-                self.store.list(scheme.SERVICE.id), namespace=work.key.namespace
-            )
             for spec in specs:
                 work.log_offsets[spec.name] = _size(spec.log_path)
-            ip = "" if work.in_docker else work.ip
-            await self.backend.start(replica_spec(pod, specs, ip=ip, resolve=resolve))
+            await self.backend.start(self._replica_spec(work, pod, specs))
             work.failures, work.refused = 0, {}
             await self._refresh(work.uid)
             for spec in specs:
                 self._announce_start(work, pod, spec.name)
         except KServeLocalError as error:
-            self._creation_failed(work, pod, error, preparing)
+            self._creation_failed(work, pod, error, preparing, affected=specs or ())
         finally:
             work.creating = False
+
+    def _replica_spec(
+        self, work: Work, pod: Object, specs: tuple[ContainerSpec, ...]
+    ) -> ReplicaSpec:
+        resolve = service_names(self.store.list(scheme.SERVICE.id), namespace=work.key.namespace)
+        return replica_spec(pod, specs, ip="" if work.in_docker else work.ip, resolve=resolve)
 
     async def _refresh(self, uid: str) -> None:
         """Take the backend's word for a replica, in case its events are still on the way."""
@@ -236,9 +317,20 @@ class PodStarter:
         self.note(pod, "Normal", "Started", f"Started container {name}")
 
     def _creation_failed(
-        self, work: Work, pod: Object, error: KServeLocalError, preparing: ContainerSpec | None
+        self,
+        work: Work,
+        pod: Object,
+        error: KServeLocalError,
+        preparing: ContainerSpec | None,
+        *,
+        affected: Sequence[ContainerSpec],
     ) -> None:
-        """Turn a failed preparation or start into a waiting reason, with kubelet's back-off."""
+        """Turn a failed preparation or start into a waiting reason, with kubelet's back-off.
+
+        Args:
+            preparing: The container that could not be prepared; None: the start failed.
+            affected: All that were to be started.
+        """
         work.failures += 1
         delay = max(1.0, backoff_delay(work.failures - 1))
         text = f"{error.message}\nNext step: {error.hint}" if error.hint else error.message
@@ -249,17 +341,15 @@ class PodStarter:
         if preparing is not None and isinstance(error, Invalid):
             waiting = {preparing.name: Waiting(CONFIG_ERROR, text)}
         elif preparing is None and not isinstance(error, Missing):
-            every = [str(c.get("name")) for c in all_containers(pod)]
+            every = [spec.name for spec in affected]
             waiting = dict.fromkeys(every, Waiting("RunContainerError", text))
         else:
-            affected = [preparing.name] if preparing else []
             pulled = Waiting("ErrImagePull", text)
             if work.failures > 1:
                 image = preparing.image if preparing else ""
                 pulled = Waiting("ImagePullBackOff", f'Back-off pulling image "{image}": {text}')
-            waiting = dict.fromkeys(
-                affected or [str(c.get("name")) for c in all_containers(pod)], pulled
-            )
+            missing = (preparing,) if preparing else affected
+            waiting = dict.fromkeys([spec.name for spec in missing], pulled)
         self._block(work, pod, waiting, retry=delay)
 
     def _reporter(self, work: Work, pod: Object, container: str) -> Callable[[Progress], None]:
@@ -310,7 +400,8 @@ class PodStarter:
     ) -> tuple[ContainerSpec, ...] | None:
         """Return containers resolved; None when one cannot be, which is then in `blocked`."""
         for container in init_containers(pod):
-            if container.get("name") not in work.contents:
+            name = str(container.get("name"))
+            if name == names.STORAGE_INITIALIZER and name not in work.contents:
                 # Adopted without its folder: ask the shared cache where the model lies.
                 try:
                     await self._fetch(work, pod, container)

@@ -540,3 +540,86 @@ async def test_logs_of_pods_long_gone_are_removed(settings: Settings, model: Pat
             await world.until(is_ready)
     left = sorted(p.name for p in settings.log_dir.iterdir() if p.name.startswith("pod-"))
     assert left == [f"pod-{n:02}" for n in range(10, 30)]
+
+
+def with_init_container(image: str = "prepare:dev", **more: Any) -> Object:
+    """Return a Pod whose own init container runs before the storage initializer."""
+    pod = serving_pod()
+    own = {"name": "prepare", "image": image, "args": ["--fill"], **more}
+    pod["spec"]["initContainers"].insert(0, own)
+    return pod
+
+
+@pytest.fixture
+def mapped(settings: Settings) -> Settings:
+    """Settings under which the image `prepare:dev` is local source."""
+    (settings.project / "prepare.py").write_text("")
+    source = ImageSource(settings.project, ("python", "prepare.py"))
+    return replace(settings, images={"prepare:dev": source})
+
+
+@asynccontextmanager
+async def world_of(mapped: Settings, model: Path) -> AsyncIterator[World]:
+    async with open_store(mapped.database) as store:
+        world = World(store, FakeBackend(), FakeStorage({URI: model}), mapped)
+        async with agent_of(store, world.backend, world.storage, mapped):
+            yield world
+
+
+async def test_init_containers_run_one_after_the_other_before_the_rest(
+    mapped: Settings, tmp_path: Path
+) -> None:
+    async with world_of(mapped, tmp_path) as world:
+        await world.create(with_init_container())
+        await world.until(lambda p: "running" in init_status(p).get("state", {}))
+        [(id, replica)] = world.backend.machine.items()
+        assert [c.name for c in replica.spec.containers] == ["prepare"]
+        assert world.storage.requests == []
+        world.backend.end(id, "prepare", code=0, reason="Completed", log="filled\n")
+        pod = await world.until(is_ready)
+        assert init_status(pod)["state"]["terminated"]["reason"] == "Completed"
+        assert world.backend.starts == ["prepare", "kserve-container"]
+        assert list(world.backend.machine) == [uid_of(pod)]
+
+
+async def test_an_init_container_that_fails_is_tried_again_and_says_why(
+    mapped: Settings, tmp_path: Path
+) -> None:
+    async with world_of(mapped, tmp_path) as world:
+        world.backend.crash = lambda spec: (
+            (3, "Error", "no such table: features\n") if spec.name == "prepare" else None
+        )
+        await world.create(with_init_container())
+        pod = await world.until(lambda p: waiting_reason(init_status(p)) == "CrashLoopBackOff")
+        last = init_status(pod)["lastState"]["terminated"]
+        assert last["exitCode"] == 3
+        assert "no such table: features" in last["message"]
+        assert world.backend.machine == {}
+        assert world.backend.starts == ["prepare", "prepare"]
+
+
+async def test_a_pod_that_is_deleted_ends_its_init_container(
+    mapped: Settings, tmp_path: Path
+) -> None:
+    async with world_of(mapped, tmp_path) as world:
+        await world.create(with_init_container())
+        await world.until(lambda p: "running" in init_status(p).get("state", {}))
+        await world.store.delete(POD)
+        await world.until_gone()
+        assert world.backend.machine == {}
+
+
+async def test_an_init_container_without_a_program_or_with_a_restart_policy_is_refused(
+    mapped: Settings, tmp_path: Path
+) -> None:
+    async with world_of(mapped, tmp_path) as world:
+        await world.create(with_init_container("busybox:1"))
+        pod = await world.until(lambda p: waiting_reason(init_status(p)) == "ErrImageNeverPull")
+        assert 'image "busybox:1"' in init_status(pod)["state"]["waiting"]["message"]
+        await world.store.delete(POD)
+        await world.until_gone()
+        await world.create(with_init_container(restartPolicy="Always"))
+        pod = await world.until(
+            lambda p: waiting_reason(init_status(p)) == "CreateContainerConfigError"
+        )
+        assert "sidecars" in init_status(pod)["state"]["waiting"]["message"]
