@@ -35,6 +35,7 @@ Path_ = tuple[str | int, ...]
 Severity = Literal["error", "warning"]
 Source = Literal["yaml", "kind", "schema", "metadata", "field", "webhook", "runtime", "project"]
 
+_IN_STATUS = frozenset(("runtime",))
 _OUR_GROUPS = frozenset(r.group for r in scheme.ALL if "." in r.group)
 _KINDS = frozenset(r.kind for r in scheme.ALL)
 
@@ -60,6 +61,15 @@ class Finding:
     source: Source
     details: tuple[str, ...] = ()
 
+    @property
+    def refuses(self) -> bool:
+        """Whether a cluster refuses the object for it, rather than saying so in its status."""
+        return self.severity == "error" and self.source not in _IN_STATUS
+
+    def line_in(self, path: str) -> str:
+        """Return `file:line:column severity message`, without the details."""
+        return f"{path}:{self.line}:{self.column} {self.severity} {self.message}"
+
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
@@ -76,7 +86,11 @@ class FileReport:
     @property
     def valid(self) -> bool:
         """Whether a cluster would take every object: schema, CEL rules and webhooks."""
-        return not any(f.severity == "error" and f.source != "runtime" for f in self.findings)
+        return not any(f.refuses for f in self.findings)
+
+    def count(self, severity: Severity) -> int:
+        """Return how many findings are of that severity."""
+        return sum(f.severity == severity for f in self.findings)
 
     @property
     def schema_valid(self) -> bool:

@@ -41,25 +41,39 @@ class ProjectFiles:
         """Return the files that were read, relative to the project."""
         return [os.path.relpath(Path(r.path).resolve(), project) for r in self.reports]
 
-    def warnings(self) -> list[str]:
-        """Return the lines of what does not keep the project from being applied.
+    def findings(self) -> list[tuple[str, Finding]]:
+        """Return file and finding of what does not keep the project from being applied.
 
-        A model that no runtime fits is among them: a cluster takes it too and says so in status.
+        Errors are among them: a cluster takes a model that no runtime fits and says so in status.
         """
-        return [_line(r, f, "warning") for r in self.reports for f in r.findings if not _blocks(f)]
+        return [(_shown(r), f) for r in self.reports for f in r.findings if not f.refuses]
+
+    def warnings(self) -> list[str]:
+        """Return the lines of `findings`, as `validate` prints them."""
+        return [finding.line_in(path) for path, finding in self.findings()]
 
     def errors(self) -> list[str]:
         """Return the lines of what a cluster would refuse."""
-        return [_line(r, f) for r in self.reports for f in r.findings if _blocks(f)]
+        return [f.line_in(_shown(r)) for r in self.reports for f in r.findings if f.refuses]
 
 
-def _blocks(finding: Finding) -> bool:
-    return finding.severity == "error" and finding.source != "runtime"
+def _shown(report: FileReport) -> str:
+    return os.path.relpath(report.path)
 
 
-def _line(report: FileReport, finding: Finding, severity: str = "") -> str:
-    place = f"{os.path.relpath(report.path)}:{finding.line}:{finding.column}"
-    return f"{place} {severity or finding.severity} {finding.message}"
+def summary(reports: Sequence[FileReport], objects: int, warnings: int = 0) -> str:
+    """Return what was found in numbers: `3 objects, 0 errors, 1 warning`.
+
+    Args:
+        objects: How many objects were looked at.
+        warnings: Further ones.
+    """
+    counts = (
+        (objects, "object"),
+        (sum(report.count("error") for report in reports), "error"),
+        (sum(report.count("warning") for report in reports) + warnings, "warning"),
+    )
+    return ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in counts)
 
 
 def load_project(settings: Settings) -> ProjectFiles:

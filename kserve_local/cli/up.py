@@ -182,17 +182,31 @@ def _tell_findings(settings: Settings, out: Output, project: ProjectFiles) -> No
     Raises:
         Invalid: With all findings.
     """
-    count = f"{len(project.objects)} object{'s' if len(project.objects) != 1 else ''}"
-    errors, warnings = project.errors(), [*project.warnings(), *settings.warnings]
+    from kserve_local.cli.project_files import summary
+
+    count = len(project.objects)
+    errors = project.errors()
     if errors:
         plural = "" if len(errors) == 1 else "s"
-        raise Invalid("\n".join([f"{len(errors)} error{plural} in {count}", *errors]))
-    if not out.as_json:
-        plural = "" if len(warnings) == 1 else "s"
-        out.say(f"kserve-local {__version__} · project {settings.name} · KServe 0.20 rules")
-        out.step("✓", "validate", f"{count}, 0 errors, {len(warnings)} warning{plural}")
-        for text in warnings:
-            out.say(f"      {text}")
+        of = f"{count} object{'' if count == 1 else 's'}"
+        raise Invalid("\n".join([f"{len(errors)} error{plural} in {of}", *errors]))
+    if out.as_json:
+        return
+    found = project.findings()
+    fails = any(finding.severity == "error" for _, finding in found)
+    out.say(f"kserve-local {__version__} · project {settings.name} · KServe 0.20 rules")
+    text = summary(project.reports, count, len(settings.warnings))
+    out.step("!" if fails else "✓", "validate", text)
+    for path, finding in found:
+        out.say(f"      {finding.line_in(path)}")
+        for detail in finding.details:
+            out.say(f"          {detail}")
+    if fails:
+        out.say(
+            "      going on: a cluster takes these objects too and says in their status why not"
+        )
+    for text in settings.warnings:
+        out.say(f"      {text}")
 
 
 def _check_conflicts(

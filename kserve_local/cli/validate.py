@@ -15,7 +15,7 @@ import click
 from kserve_local.cli.options import Common, common
 
 if TYPE_CHECKING:
-    from kserve_local.api.review import FileReport, Finding
+    from kserve_local.api.review import FileReport
 
 INVALID = 3
 
@@ -55,47 +55,37 @@ def validate(flags: Common, paths: tuple[str, ...], strict: bool, kserve_version
         namespace, mirrors = settings.namespace, settings.mirrors
     reports = review(files, namespace=namespace, strict=strict, look_at=look_at(mirrors))
     output = flags.output("validate")
-    errors = _count(reports, "error")
     if flags.as_json:
         _print_envelope(output, reports)
     else:
         for report in reports:
             for finding in report.findings:
-                output.data(_line(report, finding))
+                output.data(finding.line_in(report.path))
                 for detail in finding.details:
                     output.data(f"    {detail}")
-        output.data(summary(reports))
-    if errors:
+        output.data(_summary(reports))
+    if _errors(reports):
         click.get_current_context().exit(INVALID)
 
 
 command = validate
 
 
-def summary(reports: Sequence[FileReport]) -> str:
+def _summary(reports: Sequence[FileReport]) -> str:
     """Return the last line: `3 objects, 0 errors, 1 warning`."""
-    counts = (
-        (sum(report.objects for report in reports), "object"),
-        (_count(reports, "error"), "error"),
-        (_count(reports, "warning"), "warning"),
-    )
-    text = ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in counts)
-    return f"{text} (exit {INVALID})" if counts[1][0] else text
+    from kserve_local.cli.project_files import summary
+
+    text = summary(reports, sum(report.objects for report in reports))
+    return f"{text} (exit {INVALID})" if _errors(reports) else text
 
 
-def _line(report: FileReport, finding: Finding) -> str:
-    place = f"{report.path}:{finding.line}:{finding.column}"
-    return f"{place} {finding.severity} {finding.message}"
-
-
-def _count(reports: Sequence[FileReport], severity: str) -> int:
-    return sum(f.severity == severity for report in reports for f in report.findings)
+def _errors(reports: Sequence[FileReport]) -> int:
+    return sum(report.count("error") for report in reports)
 
 
 def _print_envelope(output: Any, reports: Sequence[FileReport]) -> None:
     from kserve_local.cli.output import error_body
 
-    errors = _count(reports, "error")
     data = {
         "files": [
             {
@@ -118,10 +108,13 @@ def _print_envelope(output: Any, reports: Sequence[FileReport]) -> None:
         ]
     }
     warnings = [
-        _line(report, f) for report in reports for f in report.findings if f.severity == "warning"
+        f.line_in(report.path)
+        for report in reports
+        for f in report.findings
+        if f.severity == "warning"
     ]
-    if errors:
-        body = error_body(summary(reports), exit_code=INVALID, code="VALIDATION_FAILED")
+    if _errors(reports):
+        body = error_body(_summary(reports), exit_code=INVALID, code="VALIDATION_FAILED")
         output.envelope(data, status="error", warnings=warnings, error=body)
     else:
         output.envelope(data, warnings=warnings)

@@ -420,6 +420,24 @@ def test_no_runtime_exits_3_and_prints_why(
     assert re.search(r"^    kserve-sklearnserver +no caffe$", out, re.MULTILINE)
 
 
+def test_up_says_it_in_the_same_words_and_goes_on(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cluster takes a model that no runtime fits; its status tells (control-plane.md 3.3)."""
+    (project / "isvc.yaml").write_text(GOOD.replace("sklearn", "caffe"))
+    run()
+    *found, total = capsys.readouterr().out.splitlines()
+    assert total == "1 object, 1 error, 0 warnings (exit 3)"
+    assert cli.main(["up", "--dry-run"], standalone_mode=False) == 0
+    told = capsys.readouterr()
+    assert told.out == "InferenceService iris\n"
+    lines = [line.strip() for line in told.err.splitlines()]
+    assert lines[1].split(maxsplit=2) == ["!", "validate", "1 object, 1 error, 0 warnings"]
+    assert lines[2:-1] == [line.strip() for line in found]
+    assert cli.main(["up", "--dry-run", "--json"], standalone_mode=False) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == found[:1]
+
+
 def test_the_envelope(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "bad.yaml").write_text(HEAD + "spec: {}\n")
     (project / "good.yaml").write_text(GOOD)
