@@ -35,6 +35,11 @@ def rank_of(line: str) -> int | None:
     return None if found is None else _RANKS.get(found[1], LEVELS.get(found[1].lower(), 0))
 
 
+def naming(request: str) -> re.Pattern[str]:
+    """Return what finds an id in a line where it stands for itself: not `r-1` in `r-12`, `pr-1`."""
+    return re.compile(rf"(?<![\w-])(?<!\w[.:]){re.escape(request)}(?![\w-]|[.:]\w)")
+
+
 @click.command("logs")
 @click.argument("names", nargs=-1)
 @click.option("-F", "--follow", is_flag=True, help="Go on with what is written next.")
@@ -46,6 +51,7 @@ def rank_of(line: str) -> int | None:
 @click.option("--component", type=click.Choice(COMPONENTS), help="Only Pods of this component.")
 @click.option("--level", type=click.Choice([*LEVELS]), help="Only lines of this level or above.")
 @click.option("--grep", default="", help="Only lines that hold this text.")
+@click.option("--request", default="", metavar="ID", help="Only lines that name this request.")
 @common
 def command(
     flags: Common,
@@ -59,6 +65,7 @@ def command(
     component: str | None,
     level: str | None,
     grep: str,
+    request: str,
 ) -> int:
     """Show the logs of the services (or Pods) NAMEd, of all without a name.
 
@@ -66,6 +73,9 @@ def command(
     lines that come before, or begin with, a time that is too old (local time, if no zone is given),
     and files that were not written to since then. Lines it cannot place are shown. --level goes by
     the first level's name in a line; a line without one belongs to the line before.
+
+    --request goes by whole ids: servers write the x-request-id that the client sent with the
+    latencies of a request, and under load only those of some; `predict -v` shows the one it sends.
     """
     import asyncio
 
@@ -74,7 +84,9 @@ def command(
     out = flags.output("logs")
     names = tuple(name.rpartition("/")[2] for name in names)
     meant = _Meant(names, revision, component or "")
-    printer = _Printer(flags.as_json, grep, LEVELS.get(level or "", 0), keep=not follow)
+    printer = _Printer(
+        flags.as_json, grep, LEVELS.get(level or "", 0), keep=not follow, request=request
+    )
 
     async def show(client: Client) -> None:
         pods, version = await _pods(client, meant, flags.namespace, must=not follow)
@@ -94,6 +106,8 @@ def command(
         raise group.exceptions[0] from None
     if flags.as_json and not follow:
         out.envelope({"lines": printer.kept})
+    elif request and not printer.shown:
+        out.say(f'no line names request "{request}"')
     return 0
 
 
@@ -145,8 +159,12 @@ def _begun(pod: Object, container: str) -> int | None:
 
 
 class _Printer:
-    def __init__(self, as_json: bool, grep: str, level: int, *, keep: bool) -> None:
+    def __init__(
+        self, as_json: bool, grep: str, level: int, *, keep: bool, request: str = ""
+    ) -> None:
         self.level = level
+        self.request = naming(request) if request else None
+        self.shown = 0
         self.ranks: dict[tuple[str, str], int] = {}
         self.as_json = as_json
         self.keep = keep
@@ -160,6 +178,9 @@ class _Printer:
             return
         if self.grep and self.grep not in text:
             return
+        if self.request is not None and not self.request.search(text):
+            return
+        self.shown += 1
         if self.as_json and self.keep:
             self.kept.append({"name": source, "container": container, "line": text})
         elif self.as_json:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -25,9 +27,17 @@ from kserve_local.errors import (
 )
 
 if TYPE_CHECKING:
+    from kserve_local.cli.output import Output
     from kserve_local.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
+REQUEST_ID = "x-request-id"
+"""What servers write into their logs, so that `logs --request` finds a call. Envoy, in front of a
+cluster, adds one to every request; our gateway passes on what it gets."""
+PATIENCE = 1.0
+"""Seconds without an answer after which it is said what is waited for."""
+LOOK = 0.25
+"""Seconds between two looks at it."""
 
 
 def read_data(data: str | None) -> bytes:
@@ -141,6 +151,7 @@ def command(
     Exit 9 when the model answered with an error.
     """
     from statistics import median
+    from uuid import uuid4
 
     from kserve_local.client.project import find_running, need_running, read_run_file
 
@@ -171,28 +182,38 @@ def command(
     if binary:
         body, headers = _in_binary(body, headers, chosen)
     took: list[float] = []
+    ids: list[str] = []
     statuses: Counter[int] = Counter()
-    failure: tuple[int, dict[str, str], bytes] | None = None
+    failure: tuple[int, dict[str, str], bytes, str] | None = None
+    quiet = flags.quiet or flags.as_json
     for _ in range(repeat or 1):
-        begun = time.monotonic()
-        try:
-            status, told, answer = call(
-                running.gateway_url, path + tail, body, timeout=timeout, headers=headers
-            )
-        except ServiceUnavailable:
-            need_running(settings)
-            raise
-        took.append(time.monotonic() - begun)
+        ids.append(str(uuid4()))
+        if flags.verbose and not flags.as_json:
+            out.say(f"{REQUEST_ID}: {ids[-1]}")
+        with nullcontext() if quiet else _telling(settings, out, namespace, name):
+            begun = time.monotonic()
+            try:
+                status, told, answer = call(
+                    running.gateway_url,
+                    path + tail,
+                    body,
+                    timeout=timeout,
+                    headers={**headers, REQUEST_ID: ids[-1]},
+                )
+            except ServiceUnavailable:
+                need_running(settings)
+                raise
+            took.append(time.monotonic() - begun)
         statuses[status] += 1
         if status >= 400:
-            failure = failure or (status, told, answer)
+            failure = failure or (status, told, answer, ids[-1])
     times = {"min": min(took), "median": median(took), "max": max(took)}
     if repeat and not flags.as_json:
         words = ", ".join(f"{what} {seconds * 1000:.1f} ms" for what, seconds in times.items())
         answers = ", ".join(f"{n} x {code}" for code, n in sorted(statuses.items()))
         out.say(f"{repeat} call{'' if repeat == 1 else 's'}: {answers}; {words}")
     if failure is not None:
-        status, told, answer = failure
+        status, told, answer, request = failure
         text = answer.decode("utf-8", "replace")
         hint = told.get("x-kserve-local-hint", "")
         # For a name that is no service the gateway can only list all hosts there are.
@@ -204,7 +225,12 @@ def command(
         raise ModelError(
             f"{share if repeat else ''}{name} answered {status}: {text.strip() or '(no body)'}",
             hint=hint or f"kserve-local logs {name} --tail 20",
-            details={"service": name, "namespace": namespace, "status": status},
+            details={
+                "service": name,
+                "namespace": namespace,
+                "status": status,
+                "requestId": request,
+            },
         )
     shown = _shown(answer, told)
     if save:
@@ -218,13 +244,60 @@ def command(
             parsed = json.loads(shown)
         except ValueError:
             parsed = shown
-        timed = {"repeat": {"count": repeat, "statuses": statuses, "seconds": times}}
-        out.envelope(
-            {"status": status, "protocol": chosen, "body": parsed, **(timed if repeat else {})}
-        )
+        timed = {
+            "repeat": {
+                "count": repeat, "statuses": statuses, "seconds": times, "requestIds": ids,
+            }
+        }  # fmt: skip
+        found = {"status": status, "protocol": chosen, "body": parsed, "requestId": ids[-1]}
+        out.envelope({**found, **(timed if repeat else {})})
     elif not save:
         out.data(shown)
     return 0
+
+
+@contextmanager
+def _telling(settings: Settings, out: Output, namespace: str, name: str) -> Iterator[None]:
+    """Say on stderr what a service that is not Ready waits for, while the block takes long.
+
+    In a thread: the call itself blocks, where Ctrl-C can end it.
+    """
+    ended = threading.Event()
+
+    def tell() -> None:
+        if not ended.wait(PATIENCE):
+            with suppress(KServeLocalError, OSError):  # the call itself says what is wrong
+                _tell(settings, out, namespace, name, ended)
+
+    thread = threading.Thread(target=tell, name="telling", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(PATIENCE)
+
+
+def _tell(
+    settings: Settings, out: Output, namespace: str, name: str, ended: threading.Event
+) -> None:
+    """Say each new state once, until `ended`."""
+    import asyncio
+
+    from kserve_local.cli.progress import waits_for
+    from kserve_local.cli.session import run
+    from kserve_local.client.client import Client
+
+    async def follow(client: Client) -> None:
+        said = ""
+        while not ended.is_set():
+            words = await waits_for(client, (namespace, name))
+            if words and words != said and not ended.is_set():
+                said = words
+                out.say(f"waiting for {name}: {words}")
+            await asyncio.sleep(LOOK)
+
+    run(settings, follow)
 
 
 def _in_binary(

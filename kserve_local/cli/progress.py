@@ -416,6 +416,22 @@ class Follower:
             )  # Its log was not there yet; the Pod's next news tries again.
 
 
+async def waits_for(client: Client, name: Name) -> str:
+    """Return what a service that is on its way waits for, in a progress line's words; else "".
+
+    Raises:
+        NotFound: There is no such service.
+    """
+    isvc = await client.get(scheme.INFERENCE_SERVICE, name[1], name[0])
+    seen = view(isvc)
+    labels = f"{ISVC_LABEL}={name[1]}"
+    pods = await client.list(scheme.POD, namespace=name[0], labels=labels)
+    if seen.state == "Ready" and not any(condition_is(pod, "Ready") for pod in pods):
+        seen = View("Loading", "starting")
+    preparing = next(filter(None, map(_preparation, pods)), "")
+    return (preparing or seen.text) if seen.state == "Loading" else ""
+
+
 def _service_of(pod: Object) -> str:
     return str((pod["metadata"].get("labels") or {}).get(ISVC_LABEL, ""))
 

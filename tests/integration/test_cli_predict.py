@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.project import Project, project, sample
+from tests.integration.project import Project, project, sample, wait_until
 
 NAME = "sklearn-iris"
 ROWS = [6.8, 2.8, 4.8, 1.4, 6.0, 3.4, 4.5, 1.6]
@@ -44,6 +44,47 @@ def test_repeated_calls_are_counted_and_timed(iris: Project) -> None:
     failed = iris.run("predict", NAME, '{"instances": "x"}', "--repeat", "2", check=9)
     assert "2 of 2 calls failed" in failed.stderr
     iris.run("predict", NAME, "{}", "--repeat", "0", check=2)
+
+
+def test_a_call_is_found_in_the_logs_by_its_id(iris: Project) -> None:
+    done = iris.run("predict", NAME, "@request.json", "-v")
+    label, _, request = done.stderr.strip().partition(": ")
+    assert label == "x-request-id"
+    other = iris.json("predict", NAME, "@request.json")["requestId"]
+    lines = wait_until(lambda: iris.json("logs", "--request", other)["lines"], timeout=10, step=0.1)
+    assert [f"requestId: {other}," in line["line"] for line in lines] == [True]
+    found = iris.run("logs", NAME, "--request", request, "--since", "1m", "--tail", "50")
+    assert found.stdout.count("\n") == 1
+    assert f"requestId: {request}," in found.stdout
+    nothing = iris.run("logs", "--request", request[:8])
+    assert (nothing.stdout, nothing.stderr) == ("", f'no line names request "{request[:8]}"\n')
+    ids = iris.json("predict", NAME, "@request.json", "--repeat", "3")["repeat"]["requestIds"]
+    assert len(set(ids)) == 3
+    failed = iris.run("predict", NAME, '{"instances": "x"}', "--json", check=9)
+    assert json.loads(failed.stdout)["error"]["details"]["requestId"]
+
+
+def test_a_call_that_waits_for_a_start_says_so_on_stderr(tmp_path: Path) -> None:
+    folder = sample("custom-model", tmp_path / "slow")
+    code = (folder / "model.py").read_text()
+    waits = "    import time, pathlib\n    while not pathlib.Path('go').exists():\n"
+    waits += "        time.sleep(0.05)\n    model.load()\n"
+    assert code.count("    model.load()\n") == 1
+    (folder / "model.py").write_text(code.replace("    model.load()\n", waits))
+    body = '{"instances": [[5.1, 3.5, 1.4, 0.2]]}'
+    with project(folder) as own:
+        own.run("up", "-d", "--port", "auto", "--api-port", "auto")
+        command = [sys.executable, "-m", "kserve_local.cli.main", "predict", "custom-model", body]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        told, quiet, machine = (
+            subprocess.Popen([*command, *flags], cwd=folder, **streams)  # type: ignore[call-overload]
+            for flags in ((), ("-q",), ("--json",))
+        )
+        assert told.stderr.readline().startswith("waiting for custom-model: predictor rev 00001")
+        (folder / "go").touch()
+        assert json.loads(told.communicate(timeout=60)[0]) == {"predictions": ["setosa"]}
+        assert quiet.communicate(timeout=60) == ('{"predictions":["setosa"]}\n', "")
+        assert machine.communicate(timeout=60)[1] == ""
 
 
 def test_binary_tensors_give_the_same_values(iris: Project) -> None:

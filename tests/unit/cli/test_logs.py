@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kserve_local.cli.logs import LEVELS, _Printer, rank_of
+from kserve_local.cli.logs import LEVELS, _Printer, naming, rank_of
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,30 @@ def test_what_has_no_level_goes_with_the_line_before(capsys: pytest.CaptureFixtu
         printer.line("iris", "c", line)
     printer.line("other", "c", "of another container")
     assert capsys.readouterr().out.splitlines() == ["b ERROR y", "Traceback"]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("requestId: r-1, preprocess_ms: 0.1", True),
+        ("request r-1 failed", True),
+        ("[r-1]", True),
+        ("failed: r-1.", True),
+        ('{"x-request-id":"r-1"}', True),
+        ("id=r-1", True),
+        ("requestId: r-12, ", False),
+        ("requestId: pr-1, ", False),
+        ("requestId: r-1-2, ", False),
+        ("requestId: r-1.5, ", False),
+        ("requestId: 0.r-1, ", False),
+        ("requestId: N.A., ", False),
+    ],
+)
+def test_a_request_is_found_by_its_whole_id(line: str, found: bool) -> None:
+    assert bool(naming("r-1").search(line)) is found
+
+
+def test_an_id_is_no_pattern() -> None:
+    assert naming("a.c").search("id a.c")
+    assert not naming("a.c").search("id abc")
+    assert naming("(x)").search("id (x) y")
