@@ -8,7 +8,7 @@ result; `up` refuses to start on errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from kserve_local.api import (
     blame,
     builtin,
     defaults,
+    gaps,
     names,
     runtime_selection,
     schema,
@@ -32,8 +33,10 @@ from kserve_local.api.meta import Object, annotations_of, name_of, namespace_of
 from kserve_local.errors import Forbidden, Invalid, NotFound
 
 Path_ = tuple[str | int, ...]
-Severity = Literal["error", "warning"]
-Source = Literal["yaml", "kind", "schema", "metadata", "field", "webhook", "runtime", "project"]
+Severity = Literal["error", "warning", "note"]
+Source = Literal[
+    "yaml", "kind", "schema", "metadata", "field", "webhook", "runtime", "project", "gap"
+]
 
 _IN_STATUS = frozenset(("runtime",))
 _OUR_GROUPS = frozenset(r.group for r in scheme.ALL if "." in r.group)
@@ -45,6 +48,7 @@ class Finding:
     """One line of the report.
 
     Args:
+        severity: A note is what works on a cluster and has no effect here; no flag makes it more.
         object: `Kind/name`, empty where there is none.
         field: Dotted path, empty where there is none.
         details: More lines, e.g. each runtime and why it does not fit.
@@ -112,6 +116,7 @@ def review(
     namespace: str = "default",
     strict: bool = False,
     look_at: LookAt = lambda file, uri: "",
+    mirrors: Collection[str] = (),
 ) -> list[FileReport]:
     """Return a report for each file, in the order given.
 
@@ -120,17 +125,27 @@ def review(
         namespace: Where objects go that name none.
         strict: Unknown and repeated fields are errors, and what only a webhook puts right.
         look_at: Looks at local models (`storage.local.missing_model`); what it says is a warning.
+        mirrors: Prefixes of URIs whose content comes from a local folder.
     """
+    look = _Look(look_at, tuple(mirrors))
     project = _Project(files, namespace)
     reports = []
     for path, documents in files.items():
         found: list[Finding] = []
         for document in documents:
-            found.extend(_Reviewer(document, project, strict=strict, look_at=look_at).findings())
+            found.extend(_Reviewer(document, project, look, strict=strict).findings())
         found.sort(key=lambda f: (f.line, f.column, f.severity))
         objects = sum(document.is_kubernetes for document in documents)
         reports.append(FileReport(path, tuple(found), objects))
     return reports
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is known of this machine."""
+
+    at: LookAt
+    mirrors: tuple[str, ...]
 
 
 class _Project:
@@ -180,13 +195,11 @@ class _Project:
 class _Reviewer:
     """The review of one document."""
 
-    def __init__(
-        self, document: Document, project: _Project, *, strict: bool, look_at: LookAt
-    ) -> None:
+    def __init__(self, document: Document, project: _Project, look: _Look, *, strict: bool) -> None:
         self.document = document
         self.project = project
         self.strict = strict
-        self.look_at = look_at
+        self.look = look
         self.label = ""
         if document.is_kubernetes:
             metadata = document.object.get("metadata")
@@ -218,6 +231,7 @@ class _Reviewer:
         if not any(f.severity == "error" for f in refusal):
             yield from self.runtime(placed)
             yield from self.storage(placed)
+            yield from self.gaps(placed)
 
     def finding(
         self,
@@ -369,9 +383,24 @@ class _Reviewer:
                 message, *details = str(error).splitlines()
                 yield self.finding(path, message, "runtime", details=details)
                 continue
-            wrong = self.look_at(self.document.path, uri)
+            missing = storage_uris.unfetched(uri)
+            if missing and not uri.startswith(self.look.mirrors):
+                shown = storage_uris.without_secrets(uri)
+                gap = gaps.Gap(path, f"storageUri {shown}: {missing} is not fetched")
+                yield self.finding(path, gap.sentence(), "gap", "note")
+            wrong = self.look.at(self.document.path, uri)
             if wrong:
                 yield self.finding(path, wrong, "project", "warning")
+
+    def gaps(self, obj: Object) -> Iterator[Finding]:
+        """Tell what a cluster carries out and this version does not."""
+        if scheme.of(obj) is scheme.INFERENCE_SERVICE:
+            obj = self.mutated(obj)
+        for gap in gaps.gaps_of(obj, self.project.config):
+            path = gap.path
+            if path == ("spec", "predictor", "model"):
+                path = self.model_path(self.document.object)
+            yield self.finding(path, gap.sentence(), "gap", "note")
 
     def sources(self, obj: Object) -> Iterator[tuple[Path_, str]]:
         """Yield where each source of the predictor's model is written, and its URI."""

@@ -29,6 +29,20 @@ PREFIXES = (
 )
 FETCHED = ("file", "gs", "hf", "http", "https", "pvc", "s3")
 """Schemes that kserve-local itself fetches, besides local paths."""
+_AZURE = re.compile(
+    r"https://(.+?)\.(blob|file)\.core\.windows\.net/"
+    r"|https://(.+?)\.z[0-9]{1,2}\.(blob|file)\.storage\.azure\.net/"
+)
+_LATER = {
+    "hdfs": "HDFS",
+    "webhdfs": "WebHDFS",
+    "oci": "an OCI image",
+    "oci+fetch": "an OCI image",
+    "oci+native": "an OCI image",
+    "modelscope": "ModelScope",
+    "abfs": "Azure Data Lake",
+    "wasb": "Azure Blob Storage",
+}
 _AZURE_BLOB = re.compile(r"https://(.+?).blob.core.windows.net/(.+)")
 _SCHEME = re.compile(r"\w+?://")
 
@@ -57,6 +71,16 @@ def check(uri: str, containers: Sequence[Object] = ()) -> None:
         "Next step: put the model where kserve-local fetches it from: a local path, "
         f"{', '.join(f'{scheme}://' for scheme in FETCHED)}"
     )
+
+
+def unfetched(uri: str) -> str:
+    """Return what a URI names that a cluster fetches and kserve-local does not, empty if none."""
+    scheme = uri.partition("://")[0].lower() if "://" in uri else ""
+    if _AZURE.match(uri):
+        return "Azure Storage"
+    if scheme in ("http", "https") and urlsplit(uri).path.endswith(".git"):
+        return "a git repository"
+    return _LATER.get(scheme, "")
 
 
 def matching_container(uri: str, containers: Sequence[Object]) -> Object | None:

@@ -62,17 +62,20 @@ def _shown(report: FileReport) -> str:
 
 
 def summary(reports: Sequence[FileReport], objects: int, warnings: int = 0) -> str:
-    """Return what was found in numbers: `3 objects, 0 errors, 1 warning`.
+    """Return what was found in numbers: `3 objects, 0 errors, 1 warning`, and notes if any.
 
     Args:
         objects: How many objects were looked at.
         warnings: Further ones.
     """
-    counts = (
+    counts: tuple[tuple[int, str], ...] = (
         (objects, "object"),
         (sum(report.count("error") for report in reports), "error"),
         (sum(report.count("warning") for report in reports) + warnings, "warning"),
     )
+    notes = sum(report.count("note") for report in reports)
+    if notes:
+        counts = (*counts, (notes, "note"))
     return ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in counts)
 
 
@@ -102,7 +105,12 @@ def load_project(settings: Settings) -> ProjectFiles:
             f"no Kubernetes object of a known kind in {settings.project}",
             hint="put an InferenceService into a .yaml file there, or name files with -f",
         )
-    reports = review(documents, namespace=settings.namespace, look_at=look_at(settings.mirrors))
+    reports = review(
+        documents,
+        namespace=settings.namespace,
+        look_at=look_at(settings.mirrors),
+        mirrors=settings.mirrors,
+    )
     return ProjectFiles(tuple(sorted(objects, key=_order)), tuple(reports))
 
 

@@ -53,7 +53,9 @@ def validate(flags: Common, paths: tuple[str, ...], strict: bool, kserve_version
         found = read_documents(settings)
         files = {p if p == "-" else os.path.relpath(p): d for p, d in found.items()}
         namespace, mirrors = settings.namespace, settings.mirrors
-    reports = review(files, namespace=namespace, strict=strict, look_at=look_at(mirrors))
+    reports = review(
+        files, namespace=namespace, strict=strict, look_at=look_at(mirrors), mirrors=mirrors
+    )
     output = flags.output("validate")
     if flags.as_json:
         _print_envelope(output, reports)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kserve_local.api.gaps import UNAVAILABLE
 from kserve_local.api.meta import Key, Object
 from kserve_local.api.scheme import SERVICE
 from kserve_local.controllers import knative_names
@@ -18,7 +19,7 @@ from kserve_local.controllers.knative_service import KnativeServiceController
 from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.revision import RevisionController
 from kserve_local.controllers.routes import RoutesController
-from kserve_local.controllers.unavailable import UNAVAILABLE, UnavailableController
+from kserve_local.controllers.unavailable import UnavailableController
 from kserve_local.errors import AlreadyExists
 from kserve_local.interfaces.routing import RouteSink
 from kserve_local.reconcile.controller import Reconciler

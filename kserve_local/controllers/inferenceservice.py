@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from kserve_local.api import names, validation
+from kserve_local.api import gaps, names, validation
 from kserve_local.api.config import InferenceServiceConfig, parse
 from kserve_local.api.inferenceservice import framework_of
 from kserve_local.api.meta import (
@@ -46,7 +46,7 @@ from kserve_local.api.scheme import (
     TRAINED_MODEL,
     key_of,
 )
-from kserve_local.controllers import isvc_gaps, isvc_knative, isvc_status, podspec
+from kserve_local.controllers import isvc_knative, isvc_status, podspec
 from kserve_local.controllers.garbage import ISVC_FINALIZER, TRAINED_MODEL_PARENT
 from kserve_local.controllers.isvc_status import StatusDraft
 from kserve_local.controllers.knative_service import with_status
@@ -227,7 +227,7 @@ class InferenceServiceController:
         return stored
 
     async def _say_left_out(self, isvc: Object) -> None:
-        for sentence in isvc_gaps.left_out(isvc):
+        for sentence in gaps.left_out(isvc):
             await self._event(isvc, "Warning", isvc_status.NOT_AVAILABLE, sentence)
 
     def _review(self, ksvc: Object, old: Object | None, config: InferenceServiceConfig) -> None:

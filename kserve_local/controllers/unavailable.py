@@ -1,20 +1,13 @@
 """Kinds that are accepted, checked and stored but not carried out yet: say so, in the object.
 
 Reads the object; writes one condition and one Event, so that `kubectl get` and `status` show why
-nothing happens. Each kind leaves this list when its own controller comes.
+nothing happens. Which kinds: `gaps.UNAVAILABLE`.
 """
 
 from __future__ import annotations
 
 from kserve_local.api.meta import Key, get_condition, timestamp
-from kserve_local.api.scheme import (
-    INFERENCE_GRAPH,
-    LLM_INFERENCE_SERVICE,
-    LOCAL_MODEL_CACHE,
-    LOCAL_MODEL_NAMESPACE_CACHE,
-    TRAINED_MODEL,
-    ResourceType,
-)
+from kserve_local.api.scheme import ResourceType
 from kserve_local.controllers.conditions import ConditionSet
 from kserve_local.controllers.isvc_status import NOT_AVAILABLE
 from kserve_local.controllers.knative_service import with_status
@@ -22,14 +15,6 @@ from kserve_local.reconcile.controller import Watch, itself
 from kserve_local.reconcile.result import DONE, Result
 from kserve_local.store.events import EventRecorder
 from kserve_local.store.store import Store
-
-UNAVAILABLE: tuple[ResourceType, ...] = (
-    INFERENCE_GRAPH,
-    TRAINED_MODEL,
-    LLM_INFERENCE_SERVICE,
-    LOCAL_MODEL_CACHE,
-    LOCAL_MODEL_NAMESPACE_CACHE,
-)
 
 
 def message_for(kind: ResourceType) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
-from kserve_local.api import names, scheme
+from kserve_local.api import gaps, names, scheme
 from kserve_local.api.meta import (
     Object,
     annotations_of,
@@ -26,7 +26,7 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.apiserver.app import json_route
-from kserve_local.controllers import empty_models, isvc_gaps, pod_state
+from kserve_local.controllers import empty_models, pod_state
 from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.errors import KServeLocalError
@@ -115,7 +115,7 @@ async def _service(
         "state": _state(ready, reason, revisions),
         "reason": reason,
         "message": message,
-        "notes": isvc_gaps.left_out(isvc),
+        "notes": gaps.left_out(isvc),
         "warnings": [*empty_models.told_by(pods)],
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": status.get("url", ""),

@@ -497,3 +497,22 @@ def test_binary_and_huge_files_are_findings_not_crashes(project: Path) -> None:
 def test_unknown_flags_are_wrong_usage(project: Path) -> None:
     with pytest.raises(click.UsageError):
         run("--nope")
+
+
+def test_notes_are_counted_and_change_no_exit_code(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "isvc.yaml").write_text(GOOD + "    minReplicas: 0\n")
+    note = (
+        "isvc.yaml:11:5 note kserve-local 0.1 does not run this yet: minReplicas 0: there is no "
+        "scale to zero yet; one replica keeps running"
+    )
+    assert run("--strict") == 0
+    assert capsys.readouterr().out.splitlines() == [note, "1 object, 0 errors, 0 warnings, 1 note"]
+    assert run("--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    (finding,) = told["data"]["files"][0]["findings"]
+    assert (finding["severity"], finding["field"]) == ("note", "spec.predictor.minReplicas")
+    assert told["warnings"] == []
+    assert cli.main(["up", "--dry-run"], standalone_mode=False) == 0
+    assert note in capsys.readouterr().err

@@ -1,0 +1,119 @@
+"""What is accepted here and not carried out by this version, field by field, in words. Pure.
+
+`validate` shows all of it before anything runs. While the project runs, the fields of a predictor
+are an Event when the Knative Service is written and a line of `kserve-local status` (`left_out`);
+kinds, modes and other components have conditions of their own. A line leaves this module when its
+behaviour comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kserve_local import __version__
+from kserve_local.api import names, scheme
+from kserve_local.api.config import InferenceServiceConfig
+from kserve_local.api.inferenceservice import framework_of, is_multi_model
+from kserve_local.api.meta import Object, annotations_of
+
+Path_ = tuple[str | int, ...]
+_SCALING = ("scaleTarget", "scaleMetric", "autoScaling")
+
+UNAVAILABLE: tuple[scheme.ResourceType, ...] = (
+    scheme.INFERENCE_GRAPH,
+    scheme.TRAINED_MODEL,
+    scheme.LLM_INFERENCE_SERVICE,
+    scheme.LOCAL_MODEL_CACHE,
+    scheme.LOCAL_MODEL_NAMESPACE_CACHE,
+)
+"""Kinds that are checked and stored, and nothing runs for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """One field or kind that has no effect.
+
+    Args:
+        path: Where it is written.
+        text: The field, and what happens instead.
+    """
+
+    path: Path_
+    text: str
+
+    def sentence(self) -> str:
+        """Return what `validate` says."""
+        version = __version__.rpartition(".")[0]
+        return f"kserve-local {version} does not run this yet: {self.text}"
+
+
+def gaps_of(obj: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
+    """Yield what of an object has no effect here and has one on a cluster.
+
+    Args:
+        obj: An object that the webhooks take.
+    """
+    kind = obj["kind"]
+    if scheme.of(obj) in UNAVAILABLE:
+        yield Gap(("kind",), f"{kind}; it is checked and stored, and nothing runs for it")
+    elif scheme.of(obj) is scheme.INFERENCE_SERVICE:
+        yield from _of_service(obj, config)
+
+
+def _of_service(isvc: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
+    written = annotations_of(isvc).get(names.DEPLOYMENT_MODE)
+    mode = config.deployment_mode(written)
+    if mode != names.KNATIVE_MODE:
+        path: Path_ = ("metadata", "annotations", names.DEPLOYMENT_MODE) if written else ("spec",)
+        yield Gap(path, f"deploymentMode {written or mode}; only Knative mode is there")
+        return
+    for component in ("transformer", "explainer"):
+        if isvc["spec"].get(component) is not None:
+            text = f"spec.{component}; the predictor answers under its own name only"
+            yield Gap(("spec", component), text)
+    yield from _of_predictor(isvc)
+
+
+def left_out(isvc: Object) -> list[str]:
+    """Return one sentence for each field of the predictor that has no effect."""
+    return [gap.text for gap in _of_predictor(isvc)]
+
+
+def _of_predictor(isvc: Object) -> Iterator[Gap]:
+    predictor: Mapping[str, Any] = isvc["spec"]["predictor"]
+    at: Path_ = ("spec", "predictor")
+    least = predictor.get("minReplicas")
+    most = predictor.get("maxReplicas") or 0
+    if least == 0:
+        text = "minReplicas 0: there is no scale to zero yet; one replica keeps running"
+        yield Gap((*at, "minReplicas"), text)
+    given = [field for field in _SCALING if predictor.get(field) is not None]
+    if most > max(1 if least is None else least, 1):
+        given.insert(0, "maxReplicas")
+    if given:
+        running = max(1 if least is None else int(least), 1)
+        text = (
+            f"{', '.join(given)}: there is no autoscaler yet; the number of replicas stays at "
+            f"{running}"
+        )
+        yield Gap((*at, given[0]), text)
+    if predictor.get("logger"):
+        yield Gap((*at, "logger"), "logger: requests are not logged yet")
+    if predictor.get("batcher"):
+        text = "batcher: requests are not put together by an agent yet"
+        yield Gap((*at, "batcher"), text)
+    if predictor.get("workerSpec") is not None:
+        text = "workerSpec: the head runs alone, without workers on other nodes"
+        yield Gap((*at, "workerSpec"), text)
+    if annotations_of(isvc).get(names.ROLLOUT_DURATION):
+        text = "rollout-duration: traffic moves to a new revision at once"
+        yield Gap(("metadata", "annotations", names.ROLLOUT_DURATION), text)
+    framework = framework_of(predictor)
+    if framework is not None and is_multi_model(predictor):
+        text = (
+            "model without storageUri: a cluster runs it in multi-model mode (agent, TrainedModel),"
+            " which is not there; set spec.predictor.model.storageUri"
+        )
+        yield Gap((*at, framework[0]), text)

@@ -1,0 +1,113 @@
+"""What is told about fields and kinds that have no effect; of the rest nothing is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kserve_local.api.gaps import left_out
+from kserve_local.api.manifest import load
+from kserve_local.api.review import review
+
+
+def service(annotations: dict[str, str] | None = None, **predictor: Any) -> dict[str, Any]:
+    model = {"modelFormat": {"name": "sklearn"}, "storageUri": "gs://bucket/model"}
+    return {
+        "metadata": {"name": "iris", "annotations": annotations or {}},
+        "spec": {"predictor": {"model": model, **predictor}},
+    }
+
+
+@pytest.mark.parametrize(
+    "isvc",
+    [
+        service(),
+        service(minReplicas=2),
+        service(minReplicas=2, maxReplicas=2),
+        service(maxReplicas=1, containerConcurrency=1, timeout=5, canaryTrafficPercent=10),
+        service(model={"modelFormat": {"name": "huggingface"}}),
+    ],
+)
+def test_nothing_to_say(isvc: dict[str, Any]) -> None:
+    assert left_out(isvc) == []
+
+
+@pytest.mark.parametrize(
+    ("isvc", "words"),
+    [
+        (service(minReplicas=0), "one replica keeps running"),
+        (service(maxReplicas=3), "maxReplicas: there is no autoscaler yet"),
+        (service(minReplicas=2, scaleTarget=1), "stays at 2"),
+        (service(logger={"mode": "all"}), "logger"),
+        (service(batcher={"maxBatchSize": 4}), "batcher"),
+        (service(workerSpec={}), "workerSpec"),
+        (service({"serving.knative.dev/rollout-duration": "60s"}), "at once"),
+        (service(model={"modelFormat": {"name": "sklearn"}}), "multi-model"),
+    ],
+)
+def test_what_has_no_effect_is_said(isvc: dict[str, Any], words: str) -> None:
+    (sentence,) = left_out(isvc)
+    assert words in sentence
+
+
+HEAD = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris\n"
+MODEL = "spec:\n  predictor:\n    sklearn:\n      storageUri: s3://a/b\n"
+CONTAINER = "    containers: [{name: kserve-container, image: i}]\n"
+SERVING = "apiVersion: serving.kserve.io/v1alpha1\n"
+# Each case: notes stand at the lines that end in `# HERE`, and nothing else is said.
+NOTED = {
+    "nothing": HEAD + MODEL,
+    "transformer, explainer": (
+        HEAD + MODEL + f"  transformer: # HERE\n{CONTAINER}  explainer: # HERE\n{CONTAINER}"
+    ),
+    "logger, batcher": (
+        HEAD
+        + MODEL
+        + "    logger: # HERE\n      mode: all\n    batcher: # HERE\n      maxBatchSize: 4\n"
+    ),
+    "replicas": HEAD + MODEL + "    minReplicas: 0 # HERE\n    maxReplicas: 3 # HERE\n",
+    "mode": (
+        HEAD
+        + "  annotations:\n    serving.kserve.io/deploymentMode: RawDeployment # HERE\n"
+        + MODEL
+        + "    logger: {mode: all}\n"
+    ),
+    "no storage": HEAD + "spec:\n  predictor:\n    sklearn: # HERE\n      protocolVersion: v1\n",
+    "Azure": HEAD + MODEL.replace("s3://a/b", "https://x.blob.core.windows.net/y/b # HERE"),
+    "oci": (
+        HEAD + "spec:\n  predictor:\n    model: {modelFormat: {name: sklearn}}\n    storageUris:\n"
+        "    - uri: gs://a/b\n    - uri: oci://a/b # HERE\n      mountPath: /mnt/models/b\n"
+    ),
+    "graph": (
+        f"{SERVING}kind: InferenceGraph # HERE\nmetadata: {{name: g}}\n"
+        "spec: {nodes: {root: {routerType: Sequence, steps: [{serviceName: a}]}}}\n"
+    ),
+    "LLM": (
+        "apiVersion: serving.kserve.io/v1alpha2\nkind: LLMInferenceService # HERE\n"
+        "metadata: {name: a}\nspec: {model: {uri: hf://a/b}}\n"
+    ),
+    "LLM config": (
+        "apiVersion: serving.kserve.io/v1alpha2\nkind: LLMInferenceServiceConfig\n"
+        "metadata: {name: a}\nspec: {model: {uri: hf://a/b}}\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+@pytest.mark.parametrize("strict", [False, True])
+def test_validate_notes_it_at_its_line(case: str, strict: bool) -> None:
+    """Not even `--strict` makes it more: a cluster runs it."""
+    text = NOTED[case]
+    (report,) = review({"f.yaml": load(text)}, strict=strict)
+    expected = [n for n, line in enumerate(text.splitlines(), 1) if line.endswith("# HERE")]
+    assert [f.line for f in report.findings] == expected, report.findings
+    for finding in report.findings:
+        assert (finding.severity, finding.source) == ("note", "gap")
+        assert finding.message.startswith("kserve-local 0.1 does not run this yet: ")
+    assert (report.valid, report.schema_valid) == (True, True)
+
+
+def test_what_a_mirror_holds_is_fetched() -> None:
+    (report,) = review({"f.yaml": load(NOTED["oci"])}, mirrors=["oci://a/"])
+    assert report.findings == ()
