@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from kserve_local.api.meta import Object
     from kserve_local.api.scheme import ResourceType
     from kserve_local.client.client import Client
+    from kserve_local.settings import Settings
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
-FORMS = ("table", "wide", "yaml", "json", "name")
+FORMS = ("table", "wide", "yaml", "json", "name", "env")
 TEMPLATE = "jsonpath="
 
 
@@ -80,15 +81,33 @@ def command(
     show = _Printer(flags, query, output)
     if watch and len(wanted) > 1:
         raise UsageError("--watch takes one resource type and at most one name")
+    if output == "env" and not flags.as_json:
+        _check_env(wanted, watch)
 
     async def work(client: Client) -> None:
         if watch:
             await _watch(client, query, show)
         else:
-            show.all(*await _fetch(client, query, table=show.as_table))
+            show.all(*await _fetch(client, query, table=show.as_table), settings)
 
     run(settings, work)
     return 0
+
+
+def _check_env(wanted: Sequence[tuple[ResourceType, str]], watch: bool) -> None:
+    """Refuse variables of what nobody can call.
+
+    Raises:
+        UsageError: Another type than InferenceService is asked for, or --watch.
+    """
+    other = next((k.plural for k, _ in wanted if k.kind != "InferenceService"), "")
+    if other:
+        raise UsageError(
+            f"-o env is for InferenceServices; {other} have no address to call",
+            hint="kserve-local get isvc -o env",
+        )
+    if watch:
+        raise UsageError("-o env is read once; --watch would repeat it")
 
 
 def parse(resource: str, names: Sequence[str]) -> list[tuple[ResourceType, str]]:
@@ -206,7 +225,12 @@ class _Printer:
         self.as_table = self.form in ("table", "wide") and not self.flags.as_json
         self._render = self._template()
 
-    def all(self, found: Sequence[tuple[ResourceType, Any]], absent: NotFound | None) -> None:
+    def all(
+        self,
+        found: Sequence[tuple[ResourceType, Any]],
+        absent: NotFound | None,
+        settings: Settings,
+    ) -> None:
         """Print all answers, then raise what was missing.
 
         Raises:
@@ -227,6 +251,8 @@ class _Printer:
             }  # fmt: skip
             if self.flags.as_json:
                 self.out.envelope(data)
+            elif self.form == "env":
+                self.out.data(_env(items, settings, self.flags.namespace))
             elif self.form == "name":
                 for item in items:
                     self.out.data(name_of_object(item))
@@ -333,6 +359,14 @@ def name_of_object(obj: Object) -> str:
 def _objects(kind: ResourceType, data: Any, query: _Query) -> list[Object]:
     named = any(name for k, name in query.wanted if k.id == kind.id)
     return [data] if named else list(data["items"])
+
+
+def _env(items: Sequence[Object], settings: Settings, namespace: str | None) -> str:
+    from kserve_local.cli.shell_variables import variables
+    from kserve_local.client.project import need_running
+
+    gateway = need_running(settings).gateway_url
+    return variables(gateway, items, namespace or settings.namespace)
 
 
 def _yaml(data: Any) -> str:

@@ -491,17 +491,24 @@ def _has_failed(pod: Object) -> bool:
     return False
 
 
+def base_url(gateway: str) -> str:
+    """Return the gateway's URL as people write it."""
+    port = gateway.rpartition(":")[2]
+    return f"http://localhost:{port}" if "127.0.0.1" in gateway else gateway
+
+
 def urls(gateway: str, isvc: Object) -> Mapping[str, str]:
     """Return the ways to call a service: plain (in the protocol its spec names), path, host."""
     name, namespace = name_of(isvc), namespace_of(isvc)
     port = gateway.rpartition(":")[2]
-    base = f"http://localhost:{port}" if "127.0.0.1" in gateway else gateway
+    base = base_url(gateway)
     host = str((isvc.get("status") or {}).get("url", "")).removeprefix("http://")
     model = ((isvc.get("spec") or {}).get("predictor") or {}).get("model") or {}
     is_v2 = str(model.get("protocolVersion") or "").endswith("v2")
     call = f"v2/models/{name}/infer" if is_v2 else f"v1/models/{name}:predict"
     return {
         "path": f"{base}/serving/{namespace}/{name}",
+        "predict": f"{base}/serving/{namespace}/{name}/{call}",
         "rest": f"{base}/{call}",
         "host": host,
         "localhost": f"{name}.{namespace}.localhost:{port}",

@@ -5,28 +5,45 @@ from __future__ import annotations
 import re
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kserve_local.cli.options import Common, common
 from kserve_local.cli.output import envelope_text, table
 
+if TYPE_CHECKING:
+    from kserve_local.settings import Settings
+
 HEADER = ("NAME", "READY", "REPLICAS", "URL", "REV (TRAFFIC)", "MEM", "P95", "LAST ERROR")
 PERIOD = 1.0
 """Seconds between two looks of `--watch`."""
+LATELY = 600.0
+"""A restart within this many seconds is a problem that the plain table shows, too."""
 
 
 @click.command("status")
 @click.argument("names", nargs=-1)
 @click.option("--exit-code", is_flag=True, help="Exit 4 if a service is not Ready.")
 @click.option("-w", "--watch", is_flag=True, help="Show it again whenever it changes.")
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "wide", "json", "env"]), default="table",
+    help="wide: also restarts; env: variables for eval.",
+)  # fmt: skip
 @common
-def command(flags: Common, names: tuple[str, ...], exit_code: bool, watch: bool) -> int:
+def command(
+    flags: Common, names: tuple[str, ...], exit_code: bool, watch: bool, output: str
+) -> int:
     """Show the project's services (or those NAMEd)."""
+    if output == "json":
+        flags = replace(flags, as_json=True)
     shown = ""
     while True:
-        text, bad = _look(flags, names)
+        # An age is no change: --watch shows none.
+        text, bad = _look(flags, names, output, aged=not watch)
         if text != shown:
             if shown and sys.stdout.isatty():
                 click.clear()
@@ -38,7 +55,7 @@ def command(flags: Common, names: tuple[str, ...], exit_code: bool, watch: bool)
         time.sleep(PERIOD)
 
 
-def _look(flags: Common, names: tuple[str, ...]) -> tuple[str, bool]:
+def _look(flags: Common, names: tuple[str, ...], form: str, *, aged: bool) -> tuple[str, bool]:
     """Return what to show now, and whether a service is not Ready."""
     from kserve_local.cli.session import run, service_name
     from kserve_local.client.client import Client
@@ -66,11 +83,19 @@ def _look(flags: Common, names: tuple[str, ...]) -> tuple[str, bool]:
         where = {"gateway": running.raw["gateway"], "api": running.raw["api"]}
         where |= {"backend": running.backend, "pid": running.identity.pid}
         return envelope_text("status", "ok", {**data, "services": services, **where}), bad
+    if form == "env":
+        return _env(settings, flags, running.gateway_url, services), bad
     if not services:
         return "no services", bad
     port = running.gateway_url.rpartition(":")[2]
     many = len({s["namespace"] for s in services}) > 1
-    text = [table([_row(s, port, many) for s in services], HEADER)]
+    rows, header = [_row(s, port, many) for s in services], [*HEADER]
+    if form == "wide" or any(map(_restarted_lately, services)):
+        for cells, word in zip(
+            [header, *rows], ["RESTARTS", *(_restarts(s, aged=aged) for s in services)], strict=True
+        ):
+            cells.insert(3, word)
+    text = [table(rows, header)]
     notes: dict[str, list[str]] = {}
     for service in services:
         message = str(service["message"])
@@ -89,6 +114,47 @@ def _look(flags: Common, names: tuple[str, ...]) -> tuple[str, bool]:
         text.append("")
         text += [f"{', '.join(names)}: {note}" for note, names in notes.items()]
     return "\n".join(text), bad
+
+
+def _env(
+    settings: Settings, flags: Common, gateway: str, services: Sequence[dict[str, Any]]
+) -> str:
+    """Return the services' variables (`shell_variables`)."""
+    from kserve_local.api import scheme
+    from kserve_local.cli.session import run
+    from kserve_local.cli.shell_variables import variables
+    from kserve_local.client.client import Client
+
+    async def fetch(client: Client) -> list[Any]:
+        return await client.list(scheme.INFERENCE_SERVICE)
+
+    shown = {(s["namespace"], s["name"]) for s in services}
+    found = [
+        isvc
+        for isvc in run(settings, fetch)
+        if (isvc["metadata"]["namespace"], isvc["metadata"]["name"]) in shown
+    ]
+    return variables(gateway, found, flags.namespace or settings.namespace)
+
+
+def _since_restart(service: dict[str, Any]) -> float | None:
+    """Return how long ago a container was restarted the last time."""
+    at = service.get("lastRestart")
+    return time.time() - datetime.fromisoformat(at).timestamp() if at else None
+
+
+def _restarted_lately(service: dict[str, Any]) -> bool:
+    seconds = _since_restart(service)
+    return bool(service["restarts"]) and seconds is not None and seconds < LATELY
+
+
+def _restarts(service: dict[str, Any], *, aged: bool) -> str:
+    """Return `3 (5m ago)`, as kubectl's column."""
+    from kserve_local.apiserver.durations import human
+
+    seconds, count = _since_restart(service), int(service["restarts"])
+    told = aged and count and seconds is not None
+    return f"{count} ({human(seconds)} ago)" if told else str(count)
 
 
 _ERROR_WIDTH = 100

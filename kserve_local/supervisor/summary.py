@@ -124,11 +124,17 @@ async def _service(
         "memory": memory,
         "rps": round(sum(f["rps"] for f in figures), 2),
         "p95": max((f["p95"] for f in figures), default=0.0),
-        "restarts": sum(
-            int(c.get("restartCount", 0))
-            for pod in pods
-            for c in (pod.get("status") or {}).get("containerStatuses") or ()
-        ),
+        **_restarts(pods),
+    }
+
+
+def _restarts(pods: Sequence[Object]) -> dict[str, Any]:
+    """Return how often containers were restarted, and when the last one had ended ("": never)."""
+    containers = [c for p in pods for c in (p.get("status") or {}).get("containerStatuses") or ()]
+    ended = [(c.get("lastState") or {}).get("terminated") or {} for c in containers]
+    return {
+        "restarts": sum(int(c.get("restartCount") or 0) for c in containers),
+        "lastRestart": max((str(e.get("finishedAt") or "") for e in ended), default=""),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -139,6 +140,40 @@ def test_status_shows_what_is_called_and_how_it_stands(iris: Project) -> None:
     assert (revision["percent"], revision["replicas"]) == (100, 1)
     (pid,) = revision["pids"]
     os.kill(pid, 0)
+
+
+def test_services_as_variables_of_a_shell(iris: Project) -> None:
+    script = (
+        'eval "$($0 -m kserve_local.cli.main $@)"; echo "$SKLEARN_IRIS_READY $SKLEARN_IRIS_PREDICT"'
+    )
+    url = iris.gateway.replace("127.0.0.1", "localhost")
+    for args in (["status", "-o", "env"], ["get", "isvc", "sklearn-iris", "-o", "env"]):
+        done = subprocess.run(
+            ["sh", "-c", script, sys.executable, *args],
+            cwd=iris.folder, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        path = "/serving/default/sklearn-iris/v1/models/sklearn-iris:predict"
+        assert done.stdout == f"True {url}{path}\n"
+        assert iris.call(path, IRIS)[0] == 200
+    for args in (["get", "pods"], ["get", "isvc,pods"], ["get", "all"], ["get", "isvc", "-w"]):
+        refused = iris.run(*args, "-o", "env", check=2)
+        assert "-o env" in refused.stderr
+        assert refused.stdout == ""
+
+
+def test_restarts_show_when_asked_for_or_when_they_are_news(tmp_path: Path) -> None:
+    with project(sample("sklearn-iris", tmp_path / "iris")) as own:
+        own.up()
+        assert "RESTARTS" not in own.run("status").stdout
+        header, row = own.run("status", "-o", "wide").stdout.splitlines()[:2]
+        assert (header.split()[3], row.split()[3]) == ("RESTARTS", "0")
+        (revision,) = own.service("sklearn-iris")["revisions"]
+        os.kill(revision["pids"][0], signal.SIGKILL)
+        wait_until(lambda: own.service("sklearn-iris")["restarts"] == 1)
+        wait_until(lambda: own.service("sklearn-iris")["lastRestart"])
+        header, row = own.run("status").stdout.splitlines()[:2]
+        assert header.split()[3] == "RESTARTS"
+        assert re.fullmatch(r"1 \(\d+s ago\)", " ".join(row.split()[3:6]))
 
 
 # predict

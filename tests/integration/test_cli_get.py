@@ -55,7 +55,7 @@ def test_a_template_that_is_wrong_is_told_before_anything_is_asked(iris: Project
     assert "unclosed action" in done.stderr
     beyond = iris.run("get", "isvc", "-o", "jsonpath={.items[7]}", check=2)
     assert "array index out of bounds: index 7, length 1" in beyond.stderr
-    for form in ("env", "jsonpath=", "jsonpat={.a}"):
+    for form in ("environment", "jsonpath=", "jsonpat={.a}"):
         assert "jsonpath=TEMPLATE" in iris.run("get", "isvc", "-o", form, check=2).stderr
 
 
