@@ -9,7 +9,7 @@ result; `up` refuses to start on errors.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -35,10 +35,10 @@ from kserve_local.errors import Forbidden, Invalid, NotFound
 Path_ = tuple[str | int, ...]
 Severity = Literal["error", "warning", "note"]
 Source = Literal[
-    "yaml", "kind", "schema", "metadata", "field", "webhook", "runtime", "project", "gap"
+    "yaml", "kind", "schema", "metadata", "field", "webhook", "runtime", "project", "gap", "storage"
 ]
 
-_IN_STATUS = frozenset(("runtime",))
+_IN_STATUS = frozenset(("runtime", "storage"))
 _OUR_GROUPS = frozenset(r.group for r in scheme.ALL if "." in r.group)
 _KINDS = frozenset(r.kind for r in scheme.ALL)
 
@@ -53,7 +53,7 @@ class Finding:
         field: Dotted path, empty where there is none.
         details: More lines, e.g. each runtime and why it does not fit.
         source: What found it; `valid` and `schema_valid` go by it. `runtime`: a cluster takes the
-            object, and its controller refuses it then.
+            object, and its controller refuses it then. `storage`: the source cannot be read.
     """
 
     line: int
@@ -76,16 +76,41 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A place of a model that is named in an object with nothing wrong about it.
+
+    Args:
+        document: Where `path` is.
+        object: The object in its namespace.
+        component: What of it has a service account and, for a predictor, `model.storage`.
+        path: The field.
+        uri: Its value; empty where it is the path of a `storage` block.
+    """
+
+    document: Document
+    object: Object
+    component: Mapping[str, Any]
+    path: Path_
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileReport:
     """All findings of one file, in the order of its lines.
 
     Args:
         objects: How many Kubernetes objects it holds.
+        sources: The models' sources, for who wants to ask whether they can be read.
     """
 
     path: str
     findings: tuple[Finding, ...]
     objects: int
+    sources: tuple[ModelSource, ...] = ()
+
+    def plus(self, found: Iterable[Finding]) -> FileReport:
+        """Return the report with further findings."""
+        return replace(self, findings=_ordered((*self.findings, *found)))
 
     @property
     def valid(self) -> bool:
@@ -115,7 +140,7 @@ def review(
     *,
     namespace: str = "default",
     strict: bool = False,
-    look_at: LookAt = lambda file, uri: "",
+    look_at: LookAt | None = None,
     mirrors: Collection[str] = (),
 ) -> list[FileReport]:
     """Return a report for each file, in the order given.
@@ -127,17 +152,23 @@ def review(
         look_at: Looks at local models (`storage.local.missing_model`); what it says is a warning.
         mirrors: Prefixes of URIs whose content comes from a local folder.
     """
-    look = _Look(look_at, tuple(mirrors))
-    project = _Project(files, namespace)
+    look = _Look(look_at or (lambda file, uri: ""), tuple(mirrors))
+    project = Project(files, namespace)
     reports = []
     for path, documents in files.items():
         found: list[Finding] = []
+        sources: list[ModelSource] = []
         for document in documents:
-            found.extend(_Reviewer(document, project, look, strict=strict).findings())
-        found.sort(key=lambda f: (f.line, f.column, f.severity))
+            reviewer = _Reviewer(document, project, look, strict=strict)
+            found.extend(reviewer.findings())
+            sources.extend(reviewer.sources)
         objects = sum(document.is_kubernetes for document in documents)
-        reports.append(FileReport(path, tuple(found), objects))
+        reports.append(FileReport(path, _ordered(found), objects, tuple(sources)))
     return reports
+
+
+def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda f: (f.line, f.column, f.severity)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +179,7 @@ class _Look:
     mirrors: tuple[str, ...]
 
 
-class _Project:
+class Project:
     """What the given files and a fresh installation hold together."""
 
     def __init__(self, files: Mapping[str, Sequence[Document]], namespace: str) -> None:
@@ -195,11 +226,12 @@ class _Project:
 class _Reviewer:
     """The review of one document."""
 
-    def __init__(self, document: Document, project: _Project, look: _Look, *, strict: bool) -> None:
+    def __init__(self, document: Document, project: Project, look: _Look, *, strict: bool) -> None:
         self.document = document
         self.project = project
         self.strict = strict
         self.look = look
+        self.sources: list[ModelSource] = []
         self.label = ""
         if document.is_kubernetes:
             metadata = document.object.get("metadata")
@@ -231,6 +263,7 @@ class _Reviewer:
         if not any(f.severity == "error" for f in refusal):
             yield from self.runtime(placed)
             yield from self.storage(placed)
+            self.sources.extend(self.other_sources(placed))
             yield from self.gaps(placed)
 
     def finding(
@@ -376,7 +409,7 @@ class _Reviewer:
         if obj["kind"] != "InferenceService" or _is_model_mesh(obj):
             return
         containers = self.project.lookup(scheme.CLUSTER_STORAGE_CONTAINER.id, None)
-        for path, uri in self.sources(obj):
+        for path, uri in self.predictor_sources(obj):
             try:
                 storage_uris.check(uri, containers)
             except Invalid as error:
@@ -388,6 +421,9 @@ class _Reviewer:
                 shown = storage_uris.without_secrets(uri)
                 gap = gaps.Gap(path, f"storageUri {shown}: {missing} is not fetched")
                 yield self.finding(path, gap.sentence(), "gap", "note")
+                continue
+            predictor = obj["spec"]["predictor"]
+            self.sources.append(ModelSource(self.document, obj, predictor, path, uri))
             wrong = self.look.at(self.document.path, uri)
             if wrong:
                 yield self.finding(path, wrong, "project", "warning")
@@ -402,7 +438,28 @@ class _Reviewer:
                 path = self.model_path(self.document.object)
             yield self.finding(path, gap.sentence(), "gap", "note")
 
-    def sources(self, obj: Object) -> Iterator[tuple[Path_, str]]:
+    def other_sources(self, obj: Object) -> Iterator[ModelSource]:
+        """Yield the sources that no rule of the predictor's controller is about."""
+        spec = obj["spec"] if isinstance(obj.get("spec"), dict) else {}
+        found: list[tuple[Mapping[str, Any], Path_, Any]] = []
+        if scheme.of(obj) is scheme.INFERENCE_SERVICE and not _is_model_mesh(obj):
+            predictor = spec["predictor"]
+            if ((predictor.get("model") or {}).get("storage") or {}).get("path"):
+                path: Path_ = ("spec", "predictor", "model", "storage", "path")
+                yield ModelSource(self.document, obj, predictor, path, "")
+            for name in ("transformer", "explainer"):
+                part = spec.get(name) or {}
+                found += [(part, ("spec", name, *at), uri) for at, uri in _written(part)]
+        elif scheme.of(obj) is scheme.TRAINED_MODEL:
+            found.append(({}, ("spec", "model", "storageUri"), spec["model"].get("storageUri")))
+        elif scheme.of(obj) is scheme.LLM_INFERENCE_SERVICE:
+            uri = (spec.get("model") or {}).get("uri")
+            found.append((spec.get("template") or {}, ("spec", "model", "uri"), uri))
+        for component, path, uri in found:
+            if uri and not storage_uris.unfetched(str(uri)):
+                yield ModelSource(self.document, obj, component, path, str(uri))
+
+    def predictor_sources(self, obj: Object) -> Iterator[tuple[Path_, str]]:
         """Yield where each source of the predictor's model is written, and its URI."""
         predictor = obj["spec"]["predictor"]
         single = shape.storage_uri(predictor)
@@ -455,6 +512,18 @@ class _Reviewer:
         width = max((len(name) for name, _ in misses), default=0)
         details = [f"{name.ljust(width)}  {why}" for name, why in misses]
         return self.finding(path, message, "runtime", details=details)
+
+
+def _written(component: Mapping[str, Any]) -> Iterator[tuple[Path_, Any]]:
+    """Yield where in a transformer or explainer a source is written, and its URI."""
+    art = component.get("art") or {}
+    yield ("art", "storageUri"), art.get("storageUri")
+    for number, container in enumerate(component.get("containers") or ()):
+        for at, entry in enumerate(container.get("env") or ()):
+            if entry.get("name") == names.STORAGE_URI_ENV:
+                yield ("containers", number, "env", at, "value"), entry.get("value")
+    for number, entry in enumerate(component.get("storageUris") or ()):
+        yield ("storageUris", number, "uri"), entry["uri"]
 
 
 def scheme_knows(obj: Object) -> bool:

@@ -1,13 +1,13 @@
 """`kserve-local validate`: what is wrong with manifests, with file, line and column. No server.
 
-Reads files only. What it reports is `api/review.py`'s; see there for what counts as an error.
+Reads files only, unless `--deep` asks the models' sources (`cli/reachability.py`). What it reports
+else is `api/review.py`'s; see there for what counts as an error.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,35 +27,49 @@ INVALID = 3
     "--kserve-version", default="0.20", metavar="0.20", show_default=True,
     help="Whose rules; there are those of one version.",
 )  # fmt: skip
+@click.option("--deep", is_flag=True, help="Ask every storageUri whether it can be read.")
 @common
-def validate(flags: Common, paths: tuple[str, ...], strict: bool, kserve_version: str) -> None:
+def validate(
+    flags: Common, paths: tuple[str, ...], strict: bool, kserve_version: str, deep: bool
+) -> None:
     """Check YAML without a server.
 
     PATH is a file, a folder or "-" for standard input; without one, what `up` would use is checked.
-    Reports `file:line:column severity message` and exits 3 if there are errors.
+    Reports `file:line:column severity message` and exits 3 if there are errors. --deep uses the
+    credentials of the ServiceAccounts and Secrets among the files, else yours, and downloads
+    nothing.
     """
     from kserve_local.api.review import review
     from kserve_local.cli.manifest_files import read_all
-    from kserve_local.cli.project_files import look_at
+    from kserve_local.cli.project_files import look_at, read_documents
     from kserve_local.errors import UsageError
 
     if kserve_version.removeprefix("v").split(".")[:2] != ["0", "20"]:
         raise UsageError(
             f"--kserve-version {kserve_version}: the rules here are those of KServe 0.20"
         )
-    mirrors: Mapping[str, Path] = {}
-    if paths:
+    settings = flags.settings() if deep or not paths else None
+    if settings is None or paths:
         files, namespace = read_all(paths), flags.namespace or "default"
     else:
-        from kserve_local.cli.project_files import read_documents
-
-        settings = flags.settings()
         found = read_documents(settings)
         files = {p if p == "-" else os.path.relpath(p): d for p, d in found.items()}
-        namespace, mirrors = settings.namespace, settings.mirrors
+        namespace = settings.namespace
+    mirrors = settings.mirrors if settings is not None else {}
     reports = review(
-        files, namespace=namespace, strict=strict, look_at=look_at(mirrors), mirrors=mirrors
+        files,
+        namespace=namespace,
+        strict=strict,
+        # What --deep finds about local models is an error, in the words of `up`.
+        look_at=None if deep else look_at(mirrors),
+        mirrors=mirrors,
     )
+    if deep and settings is not None:
+        import asyncio
+
+        from kserve_local.cli.reachability import with_reachability
+
+        reports = asyncio.run(with_reachability(reports, files, settings, namespace=namespace))
     output = flags.output("validate")
     if flags.as_json:
         _print_envelope(output, reports)

@@ -89,7 +89,7 @@ def predictor_pod(
     annotations = allowed_annotations(annotations_of(isvc), config)
     annotations |= logger_annotations(predictor.get("logger"))
     annotations |= batcher_annotations(predictor.get("batcher"))
-    annotations |= _storage_annotations(predictor, storage_containers, annotations)
+    annotations |= storage_annotations(predictor, storage_containers, annotations)
     if is_multi_model(predictor):
         annotations |= {
             names.AGENT: "true",
@@ -218,9 +218,18 @@ def batcher_annotations(batcher: Mapping[str, Any] | None) -> dict[str, str]:
     return annotations
 
 
-def _storage_annotations(
+def storage_annotations(
     predictor: Mapping[str, Any], containers: Sequence[Object], present: Mapping[str, str]
 ) -> dict[str, str]:
+    """Return the pod annotations that name the single source.
+
+    Args:
+        containers: All ClusterStorageContainers.
+        present: The Pod's other annotations.
+
+    Raises:
+        Invalid: The URI is not supported, or there are two sources.
+    """
     annotations: dict[str, str] = {}
     storage = (predictor.get("model") or {}).get("storage")
     if storage is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -24,6 +24,7 @@ from kserve_local.storage.remote import (
     SourceChanged,
     filters,
     safe_path,
+    touch,
     unreachable,
     wanted,
 )
@@ -62,9 +63,32 @@ class GcsSource:
         self.http.close()
 
     def listing(self, note: Callable[[str], None]) -> Listing:
+        files = tuple(self._found(note))
+        one = len(files) == 1 and bool(archives.kind_of(files[0].path))
+        return Listing(files, unpack=one)
+
+    def reach(self, note: Callable[[str], None]) -> None:
+        touch(self, next(self._found(note)), note)
+
+    def _found(self, note: Callable[[str], None]) -> Iterator[RemoteFile]:
+        """Yield the files that the filters let through, one at least; asks page by page."""
+        empty = True
+        for file in self._named(note):
+            if wanted(file.path, self._allow, self._ignore):
+                empty = False
+                yield file
+        if empty:
+            raise StorageError(
+                f"Failed to fetch model. No model found in {self._uri}.",
+                hint=f'bucket "{self.bucket}" has no object of this name or under it that the '
+                "filters let through",
+            )
+
+    def _named(self, note: Callable[[str], None]) -> Iterator[RemoteFile]:
+        """Yield what lies below the path, or else is the object of this name."""
         self._note = note
         prefix = self.path if self.path.endswith("/") or not self.path else f"{self.path}/"
-        files = []
+        found = False
         token = ""
         while True:
             query = {"prefix": prefix, "fields": f"items({_FIELDS}),nextPageToken"}
@@ -75,25 +99,17 @@ class GcsSource:
                 name = str(item["name"])
                 relative = name.removeprefix(prefix)
                 if relative.strip() and not relative.endswith("/"):
-                    files.append(self._file(item, relative))
+                    found = True
+                    yield self._file(item, relative)
             token = str(page.get("nextPageToken") or "")
             if not token:
                 break
-        if not files and self.path and not self.path.endswith("/"):
+        if not found and self.path and not self.path.endswith("/"):
             try:
                 item = self._json(f"{self._url(self.path)}?{urlencode({'fields': _FIELDS})}")
-                files.append(self._file(item, self.path.rpartition("/")[2]))
             except _NoObject:
-                pass
-        files = [f for f in files if wanted(f.path, self._allow, self._ignore)]
-        if not files:
-            raise StorageError(
-                f"Failed to fetch model. No model found in {self._uri}.",
-                hint=f'bucket "{self.bucket}" has no object of this name or under it that the '
-                "filters let through",
-            )
-        one = len(files) == 1 and bool(archives.kind_of(files[0].path))
-        return Listing(tuple(files), unpack=one)
+                return
+            yield self._file(item, self.path.rpartition("/")[2])
 
     def open(self, file: RemoteFile, start: int, end: int | None = None) -> Response:
         # Compressed objects come as they are stored, so that size and checksum are the listing's.

@@ -22,6 +22,7 @@ from kserve_local.storage.remote import (
     filters,
     fingerprint,
     safe_path,
+    touch,
     unreachable,
     wanted,
 )
@@ -117,6 +118,11 @@ class HuggingFaceSource:
                 hint="the repository has no file that the filters let through",
             )
         return Listing(files)
+
+    def reach(self, note: Callable[[str], None]) -> None:
+        # A gated repository is listed for everybody; its files are not for everybody.
+        files = self.listing(note).files
+        touch(self, next((f for f in files if f.size), files[0]), note)
 
     def open(self, file: RemoteFile, start: int, end: int | None = None) -> Response:
         ranged = {"Range": f"bytes={start}-{'' if end is None else end}"}

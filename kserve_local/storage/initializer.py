@@ -14,18 +14,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kserve_local.api.storage_uris import without_secrets
 from kserve_local.errors import StorageError
 from kserve_local.interfaces.backend import Progress
 from kserve_local.interfaces.storage import Fetched, StorageRequest
-from kserve_local.storage.local import as_folder, claim_path, local_path, mirrored, only_archive
+from kserve_local.storage.local import (
+    as_folder,
+    claim_path,
+    is_empty,
+    local_path,
+    mirrored,
+    only_archive,
+)
 
 if TYPE_CHECKING:
     from kserve_local.storage.archives import Bounds
     from kserve_local.storage.download import Meter
     from kserve_local.storage.http import Limits, Stop
+    from kserve_local.storage.remote import Source
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +84,59 @@ class Initializer:
 
     async def fetch(self, request: StorageRequest, report: Callable[[Progress], None]) -> Fetched:
         """Return the local folder that holds the source's content; see `interfaces.storage`."""
+        path = self._here(request)
+        if path is None:
+            return await self._remote(request, report)
+        # A cluster mounts a claim as it is, without a storage initializer.
+        if request.uri.startswith("pvc://") and mirrored(request.uri, self.mirrors) is None:
+            return Fetched(as_folder(path, self.cache), cached=True)
+        return await asyncio.to_thread(self._local, request.uri, path)
+
+    async def check(self, request: StorageRequest) -> bool:
+        """Ask whether the source can be read and holds a file; downloads and writes nothing.
+
+        Returns:
+            False if it was not asked: it is remote, and offline mode is on.
+
+        Raises:
+            StorageError: It cannot be reached, in the words of `fetch`, or holds no file.
+        """
+        path = self._here(request)
+        if path is not None:
+            if await asyncio.to_thread(is_empty, path):
+                raise StorageError(f'"{path}" holds no files.', hint="put the model there")
+            return True
+        from kserve_local.storage.http import Stop
+
+        stop = Stop()
+        work = functools.partial(self._reach, request, stop)
+        future = asyncio.get_running_loop().run_in_executor(self._fetches, work)
+        try:
+            await asyncio.wait({future})
+            return future.result()
+        finally:
+            await _ended(future, stop)
+
+    def _reach(self, request: StorageRequest, stop: Stop) -> bool:
+        from kserve_local.storage.http import Broken, Limits, Refused
+        from kserve_local.storage.remote import unreachable
+
+        source, offline = self._source(request, self._limits or Limits(), stop)
+        try:
+            if not offline:
+                source.reach(lambda _: None)
+            return not offline
+        except (Broken, Refused) as error:
+            raise unreachable(without_secrets(request.uri), error) from error
+        finally:
+            source.close()
+
+    def _here(self, request: StorageRequest) -> Path | None:
+        """Return where the source lies on this machine, None if it is remote.
+
+        Raises:
+            StorageError: It should, and is not there.
+        """
         uri = request.uri
         mirror = mirrored(uri, self.mirrors)
         if mirror is not None:
@@ -85,18 +146,13 @@ class Initializer:
                     f"Failed to fetch model. No model found in {prefix}.",
                     hint=f'the mirror has no "{mirror}"',
                 )
-            return await asyncio.to_thread(self._local, uri, mirror)
+            return mirror
         path = local_path(uri, request.base or self.project)
-        claimed = path is None and uri.startswith("pvc://")
-        if claimed:
+        if path is None and uri.startswith("pvc://"):
             path = claim_path(uri, self.claims)
-        if path is not None:
-            if not path.exists():
-                raise StorageError(f"Local path {uri} does not exist.", hint=f'looked for "{path}"')
-            if claimed:  # A cluster mounts it as it is, without a storage initializer.
-                return Fetched(as_folder(path, self.cache), cached=True)
-            return await asyncio.to_thread(self._local, uri, path)
-        return await self._remote(request, report)
+        if path is not None and not path.exists():
+            raise StorageError(f"Local path {uri} does not exist.", hint=f'looked for "{path}"')
+        return path
 
     def _local(self, uri: str, path: Path) -> Fetched:
         archive = only_archive(path)
@@ -127,11 +183,7 @@ class Initializer:
                 report(Progress(phase="Downloading", message=meter.warning))
             return await future
         finally:
-            if not future.done():
-                stop.set()
-                await asyncio.wait({future}, timeout=_STOP_WAIT)
-                if future.done() and not future.cancelled():
-                    future.exception()
+            await _ended(future, stop)
 
     def _download(
         self,
@@ -141,21 +193,35 @@ class Initializer:
         meter: Meter,
         files: concurrent.futures.Executor,
     ) -> Fetched:
-        from kserve_local.storage.aws_credentials import request_env
         from kserve_local.storage.cache import CacheEntry
         from kserve_local.storage.download import Download
+
+        source, offline = self._source(request, limits, stop)
+        # What names the entry is written down and shown; logins and signatures must not be.
+        shown = without_secrets(request.uri)
+        entry = CacheEntry(self.cache / "models", shown, source.place)
+        return Download(
+            source, entry, stop, files, meter, offline=offline, unpacking=self._unpacking
+        ).run()
+
+    def _source(self, request: StorageRequest, limits: Limits, stop: Stop) -> tuple[Source, bool]:
+        """Return the remote source, and whether it must not be asked."""
+        from kserve_local.storage.aws_credentials import request_env
         from kserve_local.storage.huggingface import is_offline
         from kserve_local.storage.sources import source_of
 
         env = request_env(self.env, request.env)
         source = source_of(request.uri, env, limits, stop)
-        # What names the entry is written down and shown; logins and signatures must not be.
-        shown = without_secrets(request.uri)
-        entry = CacheEntry(self.cache / "models", shown, source.place)
-        offline = self.offline or (request.uri.startswith("hf://") and is_offline(env))
-        return Download(
-            source, entry, stop, files, meter, offline=offline, unpacking=self._unpacking
-        ).run()
+        return source, self.offline or (request.uri.startswith("hf://") and is_offline(env))
+
+
+async def _ended(future: asyncio.Future[Any], stop: Stop) -> None:
+    """Tell a thread to stop unless it is done, and wait a little for that."""
+    if not future.done():
+        stop.set()
+        await asyncio.wait({future}, timeout=_STOP_WAIT)
+        if future.done() and not future.cancelled():
+            future.exception()
 
 
 def _progress(meter: Meter, samples: deque[tuple[float, int]]) -> Progress:

@@ -75,6 +75,13 @@ class Source(Protocol):
             Broken: It cannot be reached, or keeps failing.
         """
 
+    def reach(self, note: Callable[[str], None]) -> None:
+        """Return if there is a file that may be read, without reading more of it than a byte.
+
+        Raises:
+            StorageError, Broken, Refused: As `listing`; as `refused` for the file.
+        """
+
     def open(self, file: RemoteFile, start: int, end: int | None = None) -> Response:
         """Return the file's bytes from `start` (to `end`, inclusive): status 206, or 200 for all.
 
@@ -91,6 +98,20 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Close connections."""
+
+
+def touch(source: Source, file: RemoteFile, note: Callable[[str], None]) -> None:
+    """Read the first byte of a file: who may list files may not always read them.
+
+    Raises:
+        StorageError, Broken: As `Source.reach`.
+    """
+    if file.size == 0:
+        return
+    try:
+        source.http.retried(lambda: source.open(file, 0, 0), note).close()
+    except Refused as error:
+        raise source.refused(error, file) from error
 
 
 def fingerprint(*secrets: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from urllib.parse import quote, urlencode, urlsplit
 
 from kserve_local.errors import StorageError
@@ -32,6 +33,7 @@ from kserve_local.storage.remote import (
     filters,
     fingerprint,
     safe_path,
+    touch,
     unreachable,
     wanted,
 )
@@ -73,6 +75,18 @@ class S3Source:
 
     def listing(self, note: Callable[[str], None]) -> Listing:
         files: list[RemoteFile] = []
+        for file, exact in self._objects(note):
+            if exact:
+                return self._found([file])
+            files.append(file)
+        return self._found(files)
+
+    def reach(self, note: Callable[[str], None]) -> None:
+        first = [file for file, _ in islice(self._objects(note), 1)]
+        touch(self, self._found(first).files[0], note)
+
+    def _objects(self, note: Callable[[str], None]) -> Iterator[tuple[RemoteFile, bool]]:
+        """Yield the objects that count, and whether the URI is their key; asks page by page."""
         token = ""
         while True:
             query = {"list-type": "2", "prefix": self.prefix}
@@ -89,12 +103,10 @@ class S3Source:
                 if not wanted(path, self._allow, self._ignore):
                     continue
                 file = RemoteFile(path, self._url(key), size, _text(item, "ETag").strip('"'))
-                if exact:
-                    return self._found([file])
-                files.append(file)
+                yield file, exact
             token = _text(root, "NextContinuationToken")
             if _text(root, "IsTruncated") != "true" or not token:
-                return self._found(files)
+                return
 
     def _found(self, files: list[RemoteFile]) -> Listing:
         if not files:

@@ -73,13 +73,43 @@ class WebSource:
         self.http.close()
 
     def listing(self, note: Callable[[str], None]) -> Listing:
+        response = self._head(note)
+        file = RemoteFile(
+            path=f"{self._name}.tar" if self._gunzip else self._name,
+            url=self._url,
+            size=response.length,
+            tag=_tag(response),
+            gunzip=self._gunzip,
+        )
+        return Listing((file,), unpack=bool(self._kind))
+
+    def reach(self, note: Callable[[str], None]) -> None:
         try:
-            response = self.http.retried(lambda: self.http.get(self._url, self._custom), note)
+            empty = self._head(note, {"Range": "bytes=0-0"}).length == 0
         except Refused as error:
-            if error.status in TRANSIENT:
+            if error.status != 416:
+                raise
+            empty = True
+        if empty:
+            raise StorageError(f"URI: {self._uri} is an empty file.", hint="upload it again")
+
+    def _head(
+        self, note: Callable[[str], None], extra: Mapping[str, str] | None = None
+    ) -> Response:
+        """Return the answer without its body, which `open` reads and may resume."""
+        try:
+            response = self.http.retried(
+                lambda: self.http.get(
+                    self._url,
+                    lambda url: {**self._custom(url), **(extra or {})},
+                    expect=(200, 206) if extra else (200,),
+                ),
+                note,
+            )
+        except Refused as error:
+            if error.status in TRANSIENT or (extra and error.status == 416):
                 raise
             raise self._words(error) from error
-        # Only the head is wanted here; the body is read by `open`, which may resume it.
         response.close()
         found = response.headers.get("content-type")
         if self._kind:
@@ -96,14 +126,7 @@ class WebSource:
                 hint=f'the server says "{found or "nothing"}"; set it there, or pack the model as '
                 "a .zip or .tar.gz",
             )
-        file = RemoteFile(
-            path=f"{self._name}.tar" if self._gunzip else self._name,
-            url=self._url,
-            size=response.length,
-            tag=_tag(response),
-            gunzip=self._gunzip,
-        )
-        return Listing((file,), unpack=bool(self._kind))
+        return response
 
     def open(self, file: RemoteFile, start: int, end: int | None = None) -> Response:
         ranged = {}
