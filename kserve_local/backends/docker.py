@@ -37,6 +37,7 @@ from kserve_local.errors import (
 )
 from kserve_local.interfaces.backend import (
     ContainerSpec,
+    Login,
     Progress,
     ReplicaEvent,
     ReplicaSpec,
@@ -225,7 +226,7 @@ class DockerBackend:
                 "--offline"
             )
         if not self._settings.offline and (not there or container.pull == "Always"):
-            await self._pull(container.image, report)
+            await self._pull(container, report)
         if container.security.non_root and container.security.user is None:
             found = await self._engine.call("inspect_image", container.image)
             docker_spec.check_user(str((found.get("Config") or {}).get("User") or ""))
@@ -237,17 +238,34 @@ class DockerBackend:
             return False
         return True
 
-    async def _pull(self, image: str, report: Callable[[Progress], None]) -> None:
-        """Pull an image, telling the bytes that have come.
+    async def _pull(self, container: ContainerSpec, report: Callable[[Progress], None]) -> None:
+        """Pull a container's image with the first login that the registry takes.
 
         Raises:
             Missing: The registry does not give it; in the engine's words.
         """
+        refused: Missing | None = None
+        for login in container.logins or (None,):
+            try:
+                await self._pull_as(login, container.image, report)
+                return
+            except Missing as error:
+                refused = refused or error
+        assert refused is not None  # at least one was tried
+        raise refused
+
+    async def _pull_as(
+        self, login: Login | None, image: str, report: Callable[[Progress], None]
+    ) -> None:
+        """Pull an image, telling the bytes that have come."""
+        auth = {"username": login.username, "password": login.password} if login else None
         repository, tag = docker_spec.repository_and_tag(image)
         layers: dict[str, tuple[int, int]] = {}
         begun = time.monotonic()
         lines = self._engine.stream(
-            lambda client: client.pull(repository, tag=tag, stream=True, decode=True)
+            lambda client: client.pull(
+                repository, tag=tag, stream=True, decode=True, auth_config=auth
+            )
         )
         try:
             async with contextlib.aclosing(lines) as news:
@@ -474,19 +492,23 @@ class DockerBackend:
         await self._engine.call("start", replica.sandbox)
         found = await self._engine.call("inspect_container", replica.sandbox)
         replica.place = self._placed(replica.spec, found)
-        own = docker_spec.address(found, self._network)
-        hosts = docker_spec.hosts_file(replica.spec, own, host=self._host)
+        hosts = docker_spec.hosts_file(replica.spec, replica.place.inner, host=self._host)
         await asyncio.to_thread(replica.place.hosts.write_text, hosts)
         await asyncio.to_thread(os.chmod, replica.place.hosts, 0o644)
         return replica.place
 
     def _placed(self, spec: ReplicaSpec, found: Mapping[str, Any]) -> Place:
         """Return what the sandbox's inspection says of the Pod's place."""
-        hosts = self._files.of(spec.id) / "hosts"
+        own = docker_spec.address(found, self._network)
+        reachable = not self._engine.is_rootless
         ports = {port: port for port in docker_spec.pod_ports(spec)}
-        if not self._engine.is_rootless:
-            return Place(str(found["Id"]), docker_spec.address(found, self._network), ports, hosts)
-        return Place(str(found["Id"]), "", docker_spec.published(found), hosts)
+        return Place(
+            sandbox=str(found["Id"]),
+            ip=own if reachable else "",
+            inner=own,
+            ports=ports if reachable else docker_spec.published(found),
+            hosts=self._files.of(spec.id) / "hosts",
+        )
 
     async def _prepare_network(self) -> None:
         """Make the project's network and the sandbox's image, unless they are there."""

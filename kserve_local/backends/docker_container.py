@@ -39,12 +39,14 @@ class Place:
     Args:
         sandbox: The container whose network they share.
         ip: The Pod's address; empty where the engine's networks cannot be reached.
+        inner: The Pod's address on its own network.
         ports: The Pod's ports -> those to connect to.
         hosts: The Pod's `/etc/hosts`.
     """
 
     sandbox: str
     ip: str
+    inner: str
     ports: Mapping[int, int]
     hosts: Path
 
@@ -83,7 +85,12 @@ class Container:
         """
         name = docker_spec.container_name(self.replica, self.spec.name, self.attempt)
         request = docker_spec.container(
-            self.state, self.replica, self.spec, place.sandbox, place.hosts
+            self.state,
+            self.replica,
+            self.spec,
+            sandbox_id=place.sandbox,
+            address=place.inner,
+            hosts=place.hosts,
         )
         made = await self.engine.call("create_container_from_config", request, name=name)
         self.id = str(made["Id"])

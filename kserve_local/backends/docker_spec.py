@@ -14,7 +14,7 @@ from typing import Any
 
 from kserve_local.backends import docker_pause
 from kserve_local.errors import Invalid
-from kserve_local.interfaces.backend import ContainerSpec, ReplicaSpec
+from kserve_local.interfaces.backend import POD_IP, ContainerSpec, ReplicaSpec
 
 PREFIX = "kserve-local.dev"
 PROJECT = f"{PREFIX}/project"
@@ -119,14 +119,25 @@ def usage(stats: Mapping[str, Any]) -> tuple[float, int]:
 
 
 def container(
-    state: Path, replica: ReplicaSpec, spec: ContainerSpec, sandbox_id: str, hosts: Path
+    state: Path,
+    replica: ReplicaSpec,
+    spec: ContainerSpec,
+    *,
+    sandbox_id: str,
+    address: str,
+    hosts: Path,
 ) -> dict[str, Any]:
     """Return the engine's request for one of the Pod's containers.
 
     Args:
         sandbox_id: The container whose network it joins.
+        address: The Pod's address, as its containers know it.
         hosts: The Pod's `/etc/hosts`.
     """
+
+    def placed(text: str) -> str:
+        return text.replace(POD_IP, address)
+
     security = spec.security
     binds = [_bind(m.source, m.path, m.read_only) for m in spec.mounts]
     host: dict[str, Any] = {
@@ -147,15 +158,15 @@ def container(
         host["Memory"] = host["MemorySwap"] = spec.memory_limit_bytes
     request: dict[str, Any] = {
         "Image": spec.image,
-        "Env": [f"{name}={value}" for name, value in spec.env],
+        "Env": [f"{name}={placed(value)}" for name, value in spec.env],
         "Labels": labels(state, replica, spec.name),
         "HostConfig": {k: v for k, v in host.items() if v is not None},
     }
     if spec.command:
-        request["Entrypoint"] = list(spec.command)
+        request["Entrypoint"] = [placed(word) for word in spec.command]
     arguments = spec.argv[len(spec.command) :]
     if spec.command or arguments:
-        request["Cmd"] = list(arguments)
+        request["Cmd"] = [placed(word) for word in arguments]
     if spec.working_dir:
         request["WorkingDir"] = spec.working_dir
     if security.user is not None:
@@ -204,8 +215,8 @@ def hosts_file(replica: ReplicaSpec, ip: str, *, host: str = "") -> str:
     A pattern (`*.domain`) has no line: this file knows whole names only.
 
     Args:
-        host: This machine as the Pod sees it. What lies on this machine's loopback is there, for
-            the Pod has a loopback of its own.
+        host: This machine as the Pod sees it. Services, which have addresses on this machine's
+            loopback, are there; 127.0.0.1 is the Pod's own.
     """
     lines = [
         "127.0.0.1\tlocalhost",
@@ -213,7 +224,8 @@ def hosts_file(replica: ReplicaSpec, ip: str, *, host: str = "") -> str:
         f"{ip}\t{replica.pod[:63].rstrip('-.')}",
     ]
     for name, address in replica.resolve:
-        there = host if host and address.startswith("127.") else address
+        ours = address.startswith("127.") and address != "127.0.0.1"
+        there = host if host and ours else address
         if "*" not in name:
             lines.append(f"{there}\t{name}")
     return "\n".join(lines) + "\n"

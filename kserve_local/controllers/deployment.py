@@ -368,8 +368,7 @@ class DeploymentController:
         try:
             for _ in range(decided.create):
                 pod = pod_for(deployment, replaces=decided.replaces)
-                self._admit(pod)
-                wanted.append(self._mutate(pod))
+                wanted.append(self._mutate(self._admit(pod)))
         except KServeLocalError as error:
             return await self._refused(deployment, error)
         results = await asyncio.gather(
@@ -392,15 +391,21 @@ class DeploymentController:
             return await self._refused(deployment, failed)
         return ""
 
-    def _admit(self, pod: Object) -> None:
-        """Refuse a Pod as Kubernetes' ServiceAccount admission does, before any webhook.
+    def _admit(self, pod: Object) -> Object:
+        """Return the Pod as Kubernetes' ServiceAccount admission lets it in, before any webhook.
+
+        One without pull secrets of its own gets its account's.
 
         Raises:
             Forbidden: Its ServiceAccount does not exist. Every Namespace has a `default` one.
         """
         namespace, name = namespace_of(pod), _account_of(pod["spec"])
-        if name == DEFAULT_ACCOUNT or self._store.find(Key(SERVICE_ACCOUNT.id, namespace, name)):
-            return
+        account = self._store.find(Key(SERVICE_ACCOUNT.id, namespace, name))
+        pull = (account or {}).get("imagePullSecrets")
+        if pull and not pod["spec"].get("imagePullSecrets"):
+            pod = {**pod, "spec": {**pod["spec"], "imagePullSecrets": pull}}
+        if name == DEFAULT_ACCOUNT or account is not None:
+            return pod
         # The name is made from generateName after admission.
         raise Forbidden(
             f'pods "{pod["metadata"]["generateName"]}" is forbidden: error looking up service '

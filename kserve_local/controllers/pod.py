@@ -44,7 +44,16 @@ from kserve_local.controllers.pod_plan import Plan, Record, id_of, plan_pod, res
 from kserve_local.controllers.pod_start import CONFIG_ERROR, PodStarter
 from kserve_local.controllers.pod_status import Running, Terminated
 from kserve_local.controllers.pod_volumes import missing_claims, remove_volumes
-from kserve_local.controllers.pod_work import DOCKER, KUBELET, PodStore, Recorder, Work, meet, seen
+from kserve_local.controllers.pod_work import (
+    DOCKER,
+    INITIALIZE,
+    KUBELET,
+    PodStore,
+    Recorder,
+    Work,
+    meet,
+    seen,
+)
 from kserve_local.errors import Conflict, KServeLocalError, NotFound
 from kserve_local.interfaces.backend import Backend, ReplicaEvent, ReplicaStatus
 from kserve_local.interfaces.storage import StorageInitializer
@@ -423,17 +432,18 @@ class NodeAgent:
 
     def _initialize(self, work: Work, pod: Object, name: str) -> None:
         now = self._clock()
-        before = work.init.get(name)
+        before = work.init.pop(name, None)
         if isinstance(before, Terminated):
             work.records[name] = restarted(work.records.get(name, Record()), before, now=now)
-        work.init[name] = Running(now)
+        if name == names.STORAGE_INITIALIZER:
+            work.init[name] = Running(now)
         container = next(c for c in init_containers(pod) if c.get("name") == name)
         if f"init-{name}" not in work.announced:
             work.announced.add(f"init-{name}")
             self._note(pod, "Normal", "Created", f"Created container: {name}")
             self._note(pod, "Normal", "Started", f"Started container {name}")
         job = self._starter.initialize(work, pod, container, now)
-        self._start_task(work, f"init-{name}", job)
+        self._start_task(work, f"{INITIALIZE}{name}", job)
         self._add(work.key)
 
     # -- the end of a Pod -------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from kserve_local.controllers.environment import (
     resolve_env,
 )
 from kserve_local.controllers.pod_volumes import VolumePlaces, make_mounts
+from kserve_local.controllers.pull_secrets import logins
 from kserve_local.controllers.standins import (
     ImageRequest,
     NoStandIn,
@@ -75,6 +76,15 @@ def init_containers(pod: Object) -> list[Mapping[str, Any]]:
 def custom_init_containers(pod: Object) -> list[Mapping[str, Any]]:
     """Return the init containers that are not KServe's own storage initializer, in order."""
     return [c for c in init_containers(pod) if c.get("name") != names.STORAGE_INITIALIZER]
+
+
+def host_aliases(pod: Object) -> dict[str, str]:
+    """Return host name -> address of `hostAliases`, the first mention of a name first."""
+    found: dict[str, str] = {}
+    for alias in (pod.get("spec") or {}).get("hostAliases") or ():
+        for name in alias.get("hostnames") or ():
+            found.setdefault(str(name), str(alias.get("ip") or ""))
+    return found
 
 
 def ports_of(container: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
@@ -327,12 +337,14 @@ def container_spec(
     ports = ports_of(container)
     command, args = resolve_command(container, env)
     memory = limit_of(container, "memory")
+    image = str(container.get("image") or "")
     spec = ContainerSpec(
         name=name,
-        image=str(container.get("image") or ""),
+        image=image,
         argv=(*command, *args),
         command=tuple(command),
         pull=pull_policy(container),
+        logins=logins(pod, image, around.sources.secret)[0] if in_docker else (),
         security=security_of(pod, container),
         log_path=around.settings.log_dir / name_of(pod) / f"{name}.log",
         env=tuple(env.items()),

@@ -69,6 +69,7 @@ class Seen:
     Args:
         unschedulable: Why no node takes it.
         init: State of each init container that was started; others wait.
+        initializing: Init containers that are being made or run.
         creating: The containers are being made.
         blocked: They cannot be.
         replica: What the backend reports, None when it has nothing.
@@ -82,6 +83,7 @@ class Seen:
     host_ip: str = ""
     unschedulable: str = ""
     init: Mapping[str, Running | Terminated] = field(default_factory=dict)
+    initializing: frozenset[str] = frozenset()
     creating: bool = False
     blocked: Blocked | None = None
     replica: ReplicaStatus | None = None
@@ -249,7 +251,8 @@ def _init_plan(
         name = str(container.get("name"))
         record = seen.records.get(name, Record())
         blocked = seen.blocked.waiting.get(name) if seen.blocked else None
-        state: State = seen.init.get(name) or blocked or _INITIALIZING
+        waiting = Waiting(_INITIALIZING.reason, seen.progress.get(name, ""))
+        state: State = seen.init.get(name) or blocked or waiting
         last = record.last
         if done and isinstance(state, Terminated) and state.exit_code != 0:
             done = False
@@ -264,7 +267,8 @@ def _init_plan(
                 )
         elif done and not isinstance(state, Terminated):
             done = False
-            if isinstance(state, Waiting) and not seen.blocked:
+            beginning = name in seen.initializing
+            if isinstance(state, Waiting) and not seen.blocked and not beginning:
                 plan = replace(plan, initialize=name)
         views.append(
             ContainerView(

@@ -34,6 +34,7 @@ from kserve_local.controllers.pod_containers import (
     container_spec,
     custom_init_containers,
     grace_of,
+    host_aliases,
     init_containers,
     replica_spec,
 )
@@ -50,9 +51,11 @@ from kserve_local.controllers.pod_status import Running, Terminated, Waiting
 from kserve_local.controllers.pod_terminations import explain
 from kserve_local.controllers.pod_volumes import VolumePlaces
 from kserve_local.controllers.pod_work import Note, PodStore, Work, container_of
+from kserve_local.controllers.pull_secrets import logins
 from kserve_local.controllers.standins import NoStandIn, source_for
 from kserve_local.errors import Conflict, Invalid, KServeLocalError, Missing, NotFound
 from kserve_local.interfaces.backend import (
+    POD_IP,
     Backend,
     ContainerSpec,
     ContainerStatus,
@@ -146,7 +149,7 @@ class PodStarter:
         """Prepare what a container needs while its model is fetched; `create` tells failures."""
         try:
             await self.backend.prepare(spec, self._reporter(work, pod, spec.name))
-            await self.backend.warm(spec)
+            await self.backend.warm(replace(spec, logins=()))
         except KServeLocalError:
             return
 
@@ -216,7 +219,7 @@ class PodStarter:
         preparing: ContainerSpec | None = spec
         try:
             await self.backend.prepare(spec, self._reporter(work, pod, name))
-            preparing = None
+            preparing, spec = None, replace(spec, logins=())
             before = _size(spec.log_path)
             replica = self._replica_spec(work, pod, (spec,))
             self.ends[id] = ended
@@ -284,6 +287,7 @@ class PodStarter:
             for preparing in specs:
                 await self.backend.prepare(preparing, self._reporter(work, pod, preparing.name))
             preparing = None
+            specs = tuple(replace(spec, logins=()) for spec in specs)
             work.progress.clear()
             for spec in specs:
                 work.log_offsets[spec.name] = _size(spec.log_path)
@@ -300,8 +304,10 @@ class PodStarter:
     def _replica_spec(
         self, work: Work, pod: Object, specs: tuple[ContainerSpec, ...]
     ) -> ReplicaSpec:
-        resolve = service_names(self.store.list(scheme.SERVICE.id), namespace=work.key.namespace)
-        return replica_spec(pod, specs, ip="" if work.in_docker else work.ip, resolve=resolve)
+        services = service_names(self.store.list(scheme.SERVICE.id), namespace=work.key.namespace)
+        resolve = {**dict(services), **host_aliases(pod)}
+        ip = "" if work.in_docker else work.ip
+        return replica_spec(pod, specs, ip=ip, resolve=tuple(resolve.items()))
 
     async def _refresh(self, uid: str) -> None:
         """Take the backend's word for a replica, in case its events are still on the way."""
@@ -417,6 +423,7 @@ class PodStarter:
         specs: list[ContainerSpec] = []
         blocked: dict[str, Waiting] = {}
         retry: float | None = None
+        self._tell_missing_logins(work, pod)
         for name, built in (await self._build(work, pod, containers)).items():
             if isinstance(built, ConfigError):
                 blocked[name] = Waiting(CONFIG_ERROR, str(built))
@@ -433,6 +440,21 @@ class PodStarter:
             return None
         work.empty = await asyncio.to_thread(empty_models, pod, work.contents, specs)
         return tuple(specs)
+
+    def _tell_missing_logins(self, work: Work, pod: Object) -> None:
+        if not work.in_docker:
+            return
+        _, missing = logins(pod, "", self._around(work, pod).sources.secret)
+        for name in missing:
+            if (told := f"pull secret {name}") not in work.announced:
+                work.announced.add(told)
+                self.note(
+                    pod,
+                    "Warning",
+                    "FailedToRetrieveImagePullSecret",
+                    f"Unable to retrieve some image pull secrets ({name}); attempting to pull the "
+                    "image may not succeed.",
+                )
 
     # -- restarts ---------------------------------------------------------------------------------
 
@@ -462,7 +484,7 @@ class PodStarter:
             work.records[name] = restarted(work.records.get(name, Record()), ended, now=now)
         before = _size(specs[0].log_path)
         try:
-            await self.backend.start_container(work.uid, specs[0])
+            await self.backend.start_container(work.uid, replace(specs[0], logins=()))
         except NotFound:
             self.replicas.pop(work.uid, None)
             return
@@ -554,9 +576,10 @@ class PodStarter:
         def config_map(name: str) -> Object | None:
             return self.store.find(Key(scheme.CONFIG_MAP.id, namespace, name))
 
+        own = work.ip or self.node.host_ip
         return Surroundings(
             settings=self.settings,
-            node=replace(self.node, pod_ip=work.ip or self.node.host_ip),
+            node=replace(self.node, pod_ip=POD_IP if work.in_docker else own),
             sources=Sources(secret=secret, config_map=config_map),
             interpreter=self.interpreter,
         )

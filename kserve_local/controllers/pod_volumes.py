@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,8 @@ from kserve_local.controllers.environment import (
     secret_value,
 )
 from kserve_local.interfaces.backend import Mount
+
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,8 @@ def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources:
         if claim not in places.claims:
             raise ConfigError(f'persistentvolumeclaim "{claim}" not found')
         return places.claims[claim]
+    if (volume.get("emptyDir") or {}).get("medium") == "Memory":
+        return _in_memory(folder)
     if (ref := volume.get("hostPath")) is not None:
         path = (places.project / str(ref.get("path") or "")).resolve()
         if not path.is_relative_to(places.project.resolve()):
@@ -189,6 +194,34 @@ def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources:
             "configMap, secret, projected, downwardAPI, persistentVolumeClaim and hostPath can"
         )
     return folder
+
+
+def _memory_root() -> Path | None:
+    """Return our folder in the machine's memory, made private; None: it has none, or not for us."""
+    if not _SHARED_MEMORY.is_dir():
+        return None
+    root = _SHARED_MEMORY / f"kserve-local-{os.geteuid()}"
+    try:
+        root.mkdir(mode=0o700, exist_ok=True)
+        found = root.lstat()
+    except OSError:
+        return None
+    private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+    return root if private and found.st_uid == os.geteuid() else None
+
+
+def _in_memory(folder: Path) -> Path:
+    """Make a memory-backed emptyDir: a link at the volume's place says where in memory it lies."""
+    root = _memory_root()
+    if root is None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+    there = root / f"{folder.parent.name}.{folder.name}"
+    there.mkdir(mode=0o700, exist_ok=True)
+    if not folder.is_symlink():
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.symlink_to(there)
+    return there
 
 
 def _below(path: str, parent: str) -> str | None:
@@ -290,7 +323,8 @@ def make_mounts(
             source = _inside(source, sub_path)
             if not source.exists() and volume.get("emptyDir") is not None:
                 source.mkdir(parents=True, exist_ok=True)
-        if not linked and source.is_relative_to(places.folder):
+        in_memory = source.is_relative_to(_SHARED_MEMORY) and volume.get("emptyDir") is not None
+        if not linked and (in_memory or source.is_relative_to(places.folder)):
             _open_up(source)
         mounts.append(Mount(path=path.rstrip("/") or "/", source=source, read_only=read_only))
     return tuple(sorted(mounts, key=lambda m: -len(m.path)))
@@ -361,8 +395,15 @@ def rewrite_paths(env: Mapping[str, str], mounts: Sequence[Mount]) -> dict[str, 
 
 
 def remove_volumes(folder: Path, on_error: Callable[[OSError], None]) -> None:
-    """Delete a Pod's volumes; links are removed, never what they point at. Blocking."""
+    """Delete a Pod's volumes. Blocking.
+
+    Links are removed, never what they point at, but for volumes of this Pod in memory.
+    """
     try:
+        for entry in folder.iterdir():
+            there = _memory_root()
+            if there and entry.is_symlink() and entry.readlink().parent == there:
+                shutil.rmtree(entry.readlink(), ignore_errors=True)
         shutil.rmtree(folder)
     except FileNotFoundError:
         pass

@@ -22,6 +22,8 @@ from kserve_local.interfaces.backend import ContainerStatus, ReplicaStatus
 DOCKER = "docker"
 """Value of the Pod's annotation `kserve-local.dev/backend` when it runs as containers."""
 KUBELET = "kubelet"
+INITIALIZE = "init-"
+"""What the name of an init container's task begins with."""
 
 
 class PodStore(Protocol):
@@ -153,6 +155,9 @@ def seen(work: Work, replica: ReplicaStatus | None, *, host_ip: str) -> Seen:
         ip="" if work.in_docker else work.ip,
         host_ip=host_ip,
         unschedulable=work.unschedulable,
+        initializing=frozenset(
+            t.removeprefix(INITIALIZE) for t in work.tasks if t.startswith(INITIALIZE)
+        ),
         init=dict(work.init),
         creating=work.creating,
         blocked=work.blocked,

@@ -14,6 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+POD_IP = "{kserve-local:status.podIP}"
+"""In arguments and environment of a replica that gets its address from the backend: the place of
+that address.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Mount:
@@ -97,6 +102,14 @@ class Security:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """User name and password (or token) for a registry."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """One container of a replica, everything resolved: `$(VAR)` expanded, `valueFrom` read,
     defaults applied.
@@ -106,6 +119,8 @@ class ContainerSpec:
         command: The first words of `argv` that are the Pod's `command`: they replace the image's
             entry point, the rest its arguments. Empty: the image's entry point stays.
         pull: `imagePullPolicy`.
+        logins: What the image may be pulled with, tried in order; for `Backend.prepare` alone, and
+            empty in what is started.
         program: What runs instead in process mode; None: this container needs Docker.
         ports: Container ports by name (`""` if unnamed) in the Pod's order.
         cpu_limit: Cores; None: no limit.
@@ -118,6 +133,7 @@ class ContainerSpec:
     log_path: Path
     command: tuple[str, ...] = ()
     pull: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    logins: tuple[Login, ...] = ()
     security: Security = Security()
     env: tuple[tuple[str, str], ...] = ()
     program: Program | None = None
@@ -138,7 +154,7 @@ class ReplicaSpec:
     Args:
         id: The Pod's uid; the replica's id everywhere.
         ip: The Pod's own loopback address (process mode on Linux); empty: ephemeral ports are
-            assigned.
+            assigned, or the backend gives the Pod an address and puts it where `POD_IP` stands.
         grace: terminationGracePeriodSeconds.
         resolve: Host names that containers must resolve, e.g. `{"iris-predictor.default":
             "127.64.8.1"}`; entries starting with `*.` match any name below. The launcher applies

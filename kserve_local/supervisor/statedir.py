@@ -137,7 +137,13 @@ def remove_runtime(settings: Settings) -> None:
 
 def remove_volumes(settings: Settings) -> None:
     """Take away the volumes of Pods that are gone, mounted Secrets among them."""
-    shutil.rmtree(settings.run_dir / "volumes", ignore_errors=True)
+    from kserve_local.controllers import pod_volumes  # slow to import for every other command
+
+    folder = settings.run_dir / "volumes"
+    with contextlib.suppress(OSError):
+        for pod in folder.iterdir():
+            pod_volumes.remove_volumes(pod, lambda error: None)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: Path, data: Any) -> None:

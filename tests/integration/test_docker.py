@@ -87,6 +87,68 @@ def test_a_container_and_a_process_reach_each_other_by_name(mixed: Project) -> N
     assert containers(mixed) == []
 
 
+POD_FEATURES = """apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {{name: any}}
+spec:
+  predictor:
+    hostAliases: [{{ip: 127.0.0.1, hostnames: [me.test]}}]
+    initContainers:
+      - name: fill
+        image: {image}
+        imagePullPolicy: Never
+        command: [python3, -c, "open('/dev/shm/word', 'w').write('filled')"]
+        volumeMounts: [{{name: fast, mountPath: /dev/shm}}]
+    containers:
+      - name: kserve-container
+        image: {image}
+        imagePullPolicy: Never
+        command: [python3, /code/server.py]
+        env: [{{name: IP, valueFrom: {{fieldRef: {{fieldPath: status.podIP}}}}}}]
+        ports: [{{containerPort: 8080}}]
+        volumeMounts:
+          - {{name: code, mountPath: /code, readOnly: true}}
+          - {{name: fast, mountPath: /dev/shm}}
+        securityContext: {{runAsUser: 1000}}
+    volumes:
+      - {{name: code, configMap: {{name: code}}}}
+      - {{name: fast, emptyDir: {{medium: Memory}}}}
+"""
+FACTS = """import http.server, json, os, signal, socket, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        open("/dev/shm/own", "w").write("x")
+        own = socket.gethostbyname(socket.gethostname())
+        facts = {"word": open("/dev/shm/word").read(), "ip": os.environ["IP"] == own,
+                 "alias": socket.gethostbyname("me.test"),
+                 "memory": open("/proc/mounts").read().count("tmpfs /dev/shm tmpfs")}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(facts).encode())
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+http.server.HTTPServer(("", 8080), Handler).serve_forever()
+"""
+
+
+def test_init_containers_memory_aliases_and_the_pods_address(mixed: Project) -> None:
+    indented = "\n".join("    " + line for line in FACTS.splitlines())
+    code = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: code}\ndata:\n  server.py: |\n"
+    manifest = f"{code}{indented}\n---\n{POD_FEATURES.format(image=IMAGE)}"
+    (mixed.folder / "any.yaml").write_text(manifest)
+    mixed.up()
+    wanted = {"word": "filled", "ip": True, "alias": "127.0.0.1", "memory": 1}
+    assert mixed.call("/serving/default/any/") == (200, wanted)
+    # What the Pod's first container left in memory outlives a container, but not the Pod.
+    [own] = mixed.service("any")["revisions"][0]["pids"]
+    os.kill(own, signal.SIGKILL)
+    wait_until(lambda: mixed.service("any")["restarts"] == 1, why="the restart is counted")
+    wait_until(lambda: mixed.call("/serving/default/any/") == (200, wanted), why="it is the same")
+    of_pod = list(Path("/dev/shm").glob(f"kserve-local-{os.geteuid()}/*.fast"))
+    assert len(of_pod) == 1
+    mixed.run("down")
+    assert not of_pod[0].exists()
+
+
 def test_kills_lose_no_container_and_leave_none(mixed: Project) -> None:
     mixed.up()
     before = containers(mixed)

@@ -11,7 +11,7 @@ import pytest
 
 from kserve_local.backends import docker_pause, docker_spec
 from kserve_local.errors import Invalid
-from kserve_local.interfaces.backend import ContainerSpec, Mount, ReplicaSpec, Security
+from kserve_local.interfaces.backend import POD_IP, ContainerSpec, Mount, ReplicaSpec, Security
 
 STATE = Path("/p/.kserve-local")
 
@@ -33,7 +33,9 @@ def replica(*containers: ContainerSpec, **more: Any) -> ReplicaSpec:
 
 def request(container: ContainerSpec, **more: Any) -> dict[str, Any]:
     of = replica(container, **more)
-    return docker_spec.container(STATE, of, container, "sandbox", Path("/run/hosts"))
+    return docker_spec.container(
+        STATE, of, container, sandbox_id="sandbox", address="172.18.0.7", hosts=Path("/run/hosts")
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,14 @@ def test_command_and_args_replace_what_kubernetes_says(
 ) -> None:
     made = request(spec(argv=(*command, *args), command=command))
     assert (made.get("Entrypoint"), made.get("Cmd")) == (entrypoint, cmd)
+
+
+def test_the_pods_address_takes_its_place() -> None:
+    made = request(
+        spec(command=("run",), argv=("run", f"--at={POD_IP}:1"), env=(("POD_IP", POD_IP),))
+    )
+    assert made["Env"] == ["POD_IP=172.18.0.7"]
+    assert made["Cmd"] == ["--at=172.18.0.7:1"]
 
 
 def test_limits_are_the_kubelets() -> None:
@@ -119,6 +129,9 @@ def test_the_hosts_file_has_whole_names_only() -> None:
     assert not any("*" in line for line in lines)
     of = replica(resolve=(("iris.default", "127.77.0.1"),))
     assert "172.18.0.1\tiris.default" in docker_spec.hosts_file(of, "172.18.0.2", host="172.18.0.1")
+    of = replica(resolve=(("own.test", "127.0.0.1"), ("far.test", "10.1.2.3")))
+    lines = docker_spec.hosts_file(of, "172.18.0.2", host="172.18.0.1").splitlines()
+    assert lines[-2:] == ["127.0.0.1\town.test", "10.1.2.3\tfar.test"]
     network = {"IPAM": {"Config": [{"Gateway": "fd00::1"}, {"Gateway": "172.18.0.1"}]}}
     assert docker_spec.gateway_of(network) == "172.18.0.1"
     assert docker_spec.gateway_of({}) == ""

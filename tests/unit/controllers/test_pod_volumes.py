@@ -49,6 +49,19 @@ def test_a_secret_is_files_only_the_user_can_read(places: VolumePlaces) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_memory_volume_lies_in_memory_and_goes_with_the_pod(places: VolumePlaces) -> None:
+    volume = {"emptyDir": {"medium": "Memory"}}
+    (mount,) = mounts_of(places, volume, path="/dev/shm")
+    assert mount.source.is_relative_to("/dev/shm")
+    assert mount.source.parent.stat().st_mode & 0o077 == 0
+    (mount.source / "kept").touch()
+    (again,) = mounts_of(places, volume, path="/cache")
+    assert (again.source / "kept").exists()
+    remove_volumes(places.folder, lambda error: None)
+    assert not mount.source.exists()
+    assert mount.source.parent.is_dir()
+
+
 def test_a_config_map_may_pick_items(places: VolumePlaces) -> None:
     items = [{"key": "a", "path": "deep/a.txt"}]
     (mount,) = mounts_of(places, {"configMap": {"name": "conf", "items": items}})
