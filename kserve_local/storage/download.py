@@ -155,11 +155,13 @@ class Download:
         return Fetched(self._entry.content(known.snapshot), cached=True)
 
     def _prove(self, known: Entry, listing: Listing) -> None:
-        """Let credentials that are new to an entry read one byte of each file first."""
+        """Let credentials that are new to an entry read one byte of each file that has one."""
         reader = self._source.reader
         if known.readable_by(reader):
             return
         for file in listing.files:
+            if file.size == 0:
+                continue
             try:
                 self._http.retried(
                     lambda file=file: self._source.open(file, 0, 0),  # type: ignore[misc]  # mypy infers no default argument

@@ -353,6 +353,14 @@ async def test_credentials_that_cannot_read_get_nothing_from_the_cache(
     assert (await World(tmp_path, offline=True).fetch(bucket.uri("m"), other)).cached
 
 
+async def test_an_empty_file_needs_no_proof(bucket: Bucket, world: World) -> None:
+    """It has no byte to read: servers answer a range of it with 416."""
+    bucket.put(**{"m/a": b"a", "m/__init__.py": b""})
+    await world.fetch(bucket.uri("m"), bucket.env)
+    other = {**bucket.env, "AWS_ACCESS_KEY_ID": "AKIAOTHER"}
+    assert (await world.fetch(bucket.uri("m"), other)).cached
+
+
 async def test_progress_tells_bytes_total_and_rate(bucket: Bucket, world: World) -> None:
     bucket.add("m/big", BIG)
     bucket.proxy.faults += [Fault(match="/m/big", stall=1_000_000), Fault(match="/m/big", stall=9)]
