@@ -354,11 +354,14 @@ async def test_credentials_that_cannot_read_get_nothing_from_the_cache(
 
 
 async def test_an_empty_file_needs_no_proof(bucket: Bucket, world: World) -> None:
-    """It has no byte to read: servers answer a range of it with 416."""
+    """It has no byte to read: S3 answers a range of it with 416 (moto does not)."""
     bucket.put(**{"m/a": b"a", "m/__init__.py": b""})
     await world.fetch(bucket.uri("m"), bucket.env)
+    bucket.proxy.forget()
     other = {**bucket.env, "AWS_ACCESS_KEY_ID": "AKIAOTHER"}
     assert (await world.fetch(bucket.uri("m"), other)).cached
+    ranged = [seen.path for seen in bucket.proxy.seen if "range" in seen.headers]
+    assert [path.rpartition("/")[2] for path in ranged] == ["a"]
 
 
 async def test_progress_tells_bytes_total_and_rate(bucket: Bucket, world: World) -> None:
