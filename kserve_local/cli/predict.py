@@ -407,7 +407,7 @@ def _hint(
         NotFound: There is no such service.
     """
     from kserve_local.cli.session import near, run
-    from kserve_local.cli.status import headline
+    from kserve_local.cli.status import told
     from kserve_local.client.client import Client
     from kserve_local.client.project import STATUS
 
@@ -433,7 +433,7 @@ def _hint(
             way_out = f'did you mean "{guess}"? {way_out}'
         raise NotFound(f'inferenceservices.serving.kserve.io "{name}" not found', hint=way_out)
     if not found["ready"]:
-        why = ": ".join(filter(None, (str(found["reason"]), headline(str(found["message"])))))
+        why = told(str(found["reason"]), str(found["message"]))
         return f"{name} is not Ready: {why or found['state']}\nkserve-local status {name}"
     return _models_hint(gateway, path, name, model)
 

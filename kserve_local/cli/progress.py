@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from kserve_local.api import scheme
 from kserve_local.api.meta import Object, condition_is, get_condition, name_of, namespace_of
@@ -32,6 +32,8 @@ SETTLE = 0.3
 SETTLE_FAILED = 1.5
 LOOK = 0.5
 """Seconds between two looks at what became of the specs, while nothing else is ready to settle."""
+
+_TELLING = ("PredictorConfigurationReady", "PredictorReady")
 
 Name = tuple[str, str]
 
@@ -58,6 +60,9 @@ def view(isvc: Object) -> View:
     failure = model.get("lastFailureInfo") or {}
     if model.get("transitionStatus") in FAILED:
         reason, message = str(failure.get("reason", "")), str(failure.get("message", ""))
+        if not reason and not message:
+            # A Pod that may not even be made is told by conditions alone, as on a cluster.
+            reason, message = _condition_that_says(isvc)
         return View("Failed", f"{reason or 'failed'} {shown}".rstrip(), reason, message)
     newest = predictor.get("latestCreatedRevision")
     current = newest == predictor.get("latestReadyRevision")
@@ -79,17 +84,27 @@ def view(isvc: Object) -> View:
     return View("Loading", f"predictor {shown} · {words}" if shown else words, reason, message)
 
 
+def _condition_that_says(isvc: Object) -> tuple[str, str]:
+    """Return reason and message of the condition that explains why a service is not Ready."""
+    found = [get_condition(isvc, type_) or {} for type_ in (*_TELLING, "Ready")]
+    told = next((c for c in found if c.get("status") == "False" and c.get("message")), {})
+    return str(told.get("reason") or ""), str(told.get("message") or "")
+
+
 @dataclass
 class Reporter:
     """Prints what happens, once each, as lines or as NDJSON.
 
     Args:
         events: False keeps `--json` to the one envelope at the end.
+        failures: What is told of a service that fails: `whole`; `short`, for who tells why in the
+            end; `not`, for who tells of nothing else.
         lines: Log lines shown so far, per service.
     """
 
     out: Output
     events: bool = True
+    failures: Literal["whole", "short", "not"] = "whole"
     sequence: int = 0
     lines: dict[str, int] = field(default_factory=dict)
 
@@ -107,9 +122,9 @@ class Reporter:
             "state", namespace=name[0], name=name[1], state=seen.state, reason=seen.reason,
             message=seen.message,
         )  # fmt: skip
-        if not self.out.as_json:
+        if not self.out.as_json and not (seen.state == "Failed" and self.failures == "not"):
             self.out.step(marks.get(seen.state, "●"), name[1], seen.text, seconds)
-            if seen.state == "Failed":
+            if seen.state == "Failed" and self.failures == "whole":
                 for line in seen.message.splitlines():
                     self.out.say(f"      {line}")
 

@@ -100,7 +100,7 @@ def _look(flags: Common, names: tuple[str, ...], form: str, *, aged: bool) -> tu
     for service in services:
         message = str(service["message"])
         lines = message.splitlines()
-        if lines and (len(lines) > 1 or len(_error(service)) > _ERROR_WIDTH):
+        if lines and (len(lines) > 1 or brief(str(service["reason"]), message).endswith("...")):
             text.append(f"\n{service['name']}: {service['reason']}")
             text += [f"  {line}" for line in lines]
         for note in service.get("standIns", ()):
@@ -153,8 +153,9 @@ def _restarts(service: dict[str, Any], *, aged: bool) -> str:
     from kserve_local.apiserver.durations import human
 
     seconds, count = _since_restart(service), int(service["restarts"])
-    told = aged and count and seconds is not None
-    return f"{count} ({human(seconds)} ago)" if told else str(count)
+    if not aged or not count or seconds is None:
+        return str(count)
+    return f"{count} ({human(seconds)} ago)"
 
 
 _ERROR_WIDTH = 100
@@ -166,14 +167,35 @@ _LOGGED = re.compile(
 """What the servers' log format (KServe's) puts before a message."""
 
 
+NEXT_STEP = "Next step: "
+"""What a failure's last line begins with, where we know what helps."""
+
+
 def headline(message: str) -> str:
     """Return the line of a failure that says most: the last one before the next step.
 
     That is where a traceback names its exception and an argument parser its complaint.
     """
     lines = [_LOGGED.sub("", line.strip()) for line in message.splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith("Next step: ")]
-    return (told or lines or [""])[-1]
+    known = [line for line in lines if not line.startswith(NEXT_STEP)]
+    return (known or lines or [""])[-1]
+
+
+_WRAPPED = re.compile(r'Revision "[^"]*" failed with message: (.*?)\.?', re.DOTALL)
+"""How Knative passes on what a Pod says."""
+
+
+def told(reason: str, message: str) -> str:
+    """Return a failure in one line: `ModelLoadFailed: Local path ./model does not exist.`"""
+    line = headline(message)
+    wrapped = _WRAPPED.fullmatch(line)
+    return ": ".join(filter(None, (reason, wrapped[1] if wrapped else line)))
+
+
+def brief(reason: str, message: str) -> str:
+    """Return a failure in one line that fits a table."""
+    text = told(reason, message)
+    return text if len(text) <= _ERROR_WIDTH else text[: _ERROR_WIDTH - 3] + "..."
 
 
 def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
@@ -182,7 +204,6 @@ def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
     pods = sum(len(r["pods"]) for r in service["revisions"])
     shown = " · ".join(f"{r['name'].rpartition('-')[2]} {r['percent']}%" for r in revisions)
     words = {"Ready": "True", "Failed": "False", "Loading": "Unknown"}
-    error = _error(service)
     url = f"{service['name']}.{service['namespace']}.localhost:{port}" if service["url"] else "-"
     name = f"{service['namespace']}/{service['name']}" if many else service["name"]
     return [
@@ -193,10 +214,6 @@ def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
         shown or "-",
         f"{service['memory'] // 2**20}M" if service["memory"] else "-",
         f"{service['p95'] * 1000:.0f}ms" if service["p95"] else "-",
-        error if len(error) <= _ERROR_WIDTH else error[: _ERROR_WIDTH - 3] + "...",
+        # Beside a serving revision that is the newer spec's failure.
+        brief(str(service["reason"]), str(service["message"])),
     ]
-
-
-def _error(service: dict[str, Any]) -> str:
-    """Say what is wrong; beside a serving revision that is the newer spec's failure."""
-    return ": ".join(filter(None, (str(service["reason"]), headline(service["message"]))))

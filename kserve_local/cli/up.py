@@ -483,6 +483,8 @@ class _Session:
 
     async def _finish(self, outcome: str, follower: Follower, running: Running) -> int:
         """Print URLs and one command to copy, or what failed; return the exit code."""
+        from kserve_local.cli.status import told
+
         code = {"ready": 0, "started": 0, "failed": 4, "timeout": 5}[outcome]
         seconds = time.monotonic() - self.begun
         views = follower.views
@@ -506,7 +508,11 @@ class _Session:
                         self.out.say(f"      {name[1]} │ {line}")
             also = f"; not Ready: {', '.join(n for _, n in late)}" if late else ""
             names = ", ".join(n for _, n in failed)
-            self.out.say(f"error: {names} failed{also} (exit 4)", fg="red")
+            whys = {n: told(views[n].reason, views[n].message) for n in failed}
+            why = f": {whys[failed[0]]}" if len(failed) == 1 and whys[failed[0]] else ""
+            self.out.say(f"error: {names} failed{why}{also} (exit 4)", fg="red")
+            for name in failed if len(failed) > 1 else ():
+                self.out.say(f"  {name[1]}: {whys[name]}")
             self.out.say(f"  kserve-local logs {failed[0][1]} --tail 50   ·   kserve-local status")
         elif outcome == "timeout":
             names = ", ".join(n for _, n in late)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -50,7 +50,7 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
     """Wait for the services NAMEd (default: all). Exit 4 when one failed, 5 when time is up."""
     from kserve_local.api import scheme
     from kserve_local.api.meta import name_of, namespace_of
-    from kserve_local.cli.progress import Follower, Reporter
+    from kserve_local.cli.progress import Follower, Reporter, log_tail
     from kserve_local.cli.session import run, service_name
 
     settings = flags.settings()
@@ -58,8 +58,11 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
     namespace = flags.namespace or settings.namespace
     views: dict[Name, View] = {}
     left: set[Name] = set()
+    tails: dict[Name, list[str]] = {}
+    shown: Collection[str] = ()
 
     async def work(client: Client) -> str:
+        nonlocal shown
         services = await client.list(scheme.INFERENCE_SERVICE, namespace=flags.namespace)
         known = {(namespace_of(s), name_of(s)) for s in services}
         wanted = {(namespace, service_name(n)) for n in names} or known
@@ -74,11 +77,22 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
             return await _until(_replicas(client, left), left, timeout, done=condition)
         if condition.startswith(REVISION):
             steps = _revisions(client, left, condition.removeprefix(REVISION), views)
-            return await _until(steps, left, timeout, done="ready")
+            outcome = await _until(steps, left, timeout, done="ready")
+            for ns, n in left if outcome == "failed" else ():
+                isvc = await client.get(scheme.INFERENCE_SERVICE, n, ns)
+                tails[ns, n] = await log_tail(client, isvc)
+            return outcome
         out.fit(n for _, n in wanted)
-        follower = Follower(client, Reporter(out, events=False), wanted)
+        # Why one failed is told once, in the end; that it did, at once while others go on.
+        failures: Literal["short", "not"] = "short" if len(wanted) > 1 else "not"
+        reporter = Reporter(out, events=False, failures=failures)
+        follower = Follower(client, reporter, wanted)
         outcome = await follower.until_settled(timeout)
         views.update(follower.views)
+        shown = reporter.lines
+        for name in wanted if outcome == "failed" else ():
+            if name in views and views[name].state == "Failed":
+                tails[name] = await follower.log_tail(name)
         states = ("Ready", "Stopped") if outcome != "failed" else ("Ready", "Stopped", "Loading")
         left.intersection_update(
             n for n in wanted if n not in views or views[n].state not in states
@@ -89,31 +103,41 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
     if outcome == "timeout":
         raise _error(TimedOut, f"not {condition} after {timeout:g} s", left, views)
     if outcome == "failed":
-        raise _error(ServiceUnavailable, "failed", left, views)
+        for name, lines in tails.items():
+            for line in lines if name[1] not in shown and not flags.as_json else ():
+                out.say(f"      {name[1]} │ {line}")
+        raise _error(ServiceUnavailable, "failed", left, views, tails)
     if flags.as_json:
         out.envelope({"outcome": outcome})
     return 0
 
 
 def _error(
-    error: type[KServeLocalError], what: str, left: set[Name], views: dict[Name, View]
+    error: type[KServeLocalError],
+    what: str,
+    left: set[Name],
+    views: Mapping[Name, View],
+    tails: Mapping[Name, Sequence[str]] | None = None,
 ) -> KServeLocalError:
-    """Return the error that names each service and why."""
-    from kserve_local.cli.status import headline
+    """Return the error that names each service, why, and what helps."""
+    from kserve_local.cli.status import NEXT_STEP, told
 
     lines, services = [], []
+    steps: dict[str, None] = {}
     for namespace, name in sorted(left):
         seen = views.get((namespace, name))
         reason, message = (seen.reason, seen.message) if seen else ("", "")
-        why = ": ".join(filter(None, (reason, headline(message))))
+        why = told(reason, message)
         lines.append(f'InferenceService "{namespace}/{name}" {what}' + (f": {why}" if why else ""))
         found = {"namespace": namespace, "name": name, "state": seen.state if seen else ""}
-        services.append({**found, "reason": reason, "message": message})
+        log = {"log": list(tails.get((namespace, name), ()))} if tails is not None else {}
+        services.append({**found, "reason": reason, "message": message, **log})
+        steps |= dict.fromkeys(s for s in message.splitlines() if s.startswith(NEXT_STEP))
     first = sorted(left)[:1]
     hint = "".join(f"kserve-local logs {name} -n {ns} --tail 50   ·   " for ns, name in first)
     return error(
         "\n".join(lines) or what,
-        hint=f"{hint}kserve-local status",
+        hint="\n".join([*steps, f"{hint}kserve-local status"]),
         details={"services": services},
     )
 

@@ -336,7 +336,7 @@ def test_a_failing_service_is_told_everywhere(iris: Project) -> None:
     (iris.folder / "bad.yaml").write_text(BAD)
     try:
         up = iris.run("up", "-d", "--wait", check=4)
-        assert "error: bad failed (exit 4)" in up.stderr
+        assert "error: bad failed: ModelLoadFailed: Local path ./nothing does not" in up.stderr
         assert "does not exist" in up.stderr
         assert "kserve-local logs bad --tail 50" in up.stderr
         events = [json.loads(line) for line in iris.run(

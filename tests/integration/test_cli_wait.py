@@ -57,11 +57,21 @@ def test_a_failure_names_the_service_and_why(iris: Project) -> None:
         done = iris.run("wait", check=4)
         assert 'InferenceService "default/bad" failed: ModelLoadFailed: ' in done.stderr
         assert f'"default/{NAME}"' not in done.stderr
+        alone = iris.run("wait", "bad", check=4).stderr.splitlines()
+        # Once: the log's end, why, what helps.
+        assert [line[:8] for line in alone if "ModelLoadFailed" in line] == ["error: I"]
+        assert sum("│" not in line and "does not exist" in line for line in alone) == 1
+        assert "      bad │ " in alone[0]
+        assert alone[-2].startswith("  Next step: ")
+        assert alone[-1].startswith("  kserve-local logs bad -n default --tail 50")
+        quiet = iris.run("wait", "bad", "-q", check=4).stderr.splitlines()
+        assert quiet == alone[-len(quiet) :]
         error = error_of(iris.run("wait", "bad", "--json", check=4))
         (service,) = error["details"]["services"]
         assert (service["namespace"], service["name"]) == ("default", "bad")
         assert (service["state"], service["reason"]) == ("Failed", "ModelLoadFailed")
         assert service["message"]
+        assert any("does not exist" in line for line in service["log"])
         assert error["actions"][0]["command"] == "kserve-local logs bad -n default --tail 50"
         late = iris.run("wait", "bad", "--for", "delete", "--timeout", "0.2s", check=5)
         assert 'InferenceService "default/bad" not delete after 0.2 s' in late.stderr

@@ -251,9 +251,22 @@ def test_failures_that_only_events_tell_end_the_wait(iris: Project) -> None:
         done = iris.up("--timeout", "600s", check=4)
         assert "StorageURI not supported" in done.stderr
         assert "must not contain '..'" in done.stderr
-        assert "error: climb, odd failed (exit 4)" in done.stderr
+        assert "error: climb, odd failed (exit 4)\n  climb: " in done.stderr
+        assert "\n  odd: InternalError: StorageURI not supported" in done.stderr
         assert iris.call(CALL, IRIS)[0] == 200
         iris.run("down")
+
+
+def test_a_service_whose_pod_may_not_be_made_fails_with_the_reason(iris: Project) -> None:
+    manifest = (iris.folder / "manifest.yaml").read_text()
+    nobody = manifest.replace("predictor:\n", "predictor:\n    serviceAccountName: nobody\n")
+    assert nobody != manifest
+    (iris.folder / "manifest.yaml").write_text(nobody)
+    done = iris.up(check=4)
+    assert "✗ sklearn-iris RevisionFailed" in done.stderr
+    last = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert last.startswith('error: sklearn-iris failed: RevisionFailed: pods "sklearn-iris-')
+    assert last.endswith('serviceaccount "nobody" not found (exit 4)')
 
 
 def test_a_spec_that_cannot_be_carried_out_fails_beside_the_revision_that_serves(

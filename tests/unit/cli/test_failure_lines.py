@@ -1,0 +1,56 @@
+"""A line that says that a service failed says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kserve_local.cli.progress import view
+from kserve_local.cli.status import brief, told
+
+FORBIDDEN = 'pods "a-" is forbidden: serviceaccount "nobody" not found'
+WRAPPED = f'Revision "a-predictor-00001" failed with message: {FORBIDDEN}.'
+
+
+def isvc(transition: str, *conditions: dict[str, str], **failure: str) -> Any:
+    model = {"transitionStatus": transition, "lastFailureInfo": failure}
+    return {
+        "metadata": {"name": "a", "namespace": "d"},
+        "status": {"modelStatus": model, "conditions": list(conditions)},
+    }
+
+
+def test_a_failed_load_without_a_failure_is_explained_by_conditions() -> None:
+    """So it is for a Pod that may not even be made; KServe's model status has no more to say."""
+    ready = {"type": "Ready", "status": "False", "reason": "X", "message": "of all"}
+    own = {
+        "type": "PredictorReady", "status": "False", "reason": "RevisionFailed",
+        "message": WRAPPED,
+    }  # fmt: skip
+    seen = view(isvc("BlockedByFailedLoad", ready, own))
+    assert (seen.state, seen.text) == ("Failed", "RevisionFailed")
+    assert (seen.reason, seen.message) == ("RevisionFailed", WRAPPED)
+    assert view(isvc("BlockedByFailedLoad", ready)).reason == "X"
+    assert view(isvc("BlockedByFailedLoad")).text == "failed"
+    failure = isvc("BlockedByFailedLoad", own, reason="ModelLoadFailed", message="no file")
+    assert view(failure).text == "ModelLoadFailed"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (WRAPPED, FORBIDDEN),
+        ("Traceback\n  File x\nValueError: bad\nNext step: mend", "ValueError: bad"),
+        ('Revision "x" failed', 'Revision "x" failed'),
+    ],
+)
+def test_one_line_holds_the_cause(message: str, line: str) -> None:
+    assert told("Reason", message) == f"Reason: {line}"
+    assert told("", message) == line
+
+
+def test_only_a_table_cuts_it() -> None:
+    long = "x" * 300
+    assert told("R", long) == f"R: {long}"
+    assert len(brief("R", long)) == 100
