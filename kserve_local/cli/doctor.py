@@ -1,4 +1,7 @@
-"""`kserve-local doctor`: is this machine fit, and what to do where it is not. Changes nothing."""
+"""`kserve-local doctor`: is this machine fit, and what to do where it is not.
+
+Changes nothing unless told to: `--fix` carries out what is safe without asking. It ends no process.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,29 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from kserve_local.cli.options import Common, common
+from kserve_local.errors import KServeLocalError
 from kserve_local.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. `level` is `ok`, `warn` (works, less well) or `fail` (`up` will not work)."""
+    """One finding. `level` is `ok`, `warn` (works, less well) or `fail` (`up` will not work).
+
+    Args:
+        mend: What `--fix` does about it; says what it did.
+    """
 
     name: str
     level: str
     message: str
     fix: str = ""
+    mend: Callable[[], str] | None = None
 
 
 def _ports(settings: Settings) -> Iterator[Check]:
@@ -102,6 +111,7 @@ def _machine(settings: Settings) -> Iterator[Check]:
                 )  # fmt: skip
         soft = _open_files()
         level = "ok" if soft >= 1024 else "warn"
+        # A child cannot change the shell's limit, so --fix cannot either.
         yield Check("open files", level, f"limit {soft}", "" if level == "ok" else "ulimit -n 4096")
     else:
         yield Check("addresses", "warn", "own addresses for Pods need Linux; ports are assigned")
@@ -147,25 +157,43 @@ def _config(settings: Settings) -> Iterator[Check]:
         yield Check("config", "warn", warning)
 
 
+def _state(settings: Settings) -> Iterator[Check]:
+    from kserve_local.supervisor.remains import disorders
+
+    for found in disorders(settings):
+        level = "fail" if found.breaks else "warn"
+        fix = found.hint if found.mend is None else "kserve-local doctor --fix"
+        yield Check(found.name, level, found.message, fix, found.mend)
+
+
 CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     _python,
     _ports,
     _machine,
     _tools,
     _config,
+    _state,
 )
 
 
 @click.command("doctor")
+@click.option("--fix", is_flag=True, help="Do what is safe about it, then check again.")
 @click.option(
     "--bundle", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Also write checks, status, Events and logs into FILE (.tar.gz), for a report.",
 )  # fmt: skip
 @common
-def command(flags: Common, bundle: Path | None) -> int:
-    """Check ports, Python, frameworks, disk and limits. Exit 7 if `up` would not work."""
+def command(flags: Common, fix: bool, bundle: Path | None) -> int:
+    """Check ports, Python, frameworks, disk, limits and state. Exit 7 if `up` would not work.
+
+    --fix removes what a supervisor left that is gone with all it started, run files copied with a
+    folder, and broken environments, and mends modes of files. It ends no process and asks nothing.
+    """
     settings = flags.settings()
-    checks = [check for group in CHECKS for check in group(settings)]
+    checks = _checked(settings)
+    fixed: list[dict[str, str]] = []
+    if fix:
+        checks, fixed = _fix(settings, checks)
     failed = any(check.level == "fail" for check in checks)
     out = flags.output("doctor")
     data = [{"name": c.name, "level": c.level, "message": c.message, "fix": c.fix} for c in checks]
@@ -176,12 +204,39 @@ def command(flags: Common, bundle: Path | None) -> int:
         written = write(settings, data, bundle)
         out.say(f"{bundle}: {', '.join(written)}; it holds no secrets of ours, but logs are yours")
     if flags.as_json:
+        told: dict[str, object]
         told = {"bundle": {"file": str(bundle), "holds": written}} if bundle is not None else {}
+        told |= {"fixed": fixed} if fix else {}
         out.envelope({"checks": data, **told}, status="error" if failed else "ok")
     else:
+        for done in fixed:
+            out.data(f"✓ fixed {done['name']:<12} {done['message']}")
         for check in checks:
             mark = {"ok": "✓ ok  ", "warn": "! warn", "fail": "✗ fail"}[check.level]
             out.data(f"{mark}  {check.name:<12} {check.message}")
             if check.fix:
                 out.data(f"        {'':<12} fix: {check.fix}")
     return 7 if failed else 0
+
+
+def _checked(settings: Settings) -> list[Check]:
+    return [check for group in CHECKS for check in group(settings)]
+
+
+def _fix(settings: Settings, checks: list[Check]) -> tuple[list[Check], list[dict[str, str]]]:
+    """Mend what can be; return what is found after that, and what was done.
+
+    What could not be mended after all says why, and keeps its level.
+    """
+    fixed, refused = [], {}
+    for check in checks:
+        if check.mend is None:
+            continue
+        try:
+            fixed.append({"name": check.name, "was": check.message, "message": check.mend()})
+        except (OSError, KServeLocalError) as error:
+            refused[check.message] = str(error)
+    if fixed:
+        checks = _checked(settings)
+    why = {m: f"{m}; not fixed: {text}" for m, text in refused.items()}
+    return [replace(c, message=why.get(c.message, c.message)) for c in checks], fixed

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from kserve_local.api import scheme
@@ -212,7 +213,7 @@ class Follower:
             return False
         if seen.state == "Failed":
             tried = name not in self.revived or self._tried.get(name, False)
-            return tried or quiet > SETTLE_FAILED
+            return tried or (quiet > SETTLE_FAILED and not self._trying.get(name))
         return seen.state == "Stopped" or (seen.state == "Ready" and self._serves(name))
 
     def _is_current(self, name: Name) -> bool:
@@ -275,6 +276,9 @@ class Follower:
     _tails: list[asyncio.Task[None]] = field(default_factory=list)
     _ready_pods: dict[Name, set[str]] = field(default_factory=dict)
     _tried: dict[Name, bool] = field(default_factory=dict)
+    _trying: dict[Name, bool] = field(default_factory=dict)
+    # Kubernetes writes whole seconds.
+    _begun: int = field(default_factory=lambda: int(time.time()))
     _preparing: dict[Name, str] = field(default_factory=dict)
     _refused: dict[Name, bool] = field(default_factory=dict)
     _seems: dict[Name, str] = field(default_factory=dict)
@@ -387,8 +391,9 @@ class Follower:
             ready.add(name_of(pod))
         else:
             ready.discard(name_of(pod))
-        if there and _has_failed(pod):
+        if there and _has_failed(pod, self._begun):
             self._tried[name] = True
+        self._trying[name] = there and not condition_is(pod, "Ready") and _runs(pod)
         if there and name in self.names and not condition_is(pod, "Ready"):
             self._waiting[str(pod["metadata"]["uid"])] = name
         else:
@@ -494,16 +499,30 @@ def _is_refused(pod: Object) -> bool:
     return any((s.get("waiting") or {}).get("reason") in REFUSED for s in states)
 
 
-def _has_failed(pod: Object) -> bool:
-    """Whether a container of the Pod has ended with an error, now or before its restart."""
-    status = pod.get("status") or {}
-    for key in ("initContainerStatuses", "containerStatuses"):
-        for container in status.get(key) or ():
-            for when in ("state", "lastState"):
-                ended = (container.get(when) or {}).get("terminated") or {}
-                if ended.get("exitCode"):
-                    return True
+def _has_failed(pod: Object, since: int) -> bool:
+    """Whether a container of the Pod that started at `since` or later has ended with an error.
+
+    One that died with its supervisor, or while there was none, says nothing of the next try.
+    """
+    for container in _containers(pod):
+        for when in ("state", "lastState"):
+            ended = (container.get(when) or {}).get("terminated") or {}
+            started = ended.get("startedAt")
+            if ended.get("exitCode") and (
+                not started or datetime.fromisoformat(started).timestamp() >= since
+            ):
+                return True
     return False
+
+
+def _runs(pod: Object) -> bool:
+    return any((container.get("state") or {}).get("running") for container in _containers(pod))
+
+
+def _containers(pod: Object) -> list[dict[str, Any]]:
+    status = pod.get("status") or {}
+    keys = ("initContainerStatuses", "containerStatuses")
+    return [container for key in keys for container in status.get(key) or ()]
 
 
 def base_url(gateway: str) -> str:
