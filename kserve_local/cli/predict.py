@@ -442,9 +442,11 @@ def _models_hint(gateway: str, path: str, name: str, model: str) -> str:
     """Name the models that the service really serves, if `model` is none of them."""
     try:
         status, _, answer = call(gateway, f"{path}/v1/models", None, timeout=5.0)
-        models = [str(m) for m in json.loads(answer)["models"]] if status == 200 else []
+        models = [str(m) for m in json.loads(answer)["models"]]
     except (KServeLocalError, ValueError, KeyError, TypeError):
         return ""
-    if not models or model in models:
+    if status != 200 or model in models:
         return ""
+    if not models:
+        return f"{name} serves no model\nkserve-local status {name}"
     return f"{name} serves {', '.join(models)}; kserve-local predict {name} --model {models[0]} ..."

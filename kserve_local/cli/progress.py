@@ -23,6 +23,8 @@ from kserve_local.client.project import OBSERVED
 from kserve_local.errors import KServeLocalError
 
 FAILED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
+EMPTY_MODEL = "EmptyModel"
+"""Reason of the Event about a service whose server finds no model (controllers/empty_models.py)."""
 NOT_IMPLEMENTED = "NotImplemented"
 """Why a condition is False for a part of the spec that is not run here: no wait changes that."""
 REFUSED = frozenset({"CreateContainerConfigError", "CreateContainerError", "InvalidImageName"})
@@ -341,8 +343,16 @@ class Follower:
                     self._saw_event(event.object)
 
     def _saw_event(self, event: Object) -> None:
-        """Tell once why a Pod that runs is not ready yet: its log need not."""
+        """Tell once why a Pod that runs is not ready yet, or Ready with nothing to serve: its log
+        need not.
+        """
         about = event.get("involvedObject") or {}
+        service = (str(about.get("namespace", "")), str(about.get("name", "")))
+        if event.get("reason") == EMPTY_MODEL and service in self.names:
+            at = event.get("lastTimestamp")
+            if at and datetime.fromisoformat(at).timestamp() >= self._begun:
+                self.reporter.note(service, str(event.get("message", "")))
+            return
         pod = str(about.get("uid", ""))
         if event.get("reason") != "Unhealthy" or pod not in self._waiting:
             return

@@ -1,7 +1,9 @@
-"""Models without a single file: found when a Pod's containers are made, told once for its service.
+"""Models without a file that their server loads: found when a Pod's containers are made, told once
+for its service.
 
 A server that loads nothing at start becomes Ready without a model, on a cluster too. Reads the
-folders that a Pod mounts; the Pod's annotation `kserve-local.dev/empty-model` carries the outcome.
+folders that a Pod mounts; the Pod's annotation `kserve-local.dev/empty-model` carries the outcome:
+the URI of one model a line, and behind a tab the server to which the files there say nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +22,18 @@ from kserve_local.interfaces.backend import ContainerSpec
 REASON = "EmptyModel"
 """Reason (ours) of the Warning about the InferenceService."""
 
+_EXTENSIONS: Mapping[str, tuple[str, ...]] = {
+    "sklearnserver": (".joblib", ".pkl", ".pickle"),
+    "xgbserver": (".bst", ".json", ".ubj"),
+    "lgbserver": (".bst",),
+}
+"""What KServe's servers load (data-plane.md 7); by nothing else do they know a model."""
+
 
 def empty_models(
     pod: Object, contents: Mapping[str, Sequence[Content]], specs: Iterable[ContainerSpec]
 ) -> tuple[str, ...]:
-    """Return the URIs of the Pod's models that hold no file. Blocking.
+    """Return the lines about the Pod's models that are none. Blocking.
 
     Args:
         contents: What each init container fetched.
@@ -35,13 +44,39 @@ def empty_models(
         fetched = contents.get(str(container.get("name")), ())
         # Pairs of source and target, fetched in this order.
         sources = [str(a) for a in (container.get("args") or ())[::2]]
-        found += [u for u, c in zip(sources, fetched, strict=False) if not _has_files(c.path)]
+        for uri, content in zip(sources, fetched, strict=False):
+            if not _has_files(content.path):
+                found.append(without_secrets(uri))
+            elif len(fetched) == 1 and content.target == names.MODEL_DIR:
+                found += [f"{without_secrets(uri)}\t{s}" for s in _strangers(content.path, specs)]
     # A claim is mounted as it is, by no init container (control-plane.md 7.4).
     claim = _claim(pod)
     if claim:
         mounts = [m for spec in specs for m in spec.mounts if m.path == names.MODEL_DIR]
         found += [claim for m in mounts[:1] if not _has_files(m.source)]
-    return tuple(without_secrets(uri) for uri in found)
+    return tuple(found)
+
+
+def _strangers(folder: Path, specs: Iterable[ContainerSpec]) -> list[str]:
+    """Return the servers that find no model in a folder with files.
+
+    A folder in it may be a model of its own, which the server decides; so nothing is said then.
+    """
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        return []
+    if any(entry.is_dir() for entry in entries):
+        return []
+    suffixes = {entry.suffix for entry in entries}
+    programs = [spec.program for spec in specs if spec.program is not None]
+    return [
+        program.runtime
+        for program in programs
+        if program.kind == "runtime"
+        and f"--model_dir={names.MODEL_DIR}" in program.argv
+        and not suffixes & {*_EXTENSIONS.get(program.runtime, suffixes)}
+    ]
 
 
 def _has_files(path: Path) -> bool:
@@ -54,8 +89,16 @@ def _claim(pod: Object) -> str:
     return source if source.startswith("pvc://") else ""
 
 
-def sentence(uri: str) -> str:
-    """Return what is told about one empty model."""
+def sentence(line: str) -> str:
+    """Return what is told about one line of `empty_models`."""
+    uri, _, server = line.partition("\t")
+    if server:
+        *most, last = _EXTENSIONS[server]
+        kinds = f"{', '.join(most)} or {last}" if most else last
+        return (
+            f"storageUri {uri} holds no {kinds} file, and {server} loads nothing else: it serves "
+            "no model; correct modelFormat or the URI"
+        )
     return (
         f"storageUri {uri} holds no files: there is no model to serve; put it there or correct the "
         "URI"
@@ -64,10 +107,10 @@ def sentence(uri: str) -> str:
 
 def told_by(pods: Iterable[Object]) -> list[str]:
     """Return one sentence for each empty model of these Pods, for `kserve-local status`. Pure."""
-    uris = {
-        uri: None
+    lines = {
+        line: None
         for pod in pods
-        for uri in annotations_of(pod).get(names.EMPTY_MODEL, "").splitlines()
+        for line in annotations_of(pod).get(names.EMPTY_MODEL, "").splitlines()
         if not pod["metadata"].get("deletionTimestamp")
     }
-    return [sentence(uri) for uri in uris]
+    return [sentence(line) for line in lines]

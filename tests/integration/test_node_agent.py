@@ -20,8 +20,9 @@ from kserve_local.controllers.empty_models import empty_models, told_by
 from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.pod import STAND_IN_ANNOTATION, NodeAgent
 from kserve_local.controllers.pod_containers import Interpreter
+from kserve_local.controllers.pod_volumes import Content
 from kserve_local.errors import Missing, NotFound, StorageError
-from kserve_local.interfaces.backend import ContainerSpec, Mount
+from kserve_local.interfaces.backend import ContainerSpec, Mount, Program
 from kserve_local.reconcile.controller import Engine
 from kserve_local.settings import ImageSource, Settings
 from kserve_local.store.events import EventRecorder
@@ -249,6 +250,37 @@ async def test_an_empty_model_is_a_warning_about_the_service(world: World, model
     (model / "below" / "model.joblib").touch()
     world.backend.end(uid_of(pod), "kserve-container", code=1)
     await world.until(lambda p: main_status(p).get("restartCount") == 1 and not told_by([p]))
+
+
+@pytest.mark.parametrize(
+    ("server", "files", "told"),
+    [
+        ("xgbserver", ["model.joblib"], True),
+        ("sklearnserver", ["model.onnx", "config.json"], True),
+        ("lgbserver", ["model.txt"], True),
+        ("xgbserver", ["model.ubj", "notes.txt"], False),
+        ("sklearnserver", ["several/model.onnx", "model.onnx"], False),
+        ("torchserver", ["model.joblib"], False),
+    ],
+)
+def test_files_of_another_format_are_no_model(
+    tmp_path: Path, server: str, files: list[str], told: bool
+) -> None:
+    """The server is Ready without a model and answers 404, as on a cluster."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    pod = serving_pod()
+    program = Program("runtime", server, ("-m", server, f"--model_dir={names.MODEL_DIR}"))
+    spec = ContainerSpec("kserve-container", "i", (), tmp_path / "log", program=program)
+    fetched = {"storage-initializer": [Content(names.MODEL_DIR, tmp_path)]}
+    found = empty_models(pod, fetched, [spec])
+    assert found == ((f"{URI}\t{server}",) if told else ())
+    if told:
+        pod["metadata"]["annotations"] = {names.EMPTY_MODEL: "\n".join(found)}
+        (sentence,) = told_by([pod])
+        assert sentence.startswith(f"storageUri {URI} holds no .")
+        assert f"{server} loads nothing else" in sentence
 
 
 async def test_an_empty_claim_is_told_too(world: World, settings: Settings, tmp_path: Path) -> None:

@@ -257,6 +257,17 @@ def test_failures_that_only_events_tell_end_the_wait(iris: Project) -> None:
         iris.run("down")
 
 
+def test_a_model_of_another_format_is_told_by_up_status_and_predict(iris: Project) -> None:
+    """The server is Ready without a model and answers 404, as on a cluster."""
+    manifest = iris.folder / "manifest.yaml"
+    manifest.write_text(manifest.read_text().replace("name: sklearn\n", "name: xgboost\n"))
+    said = "storageUri ./model holds no .bst, .json or .ubj file"
+    assert said in iris.up().stderr
+    assert said in iris.run("status").stdout
+    refused = iris.run("predict", "sklearn-iris", json.dumps(IRIS), check=9)
+    assert "sklearn-iris serves no model\n  kserve-local status sklearn-iris" in refused.stderr
+
+
 def test_a_service_whose_pod_may_not_be_made_fails_with_the_reason(iris: Project) -> None:
     manifest = (iris.folder / "manifest.yaml").read_text()
     nobody = manifest.replace("predictor:\n", "predictor:\n    serviceAccountName: nobody\n")
