@@ -49,6 +49,7 @@ def start_supervisor(
 
     fresh = not settings.state.exists()
     statedir.prepare(settings)
+    _let_go_of_copy(settings)
     with contextlib.ExitStack() as alone:
         with hear():
             alone.enter_context(statedir.changing(settings, patience=START_TIMEOUT))
@@ -65,6 +66,19 @@ def start_supervisor(
                 shutil.rmtree(settings.state, ignore_errors=True)
             raise
     return True
+
+
+def _let_go_of_copy(settings: Settings) -> None:
+    """Forget what run files say that were copied with the folder: it is another project's.
+
+    Else it would be adopted here, or ended.
+    """
+    from kserve_local.client.project import copied_from
+
+    if copied_from(settings) is not None:
+        from kserve_local.supervisor.remains import forget_copy
+
+        forget_copy(settings)
 
 
 def _start(
@@ -168,6 +182,7 @@ def stop_supervisor(settings: Settings, *, grace: float, kill: bool = False) -> 
     from kserve_local.supervisor import statedir
 
     settings.run_dir.mkdir(parents=True, exist_ok=True)
+    _let_go_of_copy(settings)
     if kill:
         return _stop(settings, grace, kill=True)
     with statedir.changing(settings, patience=START_TIMEOUT + grace):

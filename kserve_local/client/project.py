@@ -7,6 +7,7 @@ gateway outlives a supervisor that is killed; its own run file, `run/gateway.jso
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,26 @@ class Running:
         return procs.alive(self.identity)
 
 
+def copied_from(settings: Settings) -> str | None:
+    """Return the project whose run files lie here, copied with its folder; None: they are ours."""
+    try:
+        project = json.loads((settings.run_dir / RUN_FILE).read_bytes()).get("project")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if not isinstance(project, str) or not project:
+        return None
+    try:
+        same = os.path.samefile(project, settings.project)
+    except OSError:
+        # Moved: nothing of it can run any more, for it ends with its folder.
+        same = False
+    return None if same else project
+
+
 def read_run_file(settings: Settings) -> Running | None:
     """Return what the last supervisor of this project wrote, None without one or if unreadable."""
+    if copied_from(settings) is not None:
+        return None
     try:
         raw = json.loads((settings.run_dir / RUN_FILE).read_bytes())
         return Running(
@@ -76,7 +95,7 @@ class Survivor:
 
 def find_survivor(settings: Settings) -> Survivor | None:
     """Return the gateway that a supervisor left behind when it was killed, None if none serves."""
-    if find_running(settings) is not None:
+    if find_running(settings) is not None or copied_from(settings) is not None:
         return None
     try:
         raw = json.loads((settings.run_dir / GATEWAY_FILE).read_bytes())

@@ -7,7 +7,6 @@ owner out or let others in, and environments whose interpreter is gone. Blocking
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kserve_local.backends import processes, runfiles
-from kserve_local.client.project import RUN_FILE, find_running, find_survivor
+from kserve_local.client.project import copied_from, find_running, find_survivor
 from kserve_local.errors import PortTaken
 from kserve_local.settings import Settings
 from kserve_local.supervisor import leftovers, statedir
@@ -50,14 +49,12 @@ def disorders(settings: Settings) -> Iterator[Disorder]:
 
 
 def _of_runs(settings: Settings) -> Iterator[Disorder]:
-    foreign = _copied_from(settings)
+    foreign = copied_from(settings)
     if foreign is not None:
         yield Disorder(
             "state",
-            f"the run files are those of {foreign}, copied with the folder: commands here would "
-            "act on that project",
-            mend=lambda: _forget_copy(settings),
-            breaks=True,
+            f"the run files are those of {foreign}, copied with the folder",
+            mend=lambda: forget_copy(settings),
         )
         return
     if statedir.owner(settings) is not None or find_running(settings) is not None:
@@ -108,23 +105,12 @@ def _clear(settings: Settings) -> str:
     return "removed run files, sockets and volumes"
 
 
-def _copied_from(settings: Settings) -> str | None:
-    """Return the project whose run files lie here, None if they are this one's."""
-    try:
-        project = json.loads((settings.run_dir / RUN_FILE).read_bytes()).get("project")
-    except (OSError, ValueError, AttributeError):
-        return None
-    if not isinstance(project, str) or not project:
-        return None
-    try:
-        same = os.path.samefile(project, settings.project)
-    except OSError:
-        # Moved: nothing of it can run any more, for it ends with its folder.
-        same = False
-    return None if same else project
+def forget_copy(settings: Settings) -> str:
+    """Remove run files that name what another project runs, and say so.
 
-
-def _forget_copy(settings: Settings) -> str:
+    Raises:
+        PortTaken: Somebody runs this project after all, under another path.
+    """
     # Not a process is asked or ended: what the files name is another project's.
     with statedir.changing(settings, patience=_PATIENCE):
         if statedir.owner(settings) is not None:

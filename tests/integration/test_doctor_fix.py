@@ -73,19 +73,25 @@ def test_remains_are_removed_when_nothing_of_them_runs(tmp_path: Path) -> None:
         assert own.call(CALL, IRIS)[0] == 200
 
 
-def test_a_copied_folder_lets_go_of_the_other_project(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [["doctor", "--fix"], ["down"], ["up"]], ids=" ".join)
+def test_a_copied_folder_lets_go_of_the_other_project(tmp_path: Path, first: list[str]) -> None:
     with project(sample("sklearn-iris", tmp_path / "iris")) as own:
         own.up()
+        pids = own.service("sklearn-iris")["revisions"][0]["pids"]
         shutil.copytree(own.folder, tmp_path / "copy", symlinks=True)
-        copy = Project(tmp_path / "copy", own.env)
-        found, _ = findings(copy, check=7)
-        assert str(own.folder) in found["state"]["message"]
-        found, fixed = findings(copy, "--fix")
-        assert ("state" in found, fixed) == (False, ["state"])
-        copy.run("status", check=4)
-        copy.run("down")
+        with project(tmp_path / "copy") as copy:
+            copy.run("status", check=4)
+            assert str(own.folder) in findings(copy)[0]["state"]["message"]
+            if first == ["up"]:
+                copy.up()
+                assert copy.gateway != own.gateway
+                assert copy.call(CALL, IRIS)[0] == 200
+            else:
+                copy.run(*first)
+            assert "state" not in findings(copy)[0]
         assert own.call(CALL, IRIS)[0] == 200
-        assert own.run("status", "--exit-code").stdout
+        (revision,) = own.service("sklearn-iris")["revisions"]
+        assert revision["pids"] == pids
 
 
 @pytest.fixture
