@@ -60,6 +60,8 @@ class Settings:
         state: `<project>/.kserve-local`; holds kubeconfig, state.db, logs/, run/.
         cache: `$XDG_CACHE_HOME/kserve-local`: models, environments; shared by projects.
         runtime: Short private folder for Unix sockets (paths over 100 bytes do not bind).
+        runtime_images: Whose images run in Docker for KServe's runtimes: `local` (ours, built here)
+            or `upstream` (those that the runtimes name).
         gateway_port / api_port: None means `auto`: any free port.
         max_held_requests: Requests one revision may hold while waking; beyond it 503.
         mirrors: `gs://bucket/` -> folder; longest prefix wins.
@@ -76,6 +78,7 @@ class Settings:
     resources: tuple[Path, ...] = ()
     ignore: tuple[str, ...] = ()
     backend: str = "auto"
+    runtime_images: str = "local"
     gateway_host: str = "127.0.0.1"
     gateway_port: int | None = 8080
     gateway_domain: str = "example.com"
@@ -153,6 +156,7 @@ _KEYS: dict[str, Any] = {
     "resources": True,
     "ignore": True,
     "backend": True,
+    "runtimeImages": True,
     "gateway": {
         "host": True,
         "port": True,
@@ -372,6 +376,7 @@ def load(
         "resources": resources,
         "ignore": tuple(map(str, data.get("ignore") or ())),
         "backend": str(data.get("backend") or "auto"),
+        "runtime_images": str(data.get("runtimeImages") or "local"),
         "gateway_host": str(gateway.get("host") or "127.0.0.1"),
         "gateway_port": gateway.get("port", 8080),
         "gateway_domain": str(gateway.get("domain") or "example.com"),
@@ -404,6 +409,10 @@ def load(
         values[name] = _port(values[name], what=what)
     if values["backend"] not in ("auto", "process", "docker"):
         raise Invalid(f'backend "{values["backend"]}" is unknown; use auto, process or docker')
+    if values["runtime_images"] not in ("local", "upstream"):
+        raise Invalid(
+            f'runtimeImages "{values["runtime_images"]}" is unknown; use local or upstream'
+        )
     loopback = values["gateway_host"] in ("localhost", "::1") or str(
         values["gateway_host"]
     ).startswith("127.")

@@ -21,7 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from kserve_local.aio import backoff
-from kserve_local.backends import docker_pause, docker_spec, output
+from kserve_local.backends import (
+    docker_builds,
+    docker_images,
+    docker_pause,
+    docker_spec,
+    output,
+)
 from kserve_local.backends.docker_container import Container, Place
 from kserve_local.backends.docker_engine import Engine, filters
 from kserve_local.backends.keeping import Ending, Events, Tasks, rotate_logs
@@ -36,6 +42,7 @@ from kserve_local.errors import (
     TimedOut,
 )
 from kserve_local.interfaces.backend import (
+    Build,
     ContainerSpec,
     Login,
     Progress,
@@ -89,6 +96,8 @@ class DockerBackend:
         self._events = Events()
         self._tasks = Tasks()
         self._preparing = asyncio.Lock()
+        self._building = asyncio.Lock()
+        self._built: dict[Build, str] = {}
         self._host = ""
 
     @classmethod
@@ -214,7 +223,11 @@ class DockerBackend:
     # -- the contract
 
     async def prepare(self, container: ContainerSpec, report: Callable[[Progress], None]) -> None:
-        """Pull the image if the policy asks for it. See `Backend.prepare`."""
+        """Build the image, or pull it if the policy asks for it. See `Backend.prepare`."""
+        if container.build is not None:
+            image = self._built[container.build] = await self._build(container, report)
+            await self._check_user(container, image)
+            return
         there = await self._has_image(container.image)
         if container.pull == "Never" and not there:
             raise Missing(
@@ -227,9 +240,58 @@ class DockerBackend:
             )
         if not self._settings.offline and (not there or container.pull == "Always"):
             await self._pull(container, report)
+        await self._check_user(container, container.image)
+
+    async def _check_user(self, container: ContainerSpec, image: str) -> None:
         if container.security.non_root and container.security.user is None:
-            found = await self._engine.call("inspect_image", container.image)
+            found = await self._engine.call("inspect_image", image)
             docker_spec.check_user(str((found.get("Config") or {}).get("User") or ""))
+
+    async def _build(self, container: ContainerSpec, report: Callable[[Progress], None]) -> str:
+        """Return the image of a container that is made here, built unless it is there.
+
+        Raises:
+            Missing: It cannot be built; ends with the builder's last lines.
+        """
+        recipe = await asyncio.to_thread(self._recipe, container)
+        async with self._building:
+            if await self._has_image(recipe.image):
+                return recipe.image
+            if self._settings.offline:
+                raise Missing(
+                    f'image "{recipe.image}" for container "{container.name}" is not built yet, '
+                    "and nothing is built with --offline",
+                    hint=f"kserve-local images build {recipe.label}   while there is a network",
+                )
+            report(Progress("build", f"Building image {recipe.label}"))
+            async for line in docker_builds.build(self._engine, recipe, os.environ):
+                if step := docker_builds.step_of(line):
+                    report(Progress("build", f"Building image {recipe.label}: {step}"))
+        return recipe.image
+
+    def _recipe(self, container: ContainerSpec) -> docker_images.Recipe:
+        build = container.build
+        assert build is not None  # only called for what is made here
+        if build.context is not None:
+            return docker_images.source(container.image, build.context)
+        return docker_images.runtime(build.server, os.environ)
+
+    async def _placed_spec(self, container: ContainerSpec) -> ContainerSpec:
+        """Return the container with the image that really runs, and its live source mounted."""
+        build = container.build
+        if build is None:
+            return container
+        image = self._built.get(build)
+        if image is None:
+            image = (await asyncio.to_thread(self._recipe, container)).image
+        mounts = container.mounts
+        if build.context is not None and build.reload:
+            with contextlib.suppress(NotFound):
+                found = await self._engine.call("inspect_image", image)
+                inside = str((found.get("Config") or {}).get("WorkingDir") or "/")
+                mounts += docker_images.live(build.context, build.reload, inside)
+        # What a later supervisor reads is the container as it runs.
+        return replace(container, image=image, build=None, mounts=mounts)
 
     async def _has_image(self, image: str) -> bool:
         try:
@@ -301,6 +363,8 @@ class DockerBackend:
             AlreadyExists: A replica with that id exists.
             Missing: An image is not there.
         """
+        placed = [await self._placed_spec(container) for container in spec.containers]
+        spec = replace(spec, containers=tuple(placed))
         if spec.id in self._replicas:
             raise AlreadyExists(f'replica "{spec.id}" of Pod "{spec.pod}" exists already')
         replica = self._replicas[spec.id] = _Replica(spec)
@@ -342,7 +406,8 @@ class DockerBackend:
             Conflict: The replica is being stopped, or the container runs.
         """
         found = self._replica(replica)
-        begin = asyncio.ensure_future(self._begin_again(found, container))
+        placed = await self._placed_spec(container)
+        begin = asyncio.ensure_future(self._begin_again(found, placed))
         try:
             await asyncio.shield(begin)
         except asyncio.CancelledError:

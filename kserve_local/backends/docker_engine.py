@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import io
 import logging
 import os
+import re
 import socket
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -47,6 +50,10 @@ NO_ENGINE = (
     "socket of a rootless Docker or of Podman (podman system service)"
 )
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
+_BUILD_TAIL = 12
+_NARRATION = ("--->", "Step ", "Removing intermediate container", "Successfully ")
+_RUN = re.compile(r"^The command '.*'(?= returned a non-zero code)", re.DOTALL)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _FULL = "no space left on device"
 
 
@@ -107,6 +114,49 @@ class Engine:
         """
         call = functools.partial(getattr(self._client, method), *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, _translated, call)
+
+    async def build(
+        self,
+        context: bytes,
+        image: str,
+        *,
+        dockerfile: str,
+        labels: Mapping[str, str],
+        arguments: Mapping[str, str],
+    ) -> AsyncGenerator[str, None]:
+        """Build an image with the engine's classic builder; yield what it prints.
+
+        Args:
+            context: A tar archive.
+
+        Raises:
+            Missing: It failed; ends with the builder's last lines.
+        """
+        lines = self.stream(
+            lambda client: client.build(
+                fileobj=io.BytesIO(context),
+                custom_context=True,
+                dockerfile=dockerfile,
+                tag=image,
+                labels=dict(labels),
+                buildargs=dict(arguments),
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+        )
+        last: deque[str] = deque(maxlen=_BUILD_TAIL)
+        async with contextlib.aclosing(lines) as news:
+            async for line in news:
+                if line.get("error"):
+                    # The whole of a RUN step is in it, which the Dockerfile shows as well.
+                    error = _RUN.sub("the last step", str(line["error"]).strip())
+                    raise Missing("\n".join([f"cannot build image {image}:", *last, error]))
+                for text in str(line.get("stream") or "").splitlines():
+                    if text := _COLOURS.sub("", text).strip():
+                        if not text.startswith(_NARRATION):
+                            last.append(text)
+                        yield text
 
     async def stream(self, open_: Callable[[docker.APIClient], Any]) -> AsyncGenerator[Any, None]:
         """Yield what a blocking stream of the SDK yields, until it ends or this is closed.

@@ -50,6 +50,10 @@ _BACK_OFFS = frozenset(
 )  # fmt: skip
 @click.option("--no-tui", is_flag=True, help="Plain lines (there is no other way yet).")
 @click.option("--backend", type=click.Choice(["auto", "process", "docker"]))
+@click.option(
+    "--runtime-images", type=click.Choice(["local", "upstream"]),
+    help="In Docker, for KServe's runtimes: our images, built here, or those they name.",
+)  # fmt: skip
 @click.option("--port", metavar="N|auto", help="The gateway's port.")
 @click.option("--api-port", metavar="N|auto", help="The API's.")
 @click.option("--host", help="The gateway's address.")
@@ -64,6 +68,7 @@ def command(
     timeout: float,
     no_tui: bool,
     backend: str | None,
+    runtime_images: str | None,
     port: str | None,
     api_port: str | None,
     host: str | None,
@@ -83,6 +88,7 @@ def command(
         "api_port": api_port,
         "gateway_host": host,
         "backend": backend,
+        "runtime_images": runtime_images,
     }
     begun = time.monotonic()
     settings = flags.settings(**given)
@@ -231,6 +237,10 @@ def _check_conflicts(
         "--api-port": (given["api_port"], urlsplit(running.api_url).port),
         "--host": (given["gateway_host"], urlsplit(running.gateway_url).hostname),
         "--backend": (given["backend"], running.backend),
+        "--runtime-images": (
+            given["runtime_images"],
+            (running.raw.get("flags") or {}).get("runtime_images") or "local",
+        ),
     }
     for flag, (wanted, is_now) in have.items():
         if wanted not in (None, "auto") and str(wanted) != str(is_now):

@@ -32,8 +32,15 @@ from kserve_local.controllers.standins import (
     source_program,
     stand_in,
 )
-from kserve_local.interfaces.backend import ContainerSpec, Mount, Probe, ReplicaSpec, Security
-from kserve_local.settings import Settings
+from kserve_local.interfaces.backend import (
+    Build,
+    ContainerSpec,
+    Mount,
+    Probe,
+    ReplicaSpec,
+    Security,
+)
+from kserve_local.settings import RuntimeConfig, Settings
 
 RUNTIME_ANNOTATION = f"{names.LOCAL_PREFIX}/runtime"
 _PROBED_BY_DEFAULT = frozenset({names.PREDICTOR_CONTAINER, names.TRANSFORMER_CONTAINER})
@@ -291,14 +298,68 @@ def program_of(
             has_kserve=around.interpreter.has_kserve,
         )
         return program if isinstance(program, NoStandIn) else StandIn(program)
-    runtimes = around.settings.runtimes
     found = stand_in(request)
-    if isinstance(found, StandIn):
-        named = annotations_of(pod).get(RUNTIME_ANNOTATION, "")
-        for name in (named, f"kserve-{found.program.runtime}", found.program.runtime):
-            if name in runtimes:
-                return stand_in(request, runtime=runtimes[name])
+    configured = runtime_config(pod, found, around.settings.runtimes)
+    if isinstance(found, StandIn) and configured is not None:
+        return stand_in(request, runtime=configured)
     return found
+
+
+def runtime_config(
+    pod: Object, program: StandIn | NoStandIn, runtimes: Mapping[str, RuntimeConfig]
+) -> RuntimeConfig | None:
+    """Return what `runtimes` of kserve-local.yaml says about a Pod's runtime, None if nothing."""
+    wanted = [annotations_of(pod).get(RUNTIME_ANNOTATION, "")]
+    if isinstance(program, StandIn):
+        wanted += [f"kserve-{program.program.runtime}", program.program.runtime]
+    return next((runtimes[name] for name in wanted if name in runtimes), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenImage:
+    """What runs for a container in Docker.
+
+    Args:
+        build: How it is made here; None: `image` is pulled, or there.
+        argv: The whole command line, where it is not the Pod's own.
+        note: What stands in for what; empty: the Pod's image runs.
+    """
+
+    image: str
+    build: Build | None = None
+    argv: tuple[str, ...] = ()
+    note: str = ""
+
+
+def image_of(
+    pod: Object,
+    container: Mapping[str, Any],
+    around: Surroundings,
+    program: StandIn | NoStandIn,
+) -> ChosenImage:
+    """Return the image for a container: built from the user's source, one of our servers, or as
+    the Pod says.
+
+    Args:
+        program: What would run for it as a process.
+    """
+    image = str(container.get("image") or "")
+    source = source_for(image, around.settings.images)
+    if source is not None:
+        return ChosenImage(image, Build(context=source.context, reload=source.reload))
+    configured = runtime_config(pod, program, around.settings.runtimes)
+    if configured is not None and configured.image:
+        note = f"image {configured.image} of kserve-local.yaml stands in for image {image}"
+        return ChosenImage(configured.image, note=note)
+    if around.settings.runtime_images == "upstream" or isinstance(program, NoStandIn):
+        return ChosenImage(image)
+    server = program.program.runtime
+    return ChosenImage(
+        image,
+        Build(server=server),
+        ("python", *program.program.argv),
+        f"the image of kserve-local's {server} stands in for image {image}",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,15 +390,20 @@ def container_spec(
     name = str(container.get("name") or "")
     env = resolve_env(pod, container, around.sources, around.node)
     mounts = make_mounts(pod, container, places, around.sources, made=made, linked=not in_docker)
-    found: StandIn | NoStandIn | None = None
-    if not in_docker:
-        found = program_of(pod, container, env, around, model_folder=_model_folder(mounts))
-    if isinstance(found, NoStandIn):
+    found = program_of(pod, container, env, around, model_folder=_model_folder(mounts))
+    chosen = None
+    if in_docker:
+        chosen = image_of(pod, container, around, found)
+    elif isinstance(found, NoStandIn):
         return found
     ports = ports_of(container)
     command, args = resolve_command(container, env)
+    if chosen is not None and chosen.argv:
+        command, args = chosen.argv, ()
     memory = limit_of(container, "memory")
-    image = str(container.get("image") or "")
+    image = chosen.image if chosen is not None else str(container.get("image") or "")
+    runs = found.program if isinstance(found, StandIn) and not in_docker else None
+    note = found.note if isinstance(found, StandIn) and not in_docker else ""
     spec = ContainerSpec(
         name=name,
         image=image,
@@ -348,7 +414,8 @@ def container_spec(
         security=security_of(pod, container),
         log_path=around.settings.log_dir / name_of(pod) / f"{name}.log",
         env=tuple(env.items()),
-        program=found.program if found is not None else None,
+        build=chosen.build if chosen is not None else None,
+        program=runs,
         working_dir=str(container.get("workingDir") or ""),
         ports=ports,
         cpu_limit=limit_of(container, "cpu"),
@@ -358,7 +425,7 @@ def container_spec(
         liveness=probe_of(container.get("livenessProbe"), ports),
         startup=probe_of(container.get("startupProbe"), ports),
     )
-    return Built(spec, found.note if found is not None else "")
+    return Built(spec, chosen.note if chosen is not None else note)
 
 
 def grace_of(pod: Object) -> float:

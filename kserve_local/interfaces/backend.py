@@ -102,6 +102,21 @@ class Security:
 
 
 @dataclass(frozen=True, slots=True)
+class Build:
+    """An image that is made on this machine, for backends that run images; one of the two is set.
+
+    Args:
+        server: Name of one of our model servers (`sklearnserver`).
+        context: Folder with a Dockerfile.
+        reload: Files and folders below `context` that the container sees as they are now.
+    """
+
+    server: str = ""
+    context: Path | None = None
+    reload: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Login:
     """User name and password (or token) for a registry."""
 
@@ -119,6 +134,7 @@ class ContainerSpec:
         command: The first words of `argv` that are the Pod's `command`: they replace the image's
             entry point, the rest its arguments. Empty: the image's entry point stays.
         pull: `imagePullPolicy`.
+        build: How the image that runs is made; None: `image` is what runs.
         logins: What the image may be pulled with, tried in order; for `Backend.prepare` alone, and
             empty in what is started.
         program: What runs instead in process mode; None: this container needs Docker.
@@ -133,6 +149,7 @@ class ContainerSpec:
     log_path: Path
     command: tuple[str, ...] = ()
     pull: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    build: Build | None = None
     logins: tuple[Login, ...] = ()
     security: Security = Security()
     env: tuple[tuple[str, str], ...] = ()
