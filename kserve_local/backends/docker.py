@@ -228,7 +228,7 @@ class DockerBackend:
             image = self._built[container.build] = await self._build(container, report)
             await self._check_user(container, image)
             return
-        there = await self._has_image(container.image)
+        there = await docker_builds.has_image(self._engine, container.image)
         if container.pull == "Never" and not there:
             raise Missing(
                 f'Container image "{container.image}" is not present with pull policy of Never'
@@ -255,7 +255,7 @@ class DockerBackend:
         """
         recipe = await asyncio.to_thread(self._recipe, container)
         async with self._building:
-            if await self._has_image(recipe.image):
+            if await docker_builds.has_image(self._engine, recipe.image):
                 return recipe.image
             if self._settings.offline:
                 raise Missing(
@@ -292,13 +292,6 @@ class DockerBackend:
                 mounts += docker_images.live(build.context, build.reload, inside)
         # What a later supervisor reads is the container as it runs.
         return replace(container, image=image, build=None, mounts=mounts)
-
-    async def _has_image(self, image: str) -> bool:
-        try:
-            await self._engine.call("inspect_image", image)
-        except NotFound:
-            return False
-        return True
 
     async def _pull(self, container: ContainerSpec, report: Callable[[Progress], None]) -> None:
         """Pull a container's image with the first login that the registry takes.
@@ -381,7 +374,7 @@ class DockerBackend:
     async def _begin(self, replica: _Replica) -> None:
         async with replica.beginning:
             for container in replica.spec.containers:
-                if not await self._has_image(container.image):
+                if not await docker_builds.has_image(self._engine, container.image):
                     raise Missing(
                         f'container "{container.name}": image "{container.image}" is not there; '
                         "docker pull or docker build brings it"
@@ -578,7 +571,7 @@ class DockerBackend:
     async def _prepare_network(self) -> None:
         """Make the project's network and the sandbox's image, unless they are there."""
         async with self._preparing:
-            if not await self._has_image(docker_pause.IMAGE):
+            if not await docker_builds.has_image(self._engine, docker_pause.IMAGE):
                 try:
                     archive = docker_pause.archive(self._engine.architecture)
                 except KeyError:

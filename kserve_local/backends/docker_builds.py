@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 from kserve_local.backends.docker_engine import Engine
 from kserve_local.backends.docker_images import Recipe
-from kserve_local.errors import Missing
+from kserve_local.errors import Missing, NotFound
 
 _TAIL = 12
 _STEPS = ("Step ", "#", "Collecting ", "Downloading ", "Installing ", "Get:")
@@ -25,6 +25,25 @@ def step_of(line: str) -> str:
     if not line.startswith(_STEPS):
         return ""
     return line if len(line) <= _STEP_LENGTH else f"{line[: _STEP_LENGTH - 1]}…"
+
+
+async def has_image(engine: Engine, image: str) -> bool:
+    """Whether the engine has an image."""
+    try:
+        await engine.call("inspect_image", image)
+    except NotFound:
+        return False
+    return True
+
+
+async def size_of(engine: Engine, image: str) -> int:
+    """Return an image's bytes.
+
+    Raises:
+        NotFound: It is not there.
+    """
+    found = await engine.call("inspect_image", image)
+    return int(found.get("Size") or 0)
 
 
 async def build(

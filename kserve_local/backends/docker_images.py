@@ -28,6 +28,8 @@ from kserve_local.interfaces.backend import Mount
 BASE = "python:3.11-slim"
 LABEL = "kserve-local.dev/image"
 """On every image built here: the server's name, or the name that a source image has in YAML."""
+BUILDER = "kserve-local.dev/builder"
+"""On the first stage of a server's image, which is left without a name."""
 SOURCE = "kserve-local.dev/context"
 """On an image of the user's: the folder it was built from."""
 _REPOSITORY = "kserve-local"

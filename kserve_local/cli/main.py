@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("validate", "Check YAML without a server."),
     "kubeconfig": ("kubeconfig", "Print the kubeconfig or its path."),
     "kubectl": ("kubectl", "Run kubectl against this project."),
+    "images": ("images", "Build, list and remove images for Docker."),
     "doctor": ("doctor", "Check ports, Python, disk, limits."),
     "completion": ("completion", "Print a shell completion script."),
     "version": ("version", "Print versions."),
