@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -35,6 +34,8 @@ def _with_engine(work: Callable[[Engine], Awaitable[T]]) -> T:
     Raises:
         Missing: None answers.
     """
+    import asyncio
+
     from kserve_local.backends.docker_engine import Engine
 
     async def run() -> T:
@@ -92,7 +93,7 @@ def build(flags: Common, names: tuple[str, ...], every: bool, force: bool) -> in
     async def work(engine: Engine) -> list[dict[str, object]]:
         done: list[dict[str, object]] = []
         for name in wanted:
-            recipe = await asyncio.to_thread(recipes[name])
+            recipe = recipes[name]()
             begun = time.monotonic()
             there = await docker_builds.has_image(engine, recipe.image)
             if force or not there:

@@ -1,0 +1,141 @@
+"""What images are built from, and their names."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from kserve_local.backends import docker_images
+from kserve_local.backends.docker_builds import step_of
+from kserve_local.backends.environments import EXTRAS
+from kserve_local.errors import Missing
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def names_in(archive: bytes) -> set[str]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as found:
+        return set(found.getnames())
+
+
+@pytest.mark.parametrize("server", EXTRAS)
+def test_a_servers_image_holds_the_servers_and_the_recipe(server: str) -> None:
+    recipe = docker_images.runtime(server, {})
+    assert re.fullmatch(rf"kserve-local/{server}:0\.1\.0-[0-9a-f]{{12}}", recipe.image)
+    held = names_in(recipe.archive())
+    assert {"Dockerfile", "image-constraints.txt", "image-install.sh", "pyproject.toml"} <= held
+    assert {f"{server}/__main__.py", "modelserver/serve.py", "podlauncher/main.py"} <= held
+    assert not any("__pycache__" in name for name in held)
+    assert recipe.labels == {docker_images.LABEL: server}
+
+
+def test_pips_settings_reach_the_build_and_not_the_name(tmp_path: Path) -> None:
+    plain = docker_images.runtime("sklearnserver", {})
+    (tmp_path / "ca.pem").write_text("certificate")
+    environ = {"PIP_INDEX_URL": "http://mirror/simple", "PIP_CERT": str(tmp_path / "ca.pem")}
+    told = docker_images.runtime("sklearnserver", environ)
+    assert told.image == plain.image
+    assert told.arguments["PIP_INDEX_URL"] == "http://mirror/simple"
+    assert told.texts["ca.pem"] == b"certificate"
+    other = docker_images.runtime("sklearnserver", {}, base="python:3.12-slim")
+    assert other.image != plain.image
+
+
+def test_there_is_no_image_of_a_server_that_is_not_there() -> None:
+    with pytest.raises(Missing, match="no model server") as error:
+        docker_images.runtime("nope", {})
+    assert "sklearnserver" in error.value.hint
+
+
+def test_the_versions_in_images_are_those_that_are_tested() -> None:
+    def pins(path: Path) -> set[str]:
+        lines = path.read_text().splitlines()
+        return {line.strip() for line in lines if "==" in line and not line.startswith("#")}
+
+    assert pins(REPOSITORY / "runtimes/image-constraints.txt") <= pins(
+        REPOSITORY / "constraints.txt"
+    )
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /app\n")
+    (tmp_path / "model.py").write_text("x = 1\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "big.bin").write_bytes(b"0")
+    (tmp_path / "data" / "keep.txt").write_text("k")
+    return tmp_path
+
+
+def test_a_users_image_is_named_by_what_is_in_it(context: Path) -> None:
+    before = docker_images.source("my/fraud:dev", context)
+    assert re.fullmatch(r"kserve-local/source/my-fraud:[0-9a-f]{12}", before.image)
+    assert docker_images.source("my/fraud:dev", context).image == before.image
+    (context / "model.py").write_text("x = 2\n")
+    after = docker_images.source("my/fraud:dev", context)
+    assert after.image != before.image
+    (context / "model.py").chmod(0o755)
+    assert docker_images.source("my/fraud:dev", context).image != after.image
+    assert names_in(after.archive()) == {"Dockerfile", "model.py", "data/big.bin", "data/keep.txt"}
+    assert after.labels[docker_images.SOURCE] == str(context)
+
+
+def test_a_name_of_a_registry_with_a_port_gives_a_valid_one(context: Path) -> None:
+    image = docker_images.source("reg.io:5000/Team/Fraud", context).image
+    assert re.fullmatch(r"[a-z0-9/._-]+:[0-9a-f]{12}", image)
+
+
+@pytest.mark.parametrize(
+    ("ignore", "held"),
+    [
+        ("data", {"model.py"}),
+        ("data\n!data/keep.txt", {"model.py", "data/keep.txt"}),
+        ("*.py", {"data/big.bin", "data/keep.txt"}),
+        ("**/*.bin", {"model.py", "data/keep.txt"}),
+        ("# data\n\n/data/", {"model.py"}),
+        ("Dockerfile", {"model.py", "data/big.bin", "data/keep.txt"}),
+    ],
+)
+def test_a_dockerignore_is_heeded(context: Path, ignore: str, held: set[str]) -> None:
+    (context / ".dockerignore").write_text(ignore)
+    found = names_in(docker_images.source("a:b", context).archive())
+    assert found - {".dockerignore"} == held | {"Dockerfile"}
+
+
+def test_a_folder_without_a_dockerfile_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(Missing, match=r'image "a:b": .* has no Dockerfile') as error:
+        docker_images.source("a:b", tmp_path)
+    assert "as a process" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "needs"),
+    [
+        ("FROM a\nRUN echo", False),
+        ("# syntax=docker/dockerfile:1\nFROM a", True),
+        ("FROM a\nRUN --mount=type=cache,target=/c pip install x", True),
+        ("FROM a\nRUN <<EOF\necho\nEOF", True),
+        ("FROM a\nCOPY --from=b /x /x", False),
+    ],
+)
+def test_what_only_buildkit_knows_is_seen(context: Path, text: str, needs: bool) -> None:
+    (context / "Dockerfile").write_text(text)
+    assert docker_images.source("a:b", context).needs_buildkit is needs
+
+
+def test_live_source_lies_where_the_image_has_it(context: Path) -> None:
+    mounts = docker_images.live(context, ("model.py", "data/", "gone"), "/app")
+    assert [(m.path, m.source, m.read_only) for m in mounts] == [
+        ("/app/model.py", context / "model.py", True),
+        ("/app/data", context / "data", True),
+    ]
+
+
+def test_only_lines_that_tell_how_far_a_build_is_are_shown() -> None:
+    assert step_of("---> 8123") == ""
+    assert step_of("Step 1/3 : FROM a") == "Step 1/3 : FROM a"
+    assert step_of("Collecting " + "x" * 100).endswith("…")
