@@ -16,7 +16,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class Settings:
         max_held_requests: Requests one revision may hold while waking; beyond it 503.
         mirrors: `gs://bucket/` -> folder; longest prefix wins.
         claims: PersistentVolumeClaim name -> folder, for `pvc://`.
+        warnings: What of the file has no effect.
+        problems: What of the file is wrong and was left out (`load_what_is_right` only).
         speed: Factor on autoscaler windows, for trying things out.
     """
 
@@ -97,6 +99,7 @@ class Settings:
     log_files: int = 3
     storage_env: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     verbose: int = 0
 
     @property
@@ -253,6 +256,15 @@ def read_config(path: Path, environ: Mapping[str, str], profile: str = "") -> di
     Raises:
         Invalid: Not YAML, not a mapping, an unset variable or an unknown profile.
     """
+    return _expanded(_read(path, profile), environ)
+
+
+def _expanded(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    return dict(_expand({k: v for k, v in data.items() if k != "profiles"}, environ, ""))
+
+
+def _read(path: Path, profile: str) -> dict[str, Any]:
+    """Return the file's content with the profile merged over it, `${NAME}` as written."""
     if not path.is_file():
         if profile:
             raise Invalid(f'profile "{profile}": there is no {CONFIG_FILE} in {path.parent}')
@@ -263,6 +275,8 @@ def read_config(path: Path, environ: Mapping[str, str], profile: str = "") -> di
         data = yaml.load(
             path.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         )
+    except OSError as error:
+        raise Invalid(f"{path.name}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -278,8 +292,7 @@ def read_config(path: Path, environ: Mapping[str, str], profile: str = "") -> di
             names = ", ".join(profiles) or "none"
             raise Invalid(f'profile "{profile}" is not in {path.name}; defined: {names}')
         data = _merged(data, profiles[profile] or {})
-    expanded = _expand({k: v for k, v in data.items() if k != "profiles"}, environ, "")
-    return dict(expanded)
+    return data
 
 
 _READ_EACH_TIME = frozenset({"name", "namespace", "resources", "ignore", "profiles"})
@@ -349,10 +362,65 @@ def load(
         Invalid: `kserve-local.yaml` or a value is wrong; the message names the key.
     """
     environ = os.environ if environ is None else environ
+    project = _folder_of(project)
+    data = read_config(project / CONFIG_FILE, environ, profile)
+    return _built(project, data, environ, files, flags)
+
+
+def load_what_is_right(
+    project: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    profile: str = "",
+    files: Sequence[str] = (),
+    **flags: Any,
+) -> Settings:
+    """Return the settings of a project whose `kserve-local.yaml` may be wrong by now.
+
+    For what stops a project or talks to one that runs: all that needs is the folder. Each key that
+    is right counts, as for `load`; what is wrong with the others is in `Settings.problems`.
+
+    Raises:
+        UsageError: The folder does not exist.
+        Invalid: A flag is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    project = _folder_of(project)
+    problems: list[str] = []
+    data: dict[str, Any] = {}
+    for name in dict.fromkeys((profile, "")):
+        try:
+            data = _read(project / CONFIG_FILE, name)
+            break
+        except Invalid as error:
+            problems.append(error.message)
+    right: dict[str, Any] = {}
+    # The token first: whether gateway.host is right depends on it.
+    for key in sorted(data, key=lambda key: key != "auth"):
+        try:
+            one = _expanded({key: data[key]}, environ)
+            _built(project, {**right, **one}, environ, (), {})
+            right |= one
+        except Invalid as error:
+            problems.append(error.message)
+    built = _built(project, right, environ, files, flags)
+    return replace(built, problems=tuple(dict.fromkeys(problems)))
+
+
+def _folder_of(project: Path) -> Path:
     if not project.is_dir():
         raise UsageError(f'project folder "{project}" does not exist')
-    project = project.resolve()
-    data = read_config(project / CONFIG_FILE, environ, profile)
+    return project.resolve()
+
+
+def _built(
+    project: Path,
+    data: Mapping[str, Any],
+    environ: Mapping[str, str],
+    files: Sequence[str],
+    flags: Mapping[str, Any],
+) -> Settings:
+    """Return the settings that the file's `data` and the flags make."""
     warnings = _check_keys(data, _KEYS, "")
     gateway, api = data.get("gateway") or {}, data.get("api") or {}
     storage, watch = data.get("storage") or {}, data.get("watch") or {}
@@ -363,7 +431,7 @@ def load(
     home = environ.get("KSERVE_LOCAL_HOME")
     cache_base = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     state = project / ".kserve-local"
-    resources = tuple(folder(r) for r in data.get("resources") or ())
+    resources = tuple(folder(r) for r in _list(data, "resources"))
     if files:
         resources = tuple(Path(f).expanduser().resolve() if f != "-" else Path("-") for f in files)
     values: dict[str, Any] = {
@@ -374,13 +442,13 @@ def load(
         "name": str(data.get("name") or project.name),
         "namespace": str(data.get("namespace") or "default"),
         "resources": resources,
-        "ignore": tuple(map(str, data.get("ignore") or ())),
+        "ignore": tuple(map(str, _list(data, "ignore"))),
         "backend": str(data.get("backend") or "auto"),
         "runtime_images": str(data.get("runtimeImages") or "local"),
         "gateway_host": str(gateway.get("host") or "127.0.0.1"),
         "gateway_port": gateway.get("port", 8080),
         "gateway_domain": str(gateway.get("domain") or "example.com"),
-        "max_held_requests": int(gateway.get("maxHeldRequests", 100)),
+        "max_held_requests": _count(gateway.get("maxHeldRequests", 100), "gateway.maxHeldRequests"),
         "request_timeout": parse_duration(
             gateway.get("requestTimeout", 300), what=f"{CONFIG_FILE}: gateway.requestTimeout"
         ),
@@ -422,6 +490,19 @@ def load(
             "set auth.token, or use 127.0.0.1"
         )
     return Settings(**values)
+
+
+def _list(data: Mapping[str, Any], key: str) -> list[Any]:
+    value = data.get(key) or []
+    if not isinstance(value, list):
+        raise Invalid(f'{CONFIG_FILE}: "{key}" must be a list, e.g. {key}: [{value}]')
+    return value
+
+
+def _count(value: object, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).isdigit():
+        raise Invalid(f'{CONFIG_FILE}: {what}: "{value}" is not a number')
+    return int(value)
 
 
 def _storage_env(s3: Mapping[str, Any]) -> dict[str, str]:

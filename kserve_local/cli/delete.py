@@ -28,7 +28,7 @@ def command(
     from kserve_local.cli.session import resource_named, run
     from kserve_local.client.client import Client
 
-    settings = flags.settings()
+    settings = flags.settings_of_running()
     namespace = flags.namespace or settings.namespace
     targets: list[tuple[str, str, str]] = []
     if resource is not None:

@@ -153,6 +153,8 @@ def _docker(settings: Settings) -> Check:
 
 
 def _config(settings: Settings) -> Iterator[Check]:
+    for problem in settings.problems:
+        yield Check("config", "fail", problem)
     for warning in settings.warnings:
         yield Check("config", "warn", warning)
 
@@ -189,7 +191,7 @@ def command(flags: Common, fix: bool, bundle: Path | None) -> int:
     --fix removes what a supervisor left that is gone with all it started, run files copied with a
     folder, and broken environments, and mends modes of files. It ends no process and asks nothing.
     """
-    settings = flags.settings()
+    settings = flags.settings_of_running(tell=False)
     checks = _checked(settings)
     fixed: list[dict[str, str]] = []
     if fix:

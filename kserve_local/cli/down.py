@@ -31,7 +31,7 @@ def command(
 
     if directory is not None:
         flags = replace(flags, project=Path(directory))
-    settings = flags.settings()
+    settings = flags.settings_of_running()
     out = flags.output("down")
     stopped = stop_supervisor(settings, grace=grace) if settings.state.is_dir() else False
     if volumes and settings.state.is_dir():

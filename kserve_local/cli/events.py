@@ -27,7 +27,7 @@ def command(flags: Common, names: tuple[str, ...], follow: bool, warnings: bool)
     from kserve_local.cli.session import run
     from kserve_local.client.client import Client
 
-    settings = flags.settings()
+    settings = flags.settings_of_running()
     out = flags.output("events")
     numbers = count(1)
 

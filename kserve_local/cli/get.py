@@ -74,7 +74,7 @@ def command(
     """
     from kserve_local.cli.session import run
 
-    settings = flags.settings()
+    settings = flags.settings_of_running()
     wanted = parse(resource, names)
     namespace = None if all_namespaces else flags.namespace or settings.namespace
     query = _Query(wanted, namespace, selector)

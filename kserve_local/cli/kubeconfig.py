@@ -17,7 +17,7 @@ def command(flags: Common, only_path: bool) -> int:
     """
     from kserve_local.client.project import need_running
 
-    settings = flags.settings()
+    settings = flags.settings_of_running()
     need_running(settings)
     out = flags.output("kubeconfig")
     if flags.as_json:

@@ -21,7 +21,7 @@ def command(flags: Common, args: tuple[str, ...]) -> int:
     """Run kubectl with ARGS against the running project."""
     from kserve_local.client.project import need_running
 
-    settings = flags.settings()
+    settings = flags.settings_of_running()
     need_running(settings)
     found = shutil.which("kubectl")
     if found is None:

@@ -101,7 +101,7 @@ def command(
             await _follow(client, pods, version, meant, container, read, tasks)
 
     try:
-        run(flags.settings(), show)
+        run(flags.settings_of_running(), show)
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     if flags.as_json and not follow:

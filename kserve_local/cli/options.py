@@ -40,15 +40,33 @@ class Common:
         """Return the project's settings with these and the given flags applied."""
         from kserve_local import settings
 
-        return settings.load(
-            self.project,
-            profile=self.profile,
-            files=self.files,
-            namespace=self.namespace,
-            offline=self.offline or None,
-            verbose=self.verbose or None,
-            **flags,
-        )
+        return settings.load(self.project, **self._given(), **flags)
+
+    def settings_of_running(self, *, tell: bool = True) -> Settings:
+        """Return the settings as far as kserve-local.yaml is right, and warn of what is not.
+
+        For commands that stop a project or talk to one that runs: an edit of the file must not
+        keep them from it.
+
+        Args:
+            tell: False: who calls does so itself, by `Settings.problems`.
+        """
+        from kserve_local import settings
+
+        found = settings.load_what_is_right(self.project, **self._given())
+        for problem in found.problems if tell else ():
+            text = f"warning: {problem}; going on without it"
+            self.output("").say(text, fg="yellow")
+        return found
+
+    def _given(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "files": self.files,
+            "namespace": self.namespace,
+            "offline": self.offline or None,
+            "verbose": self.verbose or None,
+        }
 
     def output(self, command: str) -> Output:
         """Return this command's voice."""

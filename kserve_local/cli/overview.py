@@ -13,8 +13,11 @@ def show(flags: dict[str, Any]) -> int:
     from kserve_local import settings
     from kserve_local.client.project import find_running, find_survivor
 
-    configured = settings.load(Path(flags.get("project") or "."), profile=flags.get("profile", ""))
+    project, profile = Path(flags.get("project") or "."), flags.get("profile", "")
+    configured = settings.load_what_is_right(project, profile=profile)
     out = Output("", as_json=bool(flags.get("as_json")), quiet=bool(flags.get("quiet")))
+    for problem in configured.problems:
+        out.say(f"warning: {problem}", fg="yellow")
     running, survivor = find_running(configured), find_survivor(configured)
     if out.as_json:
         found = {

@@ -155,7 +155,7 @@ def command(
 
     from kserve_local.client.project import find_running, need_running, read_run_file
 
-    settings = flags.settings()
+    settings = flags.settings_of_running()
     body = read_data(data)
     # A gateway goes on serving when its supervisor has died, so only the run file is asked for.
     running = read_run_file(settings) or need_running(settings)

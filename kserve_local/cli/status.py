@@ -40,10 +40,11 @@ def command(
     """Show the project's services (or those NAMEd)."""
     if output == "json":
         flags = replace(flags, as_json=True)
+    settings = flags.settings_of_running()
     shown = ""
     while True:
         # An age is no change: --watch shows none.
-        text, bad = _look(flags, names, output, aged=not watch)
+        text, bad = _look(settings, flags, names, output, aged=not watch)
         if text != shown:
             if shown and sys.stdout.isatty():
                 click.clear()
@@ -55,14 +56,15 @@ def command(
         time.sleep(PERIOD)
 
 
-def _look(flags: Common, names: tuple[str, ...], form: str, *, aged: bool) -> tuple[str, bool]:
+def _look(
+    settings: Settings, flags: Common, names: tuple[str, ...], form: str, *, aged: bool
+) -> tuple[str, bool]:
     """Return what to show now, and whether a service is not Ready."""
     from kserve_local.cli.session import run, service_name
     from kserve_local.client.client import Client
     from kserve_local.client.project import STATUS, need_running
     from kserve_local.errors import NotFound
 
-    settings = flags.settings()
     running = need_running(settings)
 
     async def fetch(client: Client) -> Any:

@@ -53,7 +53,7 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
     from kserve_local.cli.progress import Follower, Reporter, log_tail
     from kserve_local.cli.session import run, service_name
 
-    settings = flags.settings()
+    settings = flags.settings_of_running()
     out = flags.output("wait")
     namespace = flags.namespace or settings.namespace
     views: dict[Name, View] = {}

@@ -410,6 +410,25 @@ def test_doctor_knows_that_the_project_runs(iris: Project) -> None:
     assert "fail" not in levels.values()
 
 
+def test_a_running_project_is_reached_and_stopped_whatever_its_config_says(tmp_path: Path) -> None:
+    """Else an edit of kserve-local.yaml would keep everything running that `down` should stop."""
+    with project(sample("sklearn-iris", tmp_path / "iris")) as own:
+        own.up()
+        (own.folder / "kserve-local.yaml").write_text("gatway: {}\nimages: {a: {context: gone}}\n")
+        for args in (
+            ["status"], ["logs"], ["events"], ["get", "isvc"], ["kubeconfig"], ["wait"],
+            ["predict", "sklearn-iris", "@request.json"], ["delete", "pods", "--all"], [],
+        ):  # fmt: skip
+            done = own.run(*args)
+            assert 'warning: kserve-local.yaml: unknown key "gatway"' in done.stderr, args
+            assert 'images."a".context' in done.stderr
+        assert "gatway" in own.run("up", "-d", check=3).stderr
+        assert "gatway" in own.run("apply", "-f", "manifest.yaml", check=3).stderr
+        assert "✗ fail  config" in own.run("doctor", check=7).stdout
+        assert "iris stopped" in own.run("down").stderr
+        assert own.leftovers() == {}
+
+
 def test_quiet_and_colour(iris: Project) -> None:
     assert iris.run("-q", "up", "-d", "--wait").stderr == ""
     coloured = iris.run("up", "-d", "--wait", "--color", "always").stderr

@@ -51,6 +51,8 @@ def test_a_profile_is_merged_over_the_file(tmp_path: Path) -> None:
         ("images: {a: {command: python model.py}}", "must be a list"),
         ("a: [", "kserve-local.yaml:2:1: not valid YAML"),
         ("- a", "must be a mapping"),
+        ("resources: k8s/", '"resources" must be a list, e.g. resources: [k8s/]'),
+        ("gateway: {maxHeldRequests: many}", '"many" is not a number'),
     ],
 )
 def test_bad_values_name_the_key(tmp_path: Path, text: str, words: str) -> None:
@@ -88,3 +90,25 @@ def test_durations(text: str | int, seconds: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(Invalid):
         parse_duration(text, what="x")
+
+
+def test_of_a_wrong_file_what_is_right_still_counts(tmp_path: Path) -> None:
+    """`down` needs the folder only, but the place of the cache should not be guessed anew."""
+    (tmp_path / settings.CONFIG_FILE).write_text(
+        "gatway: {}\nnamespace: a\nauth: {token: '${NOT_SET}'}\n"
+        "images: {x: {context: nowhere}}\nstorage: {cacheDir: models}\nresources: k8s\n"
+    )
+    got = settings.load_what_is_right(tmp_path, environ={"HOME": str(tmp_path)})
+    assert (got.namespace, got.cache) == ("a", tmp_path.resolve() / "models")
+    assert (got.auth_token, got.images, got.resources) == ("", {}, ())
+    assert [text for word in ("NOT_SET", "gatway", "nowhere", "resources") for text in got.problems
+            if word in text] == list(got.problems)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["a: [", "- a", "gateway: {host: 0.0.0.0}", ""])
+def test_a_file_without_anything_right_leaves_the_defaults(tmp_path: Path, text: str) -> None:
+    (tmp_path / settings.CONFIG_FILE).write_text(text)
+    got = settings.load_what_is_right(
+        tmp_path, environ={"HOME": str(tmp_path)}, profile="" if text else "nope"
+    )
+    assert (got.gateway_host, got.namespace, len(got.problems)) == ("127.0.0.1", "default", 1)
