@@ -291,8 +291,8 @@ def _read(path: Path, profile: str) -> dict[str, Any]:
         if profile not in profiles:
             names = ", ".join(profiles) or "none"
             raise Invalid(f'profile "{profile}" is not in {path.name}; defined: {names}')
-        data = _merged(data, profiles[profile] or {})
-    return data
+        return _merged(data, profiles[profile] or {})
+    return dict(data)
 
 
 _READ_EACH_TIME = frozenset({"name", "namespace", "resources", "ignore", "profiles"})

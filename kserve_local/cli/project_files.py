@@ -14,15 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kserve_local.api import scheme
+from kserve_local.api import names, scheme
 from kserve_local.api.manifest import Document
 from kserve_local.api.meta import Object
 from kserve_local.api.review import FileReport, Finding, review
 from kserve_local.cli.manifest_files import STDIN, read_all
 from kserve_local.errors import Invalid, NotFound, UsageError
 from kserve_local.settings import CONFIG_FILE, Settings
-
-MANIFEST_ANNOTATION = "kserve-local.dev/manifest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +106,27 @@ def load_project(settings: Settings) -> ProjectFiles:
     reports = review(
         documents,
         namespace=settings.namespace,
-        look_at=look_at(settings.mirrors),
+        look_at=look_at(settings.project, settings.mirrors),
         mirrors=settings.mirrors,
     )
     return ProjectFiles(tuple(sorted(objects, key=_order)), tuple(reports))
 
 
-def look_at(mirrors: Mapping[str, Path]) -> Callable[[str, str], str]:
+def base_folder(path: str, project: Path) -> Path:
+    """Return where relative storageUris of a file start: at its folder.
+
+    What comes from standard input is nowhere; it starts at the project's folder, as what kubectl
+    sends does (`controllers.init_containers.base_folder`).
+    """
+    return project.resolve() if path == STDIN else Path(path).resolve().parent
+
+
+def look_at(project: Path, mirrors: Mapping[str, Path]) -> Callable[[str, str], str]:
     """Return what tells of a local model that is not there, for the review of a file."""
     from kserve_local.storage.local import missing_model
 
     def look(path: str, uri: str) -> str:
-        folder = Path.cwd() if path == "-" else Path(path).absolute().parent
-        return missing_model(uri, folder, mirrors)
+        return missing_model(uri, base_folder(path, project), mirrors)
 
     return look
 
@@ -183,7 +189,7 @@ def mark(obj: Object, kind: scheme.ResourceType, path: str, settings: Settings) 
         annotations = metadata.get("annotations") or {}
         if isinstance(annotations, dict):
             relative = os.path.relpath(Path(path).resolve(), settings.project)
-            metadata["annotations"] = {**annotations, MANIFEST_ANNOTATION: relative}
+            metadata["annotations"] = {**annotations, names.MANIFEST: relative}
     return out
 
 

@@ -21,6 +21,7 @@ from kserve_local.api.manifest import Document
 from kserve_local.api.meta import Object, annotations_of, name_of, namespace_of
 from kserve_local.api.review import FileReport, Finding, ModelSource, Project, Severity
 from kserve_local.api.storage_uris import without_secrets
+from kserve_local.cli.project_files import base_folder
 from kserve_local.controllers import pod_mutators, podspec
 from kserve_local.controllers.environment import ConfigError, NodeFacts, Sources
 from kserve_local.controllers.init_containers import InitFailed, plan_fetches
@@ -163,8 +164,7 @@ class _Checks:
             KServeLocalError: KServe's webhook refuses the Pod.
             ConfigError, InitFailed: Its init container cannot be started.
         """
-        path = source.document.path
-        base = Path.cwd() if path == "-" else Path(path).absolute().parent
+        base = base_folder(source.document.path, self._settings.project)
         lookup = self._project.lookup
         pod = pod_mutators.mutate(self._pod(source), config=self._project.config, lookup=lookup)
         container = next(

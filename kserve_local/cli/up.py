@@ -459,13 +459,13 @@ class _Session:
         """Say which services an earlier `up` took out of a file that holds them no more."""
         from kserve_local.api import scheme
         from kserve_local.api.meta import name_of, namespace_of
-        from kserve_local.cli.project_files import MANIFEST_ANNOTATION
+        from kserve_local.api.names import MANIFEST
 
         now = {scheme.key_of(obj) for obj in self.objects}
         read = set(self.project.sources(self.settings.project))
         lines = []
         for obj in await client.list(scheme.INFERENCE_SERVICE):
-            source = (obj["metadata"].get("annotations") or {}).get(MANIFEST_ANNOTATION)
+            source = (obj["metadata"].get("annotations") or {}).get(MANIFEST)
             if source is None or scheme.key_of(obj) in now:
                 continue
             if source in read or not (self.settings.project / source).exists():

@@ -61,7 +61,7 @@ def validate(
         namespace=namespace,
         strict=strict,
         # What --deep finds about local models is an error, in the words of `up`.
-        look_at=None if deep else look_at(mirrors),
+        look_at=None if deep else look_at(flags.project, mirrors),
         mirrors=mirrors,
     )
     if deep and settings is not None:

@@ -12,7 +12,8 @@ make none. `latestRevision: true` follows the newest Revision that is ready.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import os.path
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from kserve_local.api.meta import (
     timestamp,
     uid_of,
 )
-from kserve_local.api.names import KNATIVE_VISIBILITY
+from kserve_local.api.names import KNATIVE_VISIBILITY, MANIFEST, SOURCE_URI, STORAGE_INITIALIZER
 from kserve_local.api.scheme import KNATIVE_SERVICE, REVISION, SERVICE, key_of
 from kserve_local.controllers import garbage
 from kserve_local.controllers import knative_names as names
@@ -64,8 +65,33 @@ class Hosts:
 
 
 def template_digest(template: Mapping[str, Any]) -> str:
-    """Return what identifies a revision template."""
-    return names.digest({"metadata": template.get("metadata") or {}, "spec": template["spec"]})
+    """Return what identifies a revision template.
+
+    Which file it was read from is no part of that, but the folder where its sources start is.
+    """
+    metadata = template.get("metadata") or {}
+    annotations = dict(metadata.get("annotations") or {})
+    folder = os.path.dirname(annotations.pop(MANIFEST, ""))
+    if folder and any(map(_is_relative, _sources(template))):
+        annotations[MANIFEST] = folder
+    return names.digest(
+        {"metadata": {**metadata, "annotations": annotations}, "spec": template["spec"]}
+    )
+
+
+def _sources(template: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the storageUris of a revision template, where KServe's controller puts them."""
+    annotations = (template.get("metadata") or {}).get("annotations") or {}
+    if annotations.get(SOURCE_URI):
+        yield annotations[SOURCE_URI]
+    for container in template["spec"].get("initContainers") or ():
+        if container.get("name") == STORAGE_INITIALIZER:
+            yield from (container.get("args") or ())[::2]
+
+
+def _is_relative(uri: str) -> bool:
+    path = uri.removeprefix("file://")
+    return "://" not in path and not path.startswith("/")
 
 
 def number_of(revision: Object) -> int:

@@ -248,6 +248,26 @@ def test_apply_and_delete_take_files_folders_and_stdin(iris: Project, tmp_path: 
     iris.run("delete", "cm", check=2)
 
 
+def test_yaml_from_stdin_is_checked_and_served_from_the_projects_folder(tmp_path: Path) -> None:
+    """One base for the check and for the run, and no new Revision of the same YAML by another way.
+
+    `-C` from elsewhere: the working directory does not count.
+    """
+    with project(sample("sklearn-iris", tmp_path / "iris")) as own:
+        own.up()
+        text = (own.folder / "manifest.yaml").read_text()
+        assert "./model" in text
+        for args in (["apply", "-f", "-"], ["up", "-d", "--wait", "-f", "-"], ["validate", "-"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "kserve_local.cli.main", "-C", "iris", *args],
+                cwd=tmp_path, input=text, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            assert "does not exist" not in done.stderr + done.stdout
+        own.run("up", "-d", "--wait")
+        assert own.run("get", "revision", "-o", "name").stdout.count("revision") == 1
+        assert own.run("predict", "sklearn-iris", "@request.json").returncode == 0
+
+
 # Logs and events
 
 

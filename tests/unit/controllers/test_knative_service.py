@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kserve_local.api.meta import Object, get_condition, name_of
+from kserve_local.api.names import MANIFEST, SOURCE_URI
 from kserve_local.controllers import garbage, isvc_knative
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import knative_service as k
@@ -70,6 +71,43 @@ def test_only_a_changed_template_makes_a_revision() -> None:
     two = k.plan_revision(ksvc("two"), [one], now=NOW)
     assert two is not None
     assert name_of(two) == "iris-predictor-00002"
+
+
+def from_file(manifest: str | None, uri: str, *more: str) -> Object:
+    service = ksvc()
+    template = service["spec"]["template"]
+    template["metadata"]["annotations"] = {SOURCE_URI: uri} if uri else {}
+    if manifest is not None:
+        template["metadata"]["annotations"][MANIFEST] = manifest
+    if more:
+        template["spec"]["initContainers"] = [{"name": "storage-initializer", "args": [*more]}]
+    return service
+
+
+@pytest.mark.parametrize(
+    ("uri", "more"), [("./model", ()), ("gs://b/m", ()), ("", ("model", "/mnt/models"))]
+)
+def test_the_file_of_a_template_makes_no_revision(uri: str, more: tuple[str, ...]) -> None:
+    """`apply -f -`, `kubectl apply` and `up` send the same YAML with and without its name."""
+    one = stored(from_file("iris.yaml", uri, *more), [])
+    for manifest in (None, "other.yaml"):
+        assert k.plan_revision(from_file(manifest, uri, *more), [one], now=NOW) is None
+
+
+def test_another_folder_makes_a_revision_of_a_relative_source_only() -> None:
+    sources: list[tuple[str, tuple[str, ...], bool]] = [
+        ("./model", (), True),
+        ("file://./model", (), True),
+        ("", ("gs://b/m", "/a", "model", "/b"), True),
+        ("gs://b/m", (), False),
+        ("/abs/model", (), False),
+        ("", ("gs://b/m", "/a"), False),
+        ("", (), False),
+    ]
+    for uri, more, new in sources:
+        one = stored(from_file("iris.yaml", uri, *more), [])
+        made = k.plan_revision(from_file("sub/iris.yaml", uri, *more), [one], now=NOW)
+        assert (made is not None) is new, (uri, more)
 
 
 def test_going_back_to_an_older_template_is_a_new_revision() -> None:
