@@ -19,6 +19,7 @@ from kserve_local.api.inferenceservice import framework_of, is_multi_model
 from kserve_local.api.meta import Object, annotations_of
 
 Path_ = tuple[str | int, ...]
+VERSION = __version__.rpartition(".")[0]
 _SCALING = ("scaleTarget", "scaleMetric", "autoScaling")
 
 UNAVAILABLE: tuple[scheme.ResourceType, ...] = (
@@ -45,8 +46,7 @@ class Gap:
 
     def sentence(self) -> str:
         """Return what `validate` says."""
-        version = __version__.rpartition(".")[0]
-        return f"kserve-local {version} does not run this yet: {self.text}"
+        return f"kserve-local {VERSION} does not run this yet: {self.text}"
 
 
 def gaps_of(obj: Object, config: InferenceServiceConfig) -> Iterator[Gap]:

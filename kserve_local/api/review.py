@@ -131,6 +131,8 @@ class FileReport:
         )
 
 
+StandsIn = Callable[[str], bool]
+"""image -> whether a program of this machine takes its place."""
 LookAt = Callable[[str, str], str]
 """(file, storageUri) -> what is wrong with the local path that it names, empty if nothing."""
 
@@ -142,6 +144,7 @@ def review(
     strict: bool = False,
     look_at: LookAt | None = None,
     mirrors: Collection[str] = (),
+    stands_in: StandsIn | None = None,
 ) -> list[FileReport]:
     """Return a report for each file, in the order given.
 
@@ -151,8 +154,12 @@ def review(
         strict: Unknown and repeated fields are errors, and what only a webhook puts right.
         look_at: Looks at local models (`storage.local.missing_model`); what it says is a warning.
         mirrors: Prefixes of URIs whose content comes from a local folder.
+        stands_in: Says which images run without a container engine; a runtime with another one
+            gets a note.
     """
-    look = _Look(look_at or (lambda file, uri: ""), tuple(mirrors))
+    look = _Look(
+        look_at or (lambda file, uri: ""), tuple(mirrors), stands_in or (lambda image: True)
+    )
     project = Project(files, namespace)
     reports = []
     for path, documents in files.items():
@@ -177,6 +184,7 @@ class _Look:
 
     at: LookAt
     mirrors: tuple[str, ...]
+    stands_in: StandsIn
 
 
 class Project:
@@ -403,6 +411,16 @@ class _Reviewer:
                 " send it along with the service"
             )
             yield self.finding((*path, "runtime"), message, "runtime", "warning")
+        image = model.get("image") or (shape.predictor_container(chosen.runtime["spec"]) or {}).get(
+            "image"
+        )
+        if image and not self.look.stands_in(image):
+            field = ("runtime",) if model.get("runtime") else ("modelFormat", "name")
+            message = (
+                f"kserve-local {gaps.VERSION} has no stand-in for {chosen.name}; it runs in"
+                " Docker only"
+            )
+            yield self.finding((*path, *field), message, "gap", "note")
 
     def storage(self, obj: Object) -> Iterator[Finding]:
         """Judge each storageUri as KServe's controller will."""
@@ -508,10 +526,26 @@ class _Reviewer:
             message = f"no runtime fits modelFormat {wanted}"
             protocol = model.get("protocolVersion")
             message += f" with protocol {protocol}" if protocol else ""
+            near = runtime_selection.near_format(isvc, runtimes=runtimes, cluster_runtimes=cluster)
+            message += f'; did you mean "{near}"?' if near else ""
             path = (*path, "modelFormat", "name")
-        width = max((len(name) for name, _ in misses), default=0)
-        details = [f"{name.ljust(width)}  {why}" for name, why in misses]
+        details = _folded(misses)
+        ways = runtime_selection.ways_out(isvc, runtimes=runtimes, cluster_runtimes=cluster)
+        if ways:
+            details.append(f"Next step: {ways}")
         return self.finding(path, message, "runtime", details=details)
+
+
+def _folded(misses: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a line for each runtime and why it does not fit, or for all that say the same."""
+    of: dict[str, list[str]] = {}
+    for name, why in misses:
+        of.setdefault(why, []).append(name)
+    width = max((len(found[0]) for found in of.values() if len(found) == 1), default=0)
+    return [
+        f"{found[0].ljust(width)}  {why}" if len(found) == 1 else f"{why}: {', '.join(found)}"
+        for why, found in of.items()
+    ]
 
 
 def _written(component: Mapping[str, Any]) -> Iterator[tuple[Path_, Any]]:

@@ -146,7 +146,7 @@ def considered(
     name = model_format(model)[0]
     ranked = sorted(
         (miss for miss in misses if miss[1]),
-        key=lambda miss: (not any(f.get("name") == name for f in _formats(miss[2])), miss[0]),
+        key=lambda miss: (_distance(name, miss[2]), miss[0]),
     )
     return [(name, why) for name, why, _ in ranked]
 
@@ -182,8 +182,77 @@ def next_step(
         near = closest(name, sorted(formats))
         meant = f'; did you mean "{near}"?' if near else ""
         return f'no runtime knows the model format "{name}"{meant}'
+    ways = ways_out(isvc, runtimes=runtimes, cluster_runtimes=cluster_runtimes)
+    if ways:
+        return f"in spec.predictor.model, {ways}"
     listed = ", ".join(f"{name} ({why})" for name, why in misses[:3])
     return f"change spec.predictor.model so that a runtime takes {what}; considered: {listed}"
+
+
+def _distance(name: str, runtime: Object) -> int:
+    """Return 0 if the runtime has the format, 1 if only the case of its letters differs, else 2."""
+    formats = [str(f.get("name")) for f in _formats(runtime)]
+    return 0 if name in formats else 1 if name.lower() in map(str.lower, formats) else 2
+
+
+def near_format(
+    isvc: Object, *, runtimes: Sequence[Object], cluster_runtimes: Sequence[Object]
+) -> str:
+    """Return the format that was probably meant, empty if a runtime has the one that is written."""
+    name = model_format(model_of(isvc))[0]
+    everything = [*_of_namespace(isvc, runtimes), *cluster_runtimes]
+    formats = {str(f.get("name")) for r in everything for f in _formats(r)}
+    return "" if name in formats else closest(name, sorted(formats))
+
+
+def ways_out(
+    isvc: Object, *, runtimes: Sequence[Object], cluster_runtimes: Sequence[Object]
+) -> str:
+    """Return which single changes of the model make a runtime of its format fit, empty if none.
+
+    Reads `set protocolVersion: v2 (kserve-tritonserver) or runtime: kserve-local-onnxserver`; each
+    of them has been tried.
+    """
+    model = model_of(isvc)
+    name, version = model_format(model)
+    everything = [*_of_namespace(isvc, runtimes), *cluster_runtimes]
+    able = [r for r in everything if any(f.get("name") == name for f in _formats(r))]
+
+    def chosen(**change: Any) -> str:
+        changed = {k: v for k, v in {**model, **change}.items() if v is not None}
+        predictor = {**isvc["spec"]["predictor"], "model": changed}
+        tried = {**isvc, "spec": {**isvc["spec"], "predictor": predictor}}
+        try:
+            return select(tried, runtimes=runtimes, cluster_runtimes=cluster_runtimes).name
+        except SelectionError:
+            return ""
+
+    reached: dict[str, str] = {}  # runtime -> the first change that leads to it
+    for protocol in PROTOCOLS:
+        if protocol != model.get("protocolVersion"):
+            reached.setdefault(chosen(protocolVersion=protocol), f"protocolVersion: {protocol}")
+    listed = {
+        str(f["version"])
+        for r in able
+        for f in _formats(r)
+        if f.get("name") == name and f.get("version") is not None
+    }
+    for other in sorted(listed - {version}):
+        changed = {"name": name, "version": other}
+        reached.setdefault(chosen(modelFormat=changed), f'modelFormat.version: "{other}"')
+    ways = [f"{change} ({found})" for found, change in reached.items() if found]
+    multi_node = isvc["spec"]["predictor"].get("workerSpec") is not None
+    ways += [
+        f"runtime: {name_of(r)}"
+        for r in sorted(able, key=name_of)
+        if name_of(r) not in reached
+        and (_spec(r).get("workerSpec") is not None) is multi_node
+        and chosen(runtime=name_of(r))
+    ]
+    steps = [f"set {' or '.join(ways)}"] if ways else []
+    if model.get("runtime") and (found := chosen(runtime=None)):
+        steps.insert(0, f"remove runtime ({found} is selected then)")
+    return ", or ".join(steps)
 
 
 def model_of(isvc: Object) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from kserve_local.api.meta import Object
 from kserve_local.api.review import FileReport, Finding, review
 from kserve_local.cli.manifest_files import STDIN, read_all
 from kserve_local.errors import Invalid, NotFound, UsageError
-from kserve_local.settings import CONFIG_FILE, Settings
+from kserve_local.settings import CONFIG_FILE, ImageSource, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,7 @@ def load_project(settings: Settings) -> ProjectFiles:
         namespace=settings.namespace,
         look_at=look_at(settings.project, settings.mirrors),
         mirrors=settings.mirrors,
+        stands_in=stands_in(settings.images),
     )
     return ProjectFiles(tuple(sorted(objects, key=_order)), tuple(reports))
 
@@ -129,6 +130,13 @@ def look_at(project: Path, mirrors: Mapping[str, Path]) -> Callable[[str, str], 
         return missing_model(uri, base_folder(path, project), mirrors)
 
     return look
+
+
+def stands_in(images: Mapping[str, ImageSource]) -> Callable[[str], bool]:
+    """Return what tells which images run without a container engine, for the review of a file."""
+    from kserve_local.controllers.standins import is_known
+
+    return lambda image: is_known(image, images)
 
 
 def read_documents(settings: Settings) -> dict[str, list[Document]]:

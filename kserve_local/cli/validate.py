@@ -41,30 +41,31 @@ def validate(
     """
     from kserve_local.api.review import review
     from kserve_local.cli.manifest_files import read_all
-    from kserve_local.cli.project_files import look_at, read_documents
+    from kserve_local.cli.project_files import look_at, read_documents, stands_in
     from kserve_local.errors import UsageError
 
     if kserve_version.removeprefix("v").split(".")[:2] != ["0", "20"]:
         raise UsageError(
             f"--kserve-version {kserve_version}: the rules here are those of KServe 0.20"
         )
-    settings = flags.settings() if deep or not paths else None
-    if settings is None or paths:
+    # Named files are what is judged; of the project's configuration they use what is right.
+    settings = flags.settings() if deep or not paths else flags.settings_of_running(tell=False)
+    if paths:
         files, namespace = read_all(paths), flags.namespace or "default"
     else:
         found = read_documents(settings)
         files = {p if p == "-" else os.path.relpath(p): d for p, d in found.items()}
         namespace = settings.namespace
-    mirrors = settings.mirrors if settings is not None else {}
     reports = review(
         files,
         namespace=namespace,
         strict=strict,
         # What --deep finds about local models is an error, in the words of `up`.
-        look_at=None if deep else look_at(flags.project, mirrors),
-        mirrors=mirrors,
+        look_at=None if deep else look_at(settings.project, settings.mirrors),
+        mirrors=settings.mirrors,
+        stands_in=stands_in(settings.images),
     )
-    if deep and settings is not None:
+    if deep:
         import asyncio
 
         from kserve_local.cli.reachability import with_reachability

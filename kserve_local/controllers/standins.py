@@ -32,6 +32,7 @@ PRELOAD: Mapping[str, tuple[str, ...]] = {
 _PYTHON = re.compile(r"python(3(\.\d+)?)?")
 _SAME_NAME = frozenset({"sklearnserver", "xgbserver", "lgbserver", "predictiveserver"})
 _OURS = frozenset({"onnxserver", "torchserver"})
+_SOME_MODELS = frozenset({"mlserver", "tritonserver", "torchserve-kfs", "torchserve"})
 _MLSERVER = {
     "mlserver_sklearn.SKLearnModel": "sklearnserver",
     "mlserver_xgboost.XGBoostModel": "xgbserver",
@@ -119,6 +120,16 @@ def source_for(image: str, images: Mapping[str, ImageSource]) -> ImageSource | N
         if repository(name) == wanted and (not named_tag or named_tag == tag):
             return source
     return None
+
+
+def is_known(image: str, images: Mapping[str, ImageSource]) -> bool:
+    """Whether local source, or a server of ours for some models of it, runs in the image's place.
+
+    Which models shows once the model is there.
+    """
+    owner, _, last = repository(image).rpartition("/")
+    ours = last in _SAME_NAME or (last in _OURS and owner == "kserve-local")
+    return ours or last in _SOME_MODELS or source_for(image, images) is not None
 
 
 def option(args: Sequence[str], *names: str) -> str | None:

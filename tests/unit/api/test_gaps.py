@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kserve_local.api.gaps import left_out
+from kserve_local.api.gaps import VERSION, left_out
 from kserve_local.api.manifest import load
 from kserve_local.api.review import review
+from kserve_local.controllers.standins import is_known
+from kserve_local.settings import ImageSource
 
 
 def service(annotations: dict[str, str] | None = None, **predictor: Any) -> dict[str, Any]:
@@ -49,6 +52,42 @@ def test_nothing_to_say(isvc: dict[str, Any]) -> None:
 def test_what_has_no_effect_is_said(isvc: dict[str, Any], words: str) -> None:
     (sentence,) = left_out(isvc)
     assert words in sentence
+
+
+def test_a_runtime_without_a_stand_in_is_noted_where_it_is_chosen() -> None:
+    """It works on a cluster, and here where a container engine answers."""
+    text = HEAD + "spec:\n  predictor:\n    model:\n      storageUri: s3://a/b\n      {}\n"
+    sentence = (
+        f"kserve-local {VERSION} has no stand-in for kserve-huggingfaceserver; it runs in Docker"
+        " only"
+    )
+    mapped = {"kserve/huggingfaceserver": ImageSource(Path())}
+    for model, line in (
+        ("modelFormat: {name: huggingface}", 9),
+        ("modelFormat: {name: huggingface}\n      runtime: kserve-huggingfaceserver", 10),
+    ):
+        files = {"f.yaml": load(text.format(model), "f.yaml")}
+        (report,) = review(files, stands_in=lambda image: is_known(image, {}))
+        (note,) = report.findings
+        assert (note.severity, note.line, note.message) == ("note", line, sentence)
+        assert report.valid
+        (report,) = review(files, stands_in=lambda image: is_known(image, mapped))
+        assert report.findings == ()
+
+
+@pytest.mark.parametrize(
+    ("form", "noted"),
+    [
+        ("sklearn", False), ("xgboost", False), ("pytorch", False), ("triton", False),
+        ("pmml", True), ("paddle", True), ("tensorflow", True),
+    ],
+)  # fmt: skip
+def test_what_has_a_stand_in_is_not_noted(form: str, noted: bool) -> None:
+    text = HEAD + f"spec:\n  predictor:\n    {form}:\n      storageUri: s3://a/b\n"
+    (report,) = review(
+        {"f.yaml": load(text, "f.yaml")}, stands_in=lambda image: is_known(image, {})
+    )
+    assert bool(report.findings) is noted
 
 
 HEAD = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris\n"
