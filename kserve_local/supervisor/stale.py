@@ -14,10 +14,11 @@ from typing import Any
 
 from kserve_local.api.meta import Object, condition_is, name_of
 from kserve_local.api.names import STORAGE_INITIALIZER
+from kserve_local.controllers import pod_state
 from kserve_local.controllers.init_containers import base_folder
 from kserve_local.controllers.standins import source_for
 from kserve_local.settings import Settings
-from kserve_local.storage.local import local_path, mirrored
+from kserve_local.storage.local import local_path, mirrored, only_archive
 
 MAX_FILES = 20_000
 """Files looked at in one folder; a folder with more is no source to edit by hand."""
@@ -57,16 +58,26 @@ def _inputs(pod: Object, settings: Settings) -> Iterator[tuple[Path, float, froz
         if source is not None and since is not None:
             yield source.context, since, _CODE
     fetched = {c["name"]: _started(c) for c in status.get("initContainerStatuses") or ()}
-    since = fetched.get(STORAGE_INITIALIZER)
+    unpacked = fetched.get(STORAGE_INITIALIZER)
+    serving = started.get(pod_state.serving_container(spec).get("name", ""))
     for container in spec.get("initContainers") or ():
-        if container["name"] != STORAGE_INITIALIZER or since is None:
+        if container["name"] != STORAGE_INITIALIZER:
             continue
         for uri in (container.get("args") or ())[::2]:
             path = mirrored(str(uri), settings.mirrors) or local_path(
                 str(uri), base_folder(pod, settings.project)
             )
-            if path is not None:
+            # Used where it is, so a container that restarts reads it anew; an archive is a copy.
+            since = unpacked if path is not None and _is_archive(path) else serving
+            if path is not None and since is not None:
                 yield path, since, frozenset()
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return only_archive(path) is not None
+    except OSError:
+        return False
 
 
 def _started(container: Mapping[str, Any]) -> float | None:

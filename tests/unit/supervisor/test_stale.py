@@ -21,8 +21,8 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(tmp_path, tmp_path / ".state", tmp_path / "c", tmp_path / "r", images=images)
 
 
-def pod(*, ready: str = "True", uri: str = "./model") -> dict[str, Any]:
-    running = {"state": {"running": {"startedAt": STARTED}}}
+def pod(*, ready: str = "True", uri: str = "./model", started: str = STARTED) -> dict[str, Any]:
+    running = {"state": {"running": {"startedAt": started}}}
     done = {"state": {"terminated": {"startedAt": STARTED}}}
     return {
         "metadata": {"name": "p"},
@@ -67,3 +67,15 @@ def test_what_is_no_code_does_not_count(tmp_path: Path, settings: Settings, name
 def test_a_pod_that_is_not_ready_will_read_it_yet(tmp_path: Path, settings: Settings) -> None:
     write(tmp_path / "src" / "model.py", 50)
     assert changed_since_start([pod(ready="False")], settings) == []
+
+
+def test_a_container_that_restarted_has_read_the_model_anew(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """A local model is used where it lies; only an archive is a copy of what it was."""
+    later = "2026-01-01T00:01:00Z"
+    write(tmp_path / "model" / "model.joblib", 5)
+    assert len(changed_since_start([pod()], settings)) == 1
+    assert changed_since_start([pod(started=later)], settings) == []
+    write(tmp_path / "packed" / "model.tar.gz", 5)
+    assert len(changed_since_start([pod(uri="./packed", started=later)], settings)) == 1
