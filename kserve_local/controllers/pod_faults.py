@@ -73,13 +73,50 @@ def signal_of(ended: Ended) -> str:
 
 
 def killed_by(ended: Ended) -> str:
-    """Return in words which signal ended it; empty if none did, or the reason says it already."""
+    """Return in words what killed it: a signal, or too little memory; empty if it ended itself."""
+    if ended.reason == "OOMKilled":
+        code = "" if ended.exit_code is None else f" (exit code {ended.exit_code})"
+        limit = ended.memory_limit_bytes
+        return f"OOMKilled{code}" + (f", limit {limit / 2**20:.0f}Mi" if limit else "")
     name = signal_of(ended)
-    if not name or ended.reason == "OOMKilled":
+    if not name:
         return ""
     if ended.signal is None:
         return f"exit code {ended.exit_code}, as of a process killed by {name}"
     return f"killed by {name}"
+
+
+_TELLING = re.compile(
+    r"\b\w*(?:Error|Exception|Failure)\b|\b(?:error|fatal|critical|failed|cannot|panic)\b", re.I
+)
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:: .*)?")
+_ROUTINE = re.compile(
+    r"\b(?:DEBUG|INFO|NOTICE|TRACE)\b|\b(?:GET|POST|PUT|HEAD|DELETE|OPTIONS|PATCH) /"
+    r"|\bHTTP/\d"
+)  # fmt: skip
+"""What a server writes in the course of its work, whatever words it has in it."""
+
+
+def is_cause(log: str) -> bool:
+    """Whether the log's last line says why the process ended: an exception, or an error."""
+    lines = log.rstrip().splitlines()
+    if not lines or _ROUTINE.search(lines[-1]):
+        return False
+    if _TELLING.search(lines[-1]):
+        return True
+    # The end of a traceback names its exception, which may be called anything.
+    began = max((n for n, line in enumerate(lines) if line.startswith("Traceback ")), default=-1)
+    inside = began >= 0 and all(line.startswith(" ") or not line for line in lines[began + 1 : -1])
+    return inside and _EXCEPTION.fullmatch(lines[-1]) is not None
+
+
+def exited(ended: Ended, log: str) -> str:
+    """Return with which exit code it ended, where neither the log nor a signal says why."""
+    if ended.exit_code is None or killed_by(ended) or is_cause(log):
+        return ""
+    last = log.rstrip().rpartition("\n")[2].strip()
+    said = f'; its last line: "{last}"' if last and not _ROUTINE.search(last) else ""
+    return f"ended with exit code {ended.exit_code}{said}"
 
 
 def is_address_taken(log: str) -> bool:

@@ -1,8 +1,9 @@
 """Why a container ended, from its log: the text of `terminated.message`.
 
 Reads the end of the log file and, for a taken port, who listens there. Blocking; call it in a
-thread. The message is what kubelet's FallbackToLogsOnError gives, plus a line about
-a signal that ended the container, and a line `Next step:`.
+thread. The message is what kubelet's FallbackToLogsOnError gives, plus a line on
+how the container ended where the log does not say why (a signal, its exit code), and a line
+`Next step:`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kserve_local.controllers.pod_containers import limit_of
 from kserve_local.controllers.pod_faults import (
     Ended,
     diagnose,
+    exited,
     is_address_taken,
     killed_by,
     tail,
@@ -80,9 +82,9 @@ def explain(
     lines = [log] if log else []
     if status.message and status.message not in log:
         lines.append(status.message)
-    killed = killed_by(ended)
-    if killed:
-        lines.append(killed)
+    how = killed_by(ended) or exited(ended, "\n".join(lines))
+    if how:
+        lines.append(how)
     step = diagnose(ended, f"{log}\n{status.message}")
     if step:
         lines.append(f"Next step: {step}")

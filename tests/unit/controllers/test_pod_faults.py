@@ -7,6 +7,7 @@ import pytest
 from kserve_local.controllers.pod_faults import (
     Ended,
     diagnose,
+    exited,
     is_address_taken,
     killed_by,
     tail,
@@ -109,7 +110,11 @@ def test_without_a_telling_log_the_exit_code_speaks(ended: Ended, said: str) -> 
         (Ended("Error", 134, signal=6), "killed by SIGABRT"),
         (Ended("Error", 139, signal=11), "killed by SIGSEGV"),
         (Ended("Error", 134), "exit code 134, as of a process killed by SIGABRT"),
-        (Ended("OOMKilled", 137, signal=9), ""),
+        (Ended("OOMKilled", 137, signal=9), "OOMKilled (exit code 137)"),
+        (
+            Ended("OOMKilled", 137, memory_limit_bytes=400 * 2**20),
+            "OOMKilled (exit code 137), limit 400Mi",
+        ),
         (Ended("Error", 1), ""),
         (Ended("Error", 128), ""),
         (Ended("Error", 255), ""),
@@ -119,6 +124,43 @@ def test_without_a_telling_log_the_exit_code_speaks(ended: Ended, said: str) -> 
 )
 def test_a_signal_is_told_in_words(ended: Ended, said: str) -> None:
     assert killed_by(ended) == said
+
+
+ACCESS = '2026-11-29 10:00:00.1 7 uvicorn.access INFO [x.py:send():1] "GET /error HTTP/1.1" 500'
+TRACE = "Traceback (most recent call last):\n  File x\n    raise Halt"
+
+
+@pytest.mark.parametrize(
+    ("ended", "log", "said"),
+    [
+        (Ended("Error", 3), ACCESS, "ended with exit code 3"),
+        (Ended("Error", 3), "ValueError: bad\n" + ACCESS, "ended with exit code 3"),
+        (Ended("Error", 3), "", "ended with exit code 3"),
+        (Ended("Completed", 0), ACCESS, "ended with exit code 0"),
+        (
+            Ended("Error", 3),
+            "no more info",
+            'ended with exit code 3; its last line: "no more info"',
+        ),
+        (Ended("Error", 1), ACCESS + "\nValueError: bad", ""),
+        (Ended("Error", 1), f"{TRACE}\nmy.Halt: stop", ""),
+        (Ended("Error", 1), f"{TRACE}\nmy.Halt", ""),
+        (Ended("Error", 2), "usage: x\n  [--y]\nx: error: bad", ""),
+        (
+            Ended("Error", 1),
+            "2026-11-29 modelserver.serve ERROR [serve.py:_load():1] no licence",
+            "",
+        ),
+        (Ended("Error", 137, signal=9), ACCESS, ""),
+        (Ended("OOMKilled", 137), ACCESS, ""),
+        (Ended("Unknown", None), "", ""),
+    ],
+)
+def test_a_log_that_does_not_say_why_it_ended_is_completed(
+    ended: Ended, log: str, said: str
+) -> None:
+    """The line below which nothing else stands is what every summary shows."""
+    assert exited(ended, log) == said
 
 
 @pytest.mark.parametrize(
