@@ -432,7 +432,7 @@ def _hint(
         elif guess:
             way_out = f'did you mean "{guess}"? {way_out}'
         raise NotFound(f'inferenceservices.serving.kserve.io "{name}" not found', hint=way_out)
-    if not found["ready"]:
+    if not found["ready"] or found["state"] in ("Failed", "Loading"):
         why = told(str(found["reason"]), str(found["message"]))
         return f"{name} is not Ready: {why or found['state']}\nkserve-local status {name}"
     return _models_hint(gateway, path, name, model)

@@ -80,7 +80,8 @@ def _look(
         raise NotFound(f'inferenceservices.serving.kserve.io "{missing[0]}" not found')
     if names:
         services = [s for s in services if s["name"] in names]
-    bad = any(not s["ready"] for s in services)
+    # A service that was Ready once is so for KServe whatever becomes of its Pods.
+    bad = any(not s["ready"] or s["state"] in ("Failed", "Loading") for s in services)
     if flags.as_json:
         where = {"gateway": running.raw["gateway"], "api": running.raw["api"]}
         where |= {"backend": running.backend, "pid": running.identity.pid}

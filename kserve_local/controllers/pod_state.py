@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kserve_local.api.meta import Object, condition_is, labels_of, name_of
+from kserve_local.api.meta import Object, condition_is, get_condition, labels_of, name_of
 from kserve_local.api.names import DEFAULT_PORT, PREDICTOR_CONTAINER, STORAGE_INITIALIZER
 
 CRASH_LOOP = "CrashLoopBackOff"
@@ -142,6 +142,33 @@ def failure_of(pod: Object) -> Failure | None:
         status = pod.get("status") or {}
         text = ": ".join(filter(None, (status.get("reason"), status.get("message"))))
         return Failure("ModelLoadFailed", text or "the Pod failed")
+    return None
+
+
+def is_not_coming(pod: Object) -> Failure | None:
+    """Return why a Pod that is not Ready has failed to come up, None while it still may.
+
+    An init container that failed; a container that may not even be made; or one that ended twice
+    in a row before the Pod was Ready. One that served and died is not meant: its restart brings
+    it back.
+    """
+    if is_terminating(pod) or is_ready(pod):
+        return None
+    for init in statuses(pod, init=True):
+        ended, waiting = terminated(init), stuck(init)
+        if failed(ended):
+            return _load_failed(ended)
+        if waiting is not None:
+            return Failure("ModelLoadFailed", ": ".join(filter(None, waiting)))
+    unready_since = str((get_condition(pod, "Ready") or {}).get("lastTransitionTime") or "")
+    for status in statuses(pod):
+        ended, waiting = terminated(status), stuck(status)
+        if waiting is not None:
+            return Failure("ModelLoadFailed", ": ".join(filter(None, waiting)))
+        again = int(status.get("restartCount") or 0) > 0
+        # Both are whole seconds of the same form.
+        if failed(ended) and again and str((ended or {}).get("startedAt") or "") > unready_since:
+            return _load_failed(ended)
     return None
 
 

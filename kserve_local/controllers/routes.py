@@ -226,19 +226,21 @@ def _target(isvc: Object, backing: Backing, percent: int) -> Target:
 def _state(backing: Backing) -> tuple[str, str]:
     """Return state and reason of a Revision without a ready Pod.
 
-    A Revision that served before will again: its Pod restarts. One that never came up and whose
-    newest Pod failed will not without a change; neither will one past its progress deadline.
+    A Revision that served before will again: its Pod restarts; unless that fails too. One that
+    never came up and whose newest Pod failed will not without a change; neither will one past its
+    progress deadline.
     """
     revision = backing.revision
     if scale(revision) == 0:
         return "zero", ""
-    if condition_is(revision, "ResourcesAvailable"):
-        return "starting", ""
+    served = condition_is(revision, "ResourcesAvailable")
     live = [p for p in backing.pods if not pod_state.is_terminating(p)]
     for pod in pod_state.newest_first(live)[:1]:
-        failure = pod_state.failure_of(pod)
+        failure = pod_state.is_not_coming(pod) if served else pod_state.failure_of(pod)
         if failure is not None:
             return "failed", _reason_text(failure.info())
+    if served:
+        return "starting", ""
     ready = get_condition(revision, "Ready") or {}
     if ready.get("status") == "False":
         return "failed", _reason_text(ready)

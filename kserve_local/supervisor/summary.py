@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 
 from kserve_local.api import gaps, names, scheme
 from kserve_local.api.meta import (
+    Key,
     Object,
     annotations_of,
     condition_is,
@@ -101,18 +102,24 @@ async def _service(
     revisions = _revisions(predictor, pods, replicas)
     figures = [stats.of(f"{namespace}/{r['name']}") for r in revisions]
     ready = get_condition(isvc, "Ready") or {}
+    wanted = sum(_desired(store, namespace, r["name"]) for r in revisions)
+    served = any(r["replicas"] for r in revisions)
     unhealthy = [probes[uid_of(pod)] for pod in pods if uid_of(pod) in probes and _waits(pod)]
     latest = str(predictor.get("latestCreatedRevision") or "")
     stuck = [f for p in pods if pod_state.revision_of(p) == latest and (f := _failure(p))]
     reason, message = why(
-        isvc, observed, max(unhealthy, key=_last_seen, default=None), next(iter(stuck), None)
+        isvc,
+        observed,
+        max(unhealthy, key=_last_seen, default=None),
+        next(iter(stuck), None),
+        absent=wanted > 0 and not served,
     )
     return {
         "kind": "InferenceService",
         "namespace": namespace,
         "name": name,
         "ready": ready.get("status") == "True",
-        "state": _state(ready, reason, revisions),
+        "state": _state(ready, reason, served=served, wanted=wanted > 0),
         "reason": reason,
         "message": message,
         "notes": gaps.left_out(isvc),
@@ -170,7 +177,13 @@ def _failed_probes(store: Store) -> dict[str, Object]:
 
 
 def _failure(pod: Object) -> Failure | None:
-    return pod_state.failure_of(pod) if _waits(pod) else None
+    return pod_state.failure_of(pod) or pod_state.is_not_coming(pod) if _waits(pod) else None
+
+
+def _desired(store: Store, namespace: str, revision: str) -> int:
+    """Return how many replicas a Revision should have now; its condition Ready does not tell."""
+    found = store.find(Key(scheme.REVISION.id, namespace, revision))
+    return int(((found or {}).get("status") or {}).get("desiredReplicas") or 0)
 
 
 def _last_seen(event: Object) -> str:
@@ -189,6 +202,8 @@ def why(
     observed: Observed | None = None,
     unhealthy: Object | None = None,
     stuck: Failure | None = None,
+    *,
+    absent: bool = False,
 ) -> tuple[str, str]:
     """Return reason and message of what keeps a service from being what its spec says.
 
@@ -200,6 +215,8 @@ def why(
         observed: What became of the spec, which on a cluster an Event alone tells.
         unhealthy: The Event about a failed probe of a Pod that is not Ready.
         stuck: Why a Pod of the newest revision cannot be made, which KServe shows as Pending.
+        absent: No replica is there although some are wanted: a service that was Ready once stays
+            so in KServe's words.
     """
     conditions = (isvc.get("status") or {}).get("conditions") or ()
     false = [c for c in conditions if c.get("status") == "False" and c.get("message")]
@@ -212,7 +229,7 @@ def why(
     if failure and (invalid or model.get("transitionStatus") == "BlockedByFailedLoad"):
         return str(failure.get("reason", "")), str(failure.get("message", ""))
     ready = get_condition(isvc, "Ready") or {}
-    if ready.get("status") == "True":
+    if ready.get("status") == "True" and not absent:
         return "", ""
     if ready.get("reason") == "Stopped":
         return "Stopped", ""
@@ -226,11 +243,19 @@ def why(
     return str(ready.get("reason", "")), str(ready.get("message", ""))
 
 
-def _state(ready: Any, reason: str, revisions: list[dict[str, Any]]) -> str:
+def _state(ready: Any, reason: str, *, served: bool, wanted: bool) -> str:
+    """Return how a service stands.
+
+    Args:
+        served: A replica is ready.
+        wanted: There should be one now.
+    """
     if reason == "Stopped":
         return "Stopped"
-    if ready.get("status") == "True":
-        return "Ready" if any(r["replicas"] for r in revisions) else "Zero"
+    if ready.get("status") == "True" and served:
+        return "Ready"
+    if ready.get("status") == "True" and not wanted:
+        return "Zero"
     if ready.get("status") == "False" or reason in (
         "ModelLoadFailed",
         "NoSupportingRuntime",

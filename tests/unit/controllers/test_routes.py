@@ -133,6 +133,37 @@ def test_a_pod_on_its_way_out_takes_no_more_requests() -> None:
 CRASH = {"state": {"terminated": {"exitCode": 1, "reason": "Error", "message": "no model"}}}
 
 
+BAD = "ModelLoadFailed: bad"
+SERVED = {"ResourcesAvailable": ("True", "")}
+RETRY = {"state": {"running": {}}, "lastState": CRASH["state"]}
+BACK_OFF = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": CRASH["state"]}
+NO_IMAGE = {"state": {"waiting": {"reason": "ErrImagePull"}}}
+SINCE, LATER = "2026-01-01T00:00:01Z", "2026-01-01T00:00:09Z"
+STARTED: dict[str, Any] = {
+    "state": {
+        "terminated": {
+            "exitCode": 1, "reason": "Error", "message": "bad", "startedAt": "2026-01-01T00:00:05Z",
+        }
+    }
+}  # fmt: skip
+
+
+def new_pod(
+    container: dict[str, Any] | None = None,
+    unready_since: str = SINCE,
+    *,
+    init: dict[str, Any] | None = None,
+) -> Object:
+    """Return a Pod that is not Ready."""
+    made = unready(container or {"state": {"waiting": {"reason": "PodInitializing"}}})
+    made["status"]["conditions"] = [
+        {"type": "Ready", "status": "False", "lastTransitionTime": unready_since}
+    ]
+    if init is not None:
+        made["status"]["initContainerStatuses"] = [{"name": "any", **init}]
+    return made
+
+
 @pytest.mark.parametrize(
     ("given", "state", "reason"),
     [
@@ -142,6 +173,14 @@ CRASH = {"state": {"terminated": {"exitCode": 1, "reason": "Error", "message": "
         # It served before, so its Pod will come back: requests wait.
         (backing(ONE, unready(CRASH), ResourcesAvailable=("True", "")), "starting", ""),
         (backing(ONE, Ready=("False", "too late")), "failed", "R: too late"),
+        # Unless that Pod does not come up either.
+        (backing(ONE, new_pod(init=CRASH), **SERVED), "failed", "ModelLoadFailed: no model"),
+        (backing(ONE, new_pod(init=BACK_OFF), **SERVED), "failed", "ModelLoadFailed: no model"),
+        (backing(ONE, new_pod(init=RETRY), **SERVED), "starting", ""),
+        (backing(ONE, new_pod(STARTED), **SERVED), "starting", ""),
+        (backing(ONE, new_pod({**STARTED, "restartCount": 1}), **SERVED), "failed", BAD),
+        (backing(ONE, new_pod({**STARTED, "restartCount": 1}, LATER), **SERVED), "starting", ""),
+        (backing(ONE, new_pod(NO_IMAGE), **SERVED), "failed", "ModelLoadFailed: ErrImagePull"),
     ],
 )
 def test_state_without_a_ready_pod(given: Backing, state: str, reason: str) -> None:

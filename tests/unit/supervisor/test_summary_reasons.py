@@ -9,7 +9,7 @@ import pytest
 from kserve_local.cli.status import headline
 from kserve_local.controllers.observed import Observed
 from kserve_local.controllers.pod_state import Failure
-from kserve_local.supervisor.summary import why
+from kserve_local.supervisor.summary import _state, why
 
 FAILED = {"reason": "ModelLoadFailed", "message": "no licence", "exitCode": 1}
 TROUBLE = Observed("u", 2, True, "InternalError", "StorageURI not supported: ...")
@@ -95,6 +95,33 @@ def test_a_failed_probe_is_told_where_nothing_else_is_known() -> None:
     assert why(isvc(Ready=("True", "", "")), FINE, REFUSED) == ("", "")
     stuck = Failure("ModelLoadFailed", "CreateContainerConfigError: no such key")
     assert why(waiting, FINE, REFUSED, stuck) == (stuck.reason, stuck.message)
+
+
+def test_a_service_that_was_ready_once_and_has_nobody_to_serve_says_why() -> None:
+    """KServe leaves it Ready, whatever becomes of its Pods."""
+    was_ready = isvc(Ready=("True", "", ""))
+    stuck = Failure("ModelLoadFailed", "no model")
+    assert why(was_ready, FINE, None, stuck) == ("", "")
+    assert why(was_ready, FINE, None, stuck, absent=True) == ("ModelLoadFailed", "no model")
+
+
+@pytest.mark.parametrize(
+    ("ready", "reason", "served", "wanted", "state"),
+    [
+        ("True", "", True, True, "Ready"),
+        ("True", "ModelLoadFailed", True, True, "Ready"),  # the newer revision's
+        ("True", "", False, False, "Zero"),
+        ("True", "", False, True, "Loading"),
+        ("True", "ModelLoadFailed", False, True, "Failed"),
+        ("False", "X", False, True, "Failed"),
+        ("Unknown", "", False, True, "Loading"),
+        ("False", "Stopped", False, False, "Stopped"),
+    ],
+)
+def test_only_who_wants_no_replica_is_at_zero(
+    ready: str, reason: str, served: bool, wanted: bool, state: str
+) -> None:
+    assert _state({"status": ready}, reason, served=served, wanted=wanted) == state
 
 
 @pytest.mark.parametrize(
