@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -94,6 +95,14 @@ def _condition_that_says(isvc: Object) -> tuple[str, str]:
     return str(told.get("reason") or ""), str(told.get("message") or "")
 
 
+def labelled(names: Collection[Name]) -> dict[Name, str]:
+    """Return what each service is called in a line: its name, with the namespace where two share
+    it.
+    """
+    counts = Counter(name for _, name in names)
+    return {n: f"{n[0]}/{n[1]}" if counts[n[1]] > 1 else n[1] for n in names}
+
+
 @dataclass
 class Reporter:
     """Prints what happens, once each, as lines or as NDJSON.
@@ -102,6 +111,7 @@ class Reporter:
         events: False keeps `--json` to the one envelope at the end.
         failures: What is told of a service that fails: `whole`; `short`, for who tells why in the
             end; `not`, for who tells of nothing else.
+        labels: What services are called where that is not their name.
         lines: Log lines shown so far, per service.
     """
 
@@ -109,7 +119,12 @@ class Reporter:
     events: bool = True
     failures: Literal["whole", "short", "not"] = "whole"
     sequence: int = 0
-    lines: dict[str, int] = field(default_factory=dict)
+    labels: Mapping[Name, str] = field(default_factory=dict)
+    lines: dict[Name, int] = field(default_factory=dict)
+
+    def label(self, name: Name) -> str:
+        """Return what a service is called in a line."""
+        return self.labels.get(name, name[1])
 
     def emit(self, type_: str, **fields: Any) -> None:
         """Write one NDJSON event (`--json` only)."""
@@ -126,7 +141,7 @@ class Reporter:
             message=seen.message,
         )  # fmt: skip
         if not self.out.as_json and not (seen.state == "Failed" and self.failures == "not"):
-            self.out.step(marks.get(seen.state, "●"), name[1], seen.text, seconds)
+            self.out.step(marks.get(seen.state, "●"), self.label(name), seen.text, seconds)
             if seen.state == "Failed" and self.failures == "whole":
                 for line in seen.message.splitlines():
                     self.out.say(f"      {line}")
@@ -136,14 +151,14 @@ class Reporter:
         self.emit("problem", namespace=name[0], name=name[1], message=text)
         if not self.out.as_json:
             for line in text.splitlines():
-                self.out.say(f"      {name[1]}: {line}")
+                self.out.say(f"      {self.label(name)}: {line}")
 
-    def log(self, name: str, line: str) -> None:
+    def log(self, name: Name, line: str) -> None:
         """Pass on one line of a container's output."""
         self.lines[name] = self.lines.get(name, 0) + 1
-        self.emit("log", name=name, line=line)
+        self.emit("log", namespace=name[0], name=name[1], line=line)
         if not self.out.as_json:
-            self.out.say(f"      {name} │ {line}")
+            self.out.say(f"      {self.label(name)} │ {line}")
 
 
 @dataclass
@@ -154,8 +169,8 @@ class Follower:
         names: (namespace, name) of the services to wait for.
         changed: Those with something besides their spec just changed: a status that moves
             does not count yet. (Of a spec the supervisor tells when its status is there.)
-        revived: Those of an earlier run whose supervisor has just started: an old failure does not
-            count before they were tried again.
+        revived: Those that were there before: a failure they show may be an old one, which neither
+            counts nor is told before they were tried again.
     """
 
     client: Client
@@ -169,6 +184,9 @@ class Follower:
     _touched: dict[Name, float] = field(default_factory=dict)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        self.reporter.labels = labelled(self.names)
+
     async def until_settled(self, patience: float) -> str:
         """Wait until every service is Ready or Failed; return `ready`, `failed` or `timeout`."""
         with suppress(TimeoutError):
@@ -178,6 +196,8 @@ class Follower:
                         await asyncio.wait_for(self._news.wait(), SETTLE / 3)
                     self._news.clear()
                     await self._look()
+        for name in sorted(self._held):
+            self._show(name, final=True)
         return self.outcome()
 
     async def for_ever(self) -> None:
@@ -214,9 +234,15 @@ class Follower:
         if not self._is_current(name) or (name in self.changed and quiet < SETTLE):
             return False
         if seen.state == "Failed":
-            tried = name not in self.revived or self._tried.get(name, False)
-            return tried or (quiet > SETTLE_FAILED and not self._trying.get(name))
+            return self._counts(name)
         return seen.state == "Stopped" or (seen.state == "Ready" and self._serves(name))
+
+    def _counts(self, name: Name) -> bool:
+        """Whether a failure that is shown is one of now: it was tried again, or nobody tries."""
+        if name not in self.revived or self._tried.get(name):
+            return True
+        quiet = time.monotonic() - self._touched[name]
+        return quiet > SETTLE_FAILED and not self._trying.get(name)
 
     def _is_current(self, name: Name) -> bool:
         """Whether the status seen is that of the spec there is now."""
@@ -287,6 +313,7 @@ class Follower:
     _observed: dict[Name, dict[str, Any]] = field(default_factory=dict)
     _troubled: dict[Name, float] = field(default_factory=dict)
     _looked: float = 0.0
+    _held: set[Name] = field(default_factory=set)
     _waiting: dict[str, Name] = field(default_factory=dict)
     _said: dict[Name, set[tuple[str, str, str]]] = field(default_factory=dict)
     _told: set[tuple[str, str]] = field(default_factory=set)
@@ -309,8 +336,12 @@ class Follower:
         self._show(name)
         self._news.set()
 
-    def _show(self, name: Name) -> None:
-        """Work out the service's view anew and tell of it if it changed."""
+    def _show(self, name: Name, *, final: bool = False) -> None:
+        """Work out the service's view anew and tell of it if it changed.
+
+        Args:
+            final: Nobody looks again, so a failure that may be an old one is told, too.
+        """
         seen = view(self.objects[name])
         if seen.state == "Ready" and not self._serves(name):
             seen = View("Loading", "starting")
@@ -326,7 +357,13 @@ class Follower:
                 self.views[name] = View("Loading", "")
             return
         self.views[name] = seen
-        if before is not None and (before.state, before.text) == (seen.state, seen.text):
+        if seen.state == "Failed" and not (final or self._counts(name)):
+            self._held.add(name)
+            return
+        was_held = name in self._held
+        self._held.discard(name)
+        unchanged = before is not None and (before.state, before.text) == (seen.state, seen.text)
+        if unchanged and not was_held:
             return
         told = self._said.setdefault(name, set())
         if seen.state == "Ready":
@@ -430,7 +467,7 @@ class Follower:
                     self._tails.append(tasks.create_task(work, name=f"logs-{name_of(pod)}"))
 
     async def _tail(self, pod: Object, run: tuple[str, str, int], last: int | None) -> None:
-        service, rest = _service_of(pod), b""
+        service, rest = (namespace_of(pod), _service_of(pod)), b""
         try:
             lines = self.client.logs(
                 name_of(pod), namespace_of(pod), container=run[1], follow=True, tail=last
@@ -447,16 +484,22 @@ class Follower:
 
 
 async def waits_for(client: Client, name: Name) -> str:
-    """Return what a service that is on its way waits for, in a progress line's words; else "".
+    """Return what a service that is on its way, or has failed, waits for in one line; else "".
 
     Raises:
         NotFound: There is no such service.
     """
+    from kserve_local.cli.status import told
+
     isvc = await client.get(scheme.INFERENCE_SERVICE, name[1], name[0])
     seen = view(isvc)
     labels = f"{ISVC_LABEL}={name[1]}"
     pods = await client.list(scheme.POD, namespace=name[0], labels=labels)
-    if seen.state == "Ready" and not any(condition_is(pod, "Ready") for pod in pods):
+    if any(condition_is(pod, "Ready") for pod in pods):
+        return seen.text if seen.state == "Loading" else ""
+    if seen.state == "Failed":
+        return f"{told(seen.reason, seen.message) or seen.text}; it is tried again"
+    if seen.state == "Ready":
         seen = View("Loading", "starting")
     preparing = next(filter(None, map(_preparation, pods)), "")
     return (preparing or seen.text) if seen.state == "Loading" else ""

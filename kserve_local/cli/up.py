@@ -21,7 +21,7 @@ from kserve_local.errors import Invalid, KServeLocalError, NotFound, PortTaken, 
 
 if TYPE_CHECKING:
     from kserve_local.api.meta import Object
-    from kserve_local.cli.progress import Follower, Name, Reporter
+    from kserve_local.cli.progress import Follower, Name, Reporter, View
     from kserve_local.cli.project_files import ProjectFiles
     from kserve_local.client.client import Client
     from kserve_local.client.project import Running
@@ -137,15 +137,29 @@ def _forget(settings: Settings) -> None:
 
 
 class _Signals:
-    """SIGTERM taken as the first Ctrl-C is, but remembered for the exit code."""
+    """SIGTERM and SIGHUP taken as the first Ctrl-C is, but remembered for the exit code."""
 
     def __init__(self) -> None:
         self.code = 130
+        # Asked now: of a terminal that has gone the kernel says it is none.
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         signal.signal(signal.SIGTERM, self._terminated)
+        # Who was started by nohup is to outlive its terminal.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._terminated)
 
     def _terminated(self, number: int, frame: object) -> None:
-        self.code = 143
+        if number == signal.SIGHUP:
+            self._leave_terminals()
+        self.code = 128 + number
         os.kill(os.getpid(), signal.SIGINT)
+
+    def _leave_terminals(self) -> None:
+        """Say what is still to be said to nobody: writing to a terminal that has gone fails."""
+        nobody = os.open(os.devnull, os.O_RDWR)
+        for stream in self._terminals:
+            os.dup2(nobody, stream)
+        os.close(nobody)
 
 
 def _dry_run(out: Output, project: ProjectFiles) -> int:
@@ -297,6 +311,7 @@ class _Session:
         self.detached = detached
         self.result: dict[str, Any] | None = None
         self.told: list[str] = []
+        self.applied: dict[Name, Object] = {}
 
     def ensure_supervisor(self, given: dict[str, Any]) -> None:
         """Start the project's supervisor, or check that the one there is what was asked for.
@@ -383,7 +398,7 @@ class _Session:
         async with Client.from_kubeconfig(self.settings.kubeconfig, on_warning=warn) as client:
             names, changed, old = await self._apply(client, reporter)
             self.unused = False
-            follower = Follower(client, reporter, names, changed, old if self.started else ())
+            follower = Follower(client, reporter, names, changed, old)
             for text in [*await self._vanished(client), *await self._unread(client, old)]:
                 warn(text)
             if self.detached and not wait:
@@ -427,6 +442,7 @@ class _Session:
             if kind == "InferenceService":
                 key = (namespace_of(applied), name)
                 names.append(key)
+                self.applied[key] = applied
                 if what != "created":
                     old.append(key)
                     if what != "unchanged":
@@ -437,7 +453,7 @@ class _Session:
         return names, old if others else changed, old
 
     async def _restart_failed(self, client: Client, unchanged: list[Name]) -> list[Name]:
-        """Replace the Pods of unchanged services that sit in a back-off; return those services.
+        """Replace the Pods of unchanged services that failed and wait; return those services.
 
         Who runs `up` again has mended something outside the YAML and will not wait for the timer.
         """
@@ -493,6 +509,7 @@ class _Session:
 
     async def _finish(self, outcome: str, follower: Follower, running: Running) -> int:
         """Print URLs and one command to copy, or what failed; return the exit code."""
+        from kserve_local.cli.progress import labelled
         from kserve_local.cli.status import told
 
         code = {"ready": 0, "started": 0, "failed": 4, "timeout": 5}[outcome]
@@ -505,6 +522,7 @@ class _Session:
         )  # fmt: skip
         tails = {n: await follower.log_tail(n) for n in failed}
         reasons = await self._reasons(follower.client) if late and outcome == "timeout" else {}
+        shown = labelled(follower.names)
         if self.out.as_json:
             self._envelope(code, follower, running, failed, late, tails, reasons)
             return code
@@ -513,25 +531,31 @@ class _Session:
             self.out.say(f"Ready in {seconds:.1f} s.")
         elif outcome == "failed":
             for name in failed:
-                if not follower.reporter.lines.get(name[1]):
+                if not follower.reporter.lines.get(name):
                     for line in tails[name]:
-                        self.out.say(f"      {name[1]} │ {line}")
-            also = f"; not Ready: {', '.join(n for _, n in late)}" if late else ""
-            names = ", ".join(n for _, n in failed)
+                        self.out.say(f"      {shown[name]} │ {line}")
+            also = f"; not Ready: {', '.join(shown[n] for n in late)}" if late else ""
+            names = ", ".join(shown[n] for n in failed)
             whys = {n: told(views[n].reason, views[n].message) for n in failed}
             why = f": {whys[failed[0]]}" if len(failed) == 1 and whys[failed[0]] else ""
             self.out.say(f"error: {names} failed{why}{also} (exit 4)", fg="red")
             for name in failed if len(failed) > 1 else ():
-                self.out.say(f"  {name[1]}: {whys[name]}")
-            self.out.say(f"  kserve-local logs {failed[0][1]} --tail 50   ·   kserve-local status")
+                self.out.say(f"  {shown[name]}: {whys[name]}")
+            logs = f"kserve-local logs {self._argument(failed[0])}"
+            self.out.say(f"  {logs} --tail 50   ·   kserve-local status")
         elif outcome == "timeout":
-            names = ", ".join(n for _, n in late)
+            names = ", ".join(shown[n] for n in late)
             self.out.say(f"error: not Ready after {seconds:.0f} s: {names} (exit 5)", fg="red")
             for name in late:
                 for line in reasons.get(name, "").splitlines():
-                    self.out.say(f"  {name[1]}: {line}")
-            self.out.say(f"  kserve-local status   ·   kserve-local logs {late[0][1]}")
+                    self.out.say(f"  {shown[name]}: {line}")
+            logs = f"kserve-local logs {self._argument(late[0])}"
+            self.out.say(f"  kserve-local status   ·   {logs}")
         return code
+
+    def _argument(self, name: Name) -> str:
+        """Return what names the service in a command: with -n where its namespace is another."""
+        return name[1] if name[0] == self.settings.namespace else f"{name[1]} -n {name[0]}"
 
     async def _reasons(self, client: Client) -> dict[Name, str]:
         """Return what `status` says keeps each service waiting, if it says anything."""
@@ -558,7 +582,8 @@ class _Session:
 
         services = []
         for name in sorted(follower.names):
-            seen, isvc = follower.views.get(name), follower.objects.get(name)
+            seen = follower.views.get(name)
+            isvc = follower.objects.get(name) or self.applied[name]
             services.append(
                 {
                     "namespace": name[0],
@@ -566,9 +591,7 @@ class _Session:
                     "state": seen.state if seen else "Pending",
                     "reason": seen.reason if seen else "",
                     "message": seen.message if seen else "",
-                    "urls": urls(running.gateway_url, isvc)
-                    if seen and isvc and seen.state == "Ready"
-                    else {},
+                    "urls": urls(running.gateway_url, isvc) if _is_called(seen) else {},
                 }
             )
         data = {"gateway": running.gateway_url, "api": running.api_url, "services": services}
@@ -602,25 +625,31 @@ class _Session:
     def _print_urls(
         self, follower: Follower, running: Running, *, to_try: Collection[Name]
     ) -> None:
-        """Print how to call what is Ready.
+        """Print how to call what is Ready or on its way: the addresses are known from the start.
 
         Args:
             to_try: Services that may be Ready by the time somebody tries.
         """
-        from kserve_local.cli.progress import urls
+        from kserve_local.cli.progress import base_url, labelled, urls
 
         out = self.out
         out.say()
-        column = max((width(n) for _, n in follower.names), default=0)
-        column = max(column, len("Try it")) + 2
-        for name, isvc in sorted(follower.objects.items()):
-            if follower.views[name].state == "Ready":
+        shown = labelled(follower.names)
+        column = max((width(n) for n in shown.values()), default=0)
+        column = max(column, len("Gateway")) + 2
+        out.say(f"  {'Gateway':<{column}}{base_url(running.gateway_url)}")
+        for name in sorted(follower.names):
+            if _is_called(follower.views.get(name)):
+                isvc = follower.objects.get(name) or self.applied[name]
                 found = urls(running.gateway_url, isvc)
-                out.say(f"  {padded(name[1], column)}REST  {found['rest']}")
+                hosts = " · ".join(filter(None, (found["host"], found["localhost"])))
+                # The short form leads nowhere where two services have the model.
+                rest = found["rest" if shown[name] == name[1] else "predict"]
+                out.say(f"  {padded(shown[name], column)}REST  {rest}")
                 out.say(f"  {'':<{column}}path  {found['path']}")
-                out.say(f"  {'':<{column}}host  {found['host']} · {found['localhost']}")
+                out.say(f"  {'':<{column}}host  {hosts}")
         ready = [n for n, v in follower.views.items() if v.state == "Ready"]
-        example = next((n for _, n in sorted(ready or to_try)), "")
+        example = next((self._argument(n) for n in sorted(ready or to_try)), "")
         request = "@request.json" if (self.settings.project / "request.json").exists() else "'{}'"
         if example:
             out.say(f"  {'Try it':<{column}}kserve-local predict {example} {request}")
@@ -639,12 +668,21 @@ async def outlives(running: Running, seconds: float) -> bool:
     return False
 
 
+def _is_called(seen: View | None) -> bool:
+    """Whether a service answers, or will as far as is known."""
+    return seen is None or seen.state not in ("Failed", "Stopped")
+
+
 def _backs_off(pod: Object) -> bool:
-    """Whether a container of the Pod failed and waits for its next try."""
+    """Whether a container of the Pod failed and waits for its next try, in a back-off or yet to
+    be taken into one.
+    """
     status = pod.get("status") or {}
     for key in ("initContainerStatuses", "containerStatuses"):
         for container in status.get(key) or ():
-            waiting = (container.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") in _BACK_OFFS:
+            state = container.get("state") or {}
+            if (state.get("waiting") or {}).get("reason") in _BACK_OFFS:
+                return True
+            if (state.get("terminated") or {}).get("exitCode"):
                 return True
     return False

@@ -59,13 +59,16 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
     views: dict[Name, View] = {}
     left: set[Name] = set()
     tails: dict[Name, list[str]] = {}
-    shown: Collection[str] = ()
+    shown: Collection[Name] = ()
 
     async def work(client: Client) -> str:
         nonlocal shown
         services = await client.list(scheme.INFERENCE_SERVICE, namespace=flags.namespace)
         known = {(namespace_of(s), name_of(s)) for s in services}
         wanted = {(namespace, service_name(n)) for n in names} or known
+        if not wanted:
+            where = f" in namespace {flags.namespace}" if flags.namespace else ""
+            out.say(f"there is no InferenceService{where} to wait for")
         if condition == "delete":
             left.update(wanted & known)
             return await _until(_deletions(client, left), left, timeout, done="deleted")
@@ -101,15 +104,26 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
 
     outcome = run(settings, work)
     if outcome == "timeout":
-        raise _error(TimedOut, f"not {condition} after {timeout:g} s", left, views)
+        raise _error(TimedOut, f"{_not_yet(condition)} after {timeout:g} s", left, views)
     if outcome == "failed":
         for name, lines in tails.items():
-            for line in lines if name[1] not in shown and not flags.as_json else ():
+            for line in lines if name not in shown and not flags.as_json else ():
                 out.say(f"      {name[1]} │ {line}")
         raise _error(ServiceUnavailable, "failed", left, views, tails)
     if flags.as_json:
         out.envelope({"outcome": outcome})
     return 0
+
+
+def _not_yet(condition: str) -> str:
+    """Return in words what did not come."""
+    if condition.startswith(REVISION):
+        return f"does not serve from revision {condition.removeprefix(REVISION)}"
+    return {
+        "ready": "not Ready",
+        "scaled-to-zero": "still has replicas",
+        "delete": "still there",
+    }[condition]
 
 
 def _error(

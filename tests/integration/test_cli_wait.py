@@ -74,7 +74,7 @@ def test_a_failure_names_the_service_and_why(iris: Project) -> None:
         assert any("does not exist" in line for line in service["log"])
         assert error["actions"][0]["command"] == "kserve-local logs bad -n default --tail 50"
         late = iris.run("wait", "bad", "--for", "delete", "--timeout", "0.2s", check=5)
-        assert 'InferenceService "default/bad" not delete after 0.2 s' in late.stderr
+        assert 'InferenceService "default/bad" still there after 0.2 s' in late.stderr
         # Its one revision is not going to come either.
         failed = iris.run("wait", "bad", "--for", "revision=1", "--timeout", "20s", check=4)
         assert '"default/bad" failed: ModelLoadFailed' in failed.stderr
@@ -94,9 +94,14 @@ def test_a_revision_is_waited_for_by_name_or_number(iris: Project) -> None:
     assert iris.run("wait", "--for", "revision=", check=2).stdout == ""
 
 
+def test_nothing_to_wait_for_is_said(iris: Project) -> None:
+    done = iris.run("wait", "-n", "nowhere")
+    assert done.stderr == "there is no InferenceService in namespace nowhere to wait for\n"
+
+
 def test_a_service_is_scaled_to_zero_when_its_last_pod_is_gone(iris: Project) -> None:
     late = iris.run("wait", NAME, "--for", "scaled-to-zero", "--timeout", "0.3s", check=5)
-    assert f'"default/{NAME}" not scaled-to-zero after 0.3 s' in late.stderr
+    assert f'"default/{NAME}" still has replicas after 0.3 s' in late.stderr
     waiting = start(iris, "wait", "--for", "scaled-to-zero", "--timeout", "20s")
     edit(iris, **{"serving.kserve.io/stop": "true"})
     assert end(waiting) == (0, "")

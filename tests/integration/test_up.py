@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -226,7 +228,26 @@ def test_detached_without_wait_returns_before_ready(iris: Project) -> None:
     done = iris.run("up", "-d", "--port", "auto", "--api-port", "auto")
     assert "Ready in" not in done.stderr
     assert "kserve-local predict" in done.stderr
+    # The ports were chosen here: nobody else could know them.
+    assert f"Gateway       http://localhost:{urlsplit(iris.gateway).port}\n" in done.stderr
+    assert f"REST  http://localhost:{urlsplit(iris.gateway).port}{CALL}\n" in done.stderr
+    assert f"host  sklearn-iris.default.localhost:{urlsplit(iris.gateway).port}\n" in done.stderr
+    started = json.loads(iris.run("up", "-d", "--json").stdout.splitlines()[-1])
+    assert started["data"]["services"][0]["urls"]["rest"].endswith(CALL)
     iris.run("status")
+
+
+def test_services_of_one_name_are_told_with_their_namespaces(iris: Project) -> None:
+    manifest = (iris.folder / "manifest.yaml").read_text()
+    for namespace in ("one", "two"):
+        own = manifest.replace("  name: sklearn-iris\n", f"  name: a\n  namespace: {namespace}\n")
+        assert own != manifest
+        (iris.folder / f"{namespace}.yaml").write_text(own.replace("./model", "./missing"))
+    done = iris.up(check=4)
+    assert "✗ one/a" in done.stderr
+    assert "error: one/a, two/a failed (exit 4)\n  one/a: ModelLoadFailed" in done.stderr
+    assert "kserve-local logs a -n one --tail 50" in done.stderr
+    assert "✓ sklearn-iris Ready" in done.stderr
 
 
 def test_a_failure_of_yesterday_does_not_count_today(iris: Project) -> None:
@@ -238,6 +259,50 @@ def test_a_failure_of_yesterday_does_not_count_today(iris: Project) -> None:
     (iris.folder / "aside").rename(model)
     assert "Ready in" in iris.up().stderr
     assert iris.call(CALL, IRIS)[0] == 200
+
+
+def test_a_model_that_is_gone_after_a_restart_is_told_everywhere(iris: Project) -> None:
+    """On a cluster the service stays Ready, and a request waits until its time is over."""
+    iris.up()
+    iris.run("down")
+    (iris.folder / "model").rename(iris.folder / "aside")
+    iris.up(check=4)
+    why = "ModelLoadFailed: Local path ./model does not exist."
+    shown = iris.run("status", "--exit-code", check=4).stdout
+    assert "sklearn-iris   False   0/1" in shown
+    assert why in shown
+    conditions = {c["type"]: c["status"] for c in iris.isvc("sklearn-iris")["status"]["conditions"]}
+    assert conditions["Ready"] == "True"
+    assert why in iris.run("wait", check=4).stderr
+    begun = time.monotonic()
+    refused = iris.run("predict", "sklearn-iris", json.dumps(IRIS), check=9)
+    assert time.monotonic() - begun < 30
+    assert f'answered 503: {{"error":"{why}' in refused.stderr
+    (iris.folder / "aside").rename(iris.folder / "model")
+    done = iris.up()
+    assert "✗" not in done.stderr
+    assert iris.call(CALL, IRIS)[0] == 200
+    iris.run("status", "--exit-code")
+
+
+EXITS = """import os, time
+print('2026-01-01 INFO: 127.0.0.1 - "GET /v1/models HTTP/1.1" 200 OK', flush=True)
+os._exit(3)
+"""
+
+
+def test_a_server_that_exits_is_told_by_its_exit_code(tmp_path: Path) -> None:
+    """Not by what it logged last in the course of its work."""
+    with project(tmp_path / "slow") as own:
+        (own.folder / "server.py").write_text(EXITS)
+        (own.folder / "isvc.yaml").write_text(SLOW_YAML)
+        (own.folder / "kserve-local.yaml").write_text(SLOW_CONFIG)
+        said = own.up(check=4).stderr
+        assert "error: slow failed: ModelLoadFailed: ended with exit code 3 (exit 4)" in said
+        assert "ModelLoadFailed: ended with exit code 3" in own.run("status").stdout
+        assert "is not Ready: ModelLoadFailed: ended with exit code 3" in (
+            own.run("predict", "slow", "{}", check=9).stderr
+        )
 
 
 def test_failures_that_only_events_tell_end_the_wait(iris: Project) -> None:
@@ -386,7 +451,9 @@ def test_a_folder_without_room_for_state_is_said(iris: Project) -> None:
 # Stopping
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_to_up_in_the_foreground_drains_and_stops(
     tmp_path: Path, number: int, code: int
 ) -> None:
@@ -406,6 +473,35 @@ def test_a_signal_to_up_in_the_foreground_drains_and_stops(
         assert process.returncode == code, said
         assert "stopping; Ctrl-C again kills" in said
         assert_clean(own)
+
+
+def test_a_closed_terminal_stops_everything_unless_nohup_was_asked_for(iris: Project) -> None:
+    """Whatever is still said cannot be written any more."""
+    command = [sys.executable, "-m", "kserve_local.cli.main", "up"]
+    ports = ["--port", "auto", "--api-port", "auto"]
+    terminal, own = os.openpty()
+    shell = subprocess.Popen(
+        [*command, *ports], cwd=iris.folder, env={**os.environ, **iris.env},
+        stdin=own, stdout=own, stderr=own, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(own)
+    said = b""
+    while b"following" not in said:
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    assert shell.wait(timeout=60) == 129
+    assert_clean(iris)
+    kept = subprocess.Popen(
+        ["nohup", *command, *ports], cwd=iris.folder, env={**os.environ, **iris.env},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    read_until(kept, "following")
+    kept.send_signal(signal.SIGHUP)
+    assert iris.call(CALL, IRIS)[0] == 200
+    kept.send_signal(signal.SIGINT)
+    kept.communicate(timeout=60)
+    assert kept.returncode == 130
 
 
 def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
@@ -575,6 +671,20 @@ def test_up_again_after_a_mend_does_not_wait_for_the_back_off(tmp_path: Path) ->
         away.rename(model)
         p.up()
         assert p.service("sklearn-iris")["ready"] is True
+
+
+def test_up_right_after_a_mend_does_not_report_what_was_before(iris: Project) -> None:
+    """The container has just failed and is not in a back-off yet; its failure is no news."""
+    extra = iris.folder / "model" / "b.joblib"
+    shutil.copy(iris.folder / "model" / "model.joblib", extra)
+    iris.up(check=4)
+    # Without a change it fails again, and that is told.
+    assert "✗ sklearn-iris ModelLoadFailed" in iris.run("up", "-d", "--wait", check=4).stderr
+    extra.unlink()
+    done = iris.run("up", "-d", "--wait")
+    assert "✗" not in done.stderr
+    assert "Ready in" in done.stderr
+    assert iris.call(CALL, IRIS)[0] == 200
 
 
 def test_validate_reads_what_up_reads(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from kserve_local.cli.progress import view
+from kserve_local.cli.progress import labelled, view, waits_for
 from kserve_local.cli.status import brief, told
 
 FORBIDDEN = 'pods "a-" is forbidden: serviceaccount "nobody" not found'
+READY = {"type": "Ready", "status": "True"}
 WRAPPED = f'Revision "a-predictor-00001" failed with message: {FORBIDDEN}.'
 
 
@@ -54,3 +55,33 @@ def test_only_a_table_cuts_it() -> None:
     long = "x" * 300
     assert told("R", long) == f"R: {long}"
     assert len(brief("R", long)) == 100
+
+
+class _Answers:
+    """A client that has one service and its Pods."""
+
+    def __init__(self, service: Any, *pods: Any) -> None:
+        self.service, self.pods = service, list(pods)
+
+    async def get(self, *_: object) -> Any:
+        return self.service
+
+    async def list(self, *_: object, **__: object) -> Any:
+        return self.pods
+
+
+async def test_who_waits_for_a_service_that_failed_hears_why() -> None:
+    failed = isvc("BlockedByFailedLoad", reason="ModelLoadFailed", message="no model\nNext step: x")
+    ready = {"metadata": {"name": "p"}, "status": {"conditions": [READY]}}
+    unready = {"metadata": {"name": "p"}, "status": {}}
+    said = [
+        await waits_for(_Answers(failed, unready), ("d", "a")),  # type: ignore[arg-type]
+        await waits_for(_Answers(failed, ready), ("d", "a")),  # type: ignore[arg-type]
+        await waits_for(_Answers(isvc("UpToDate", READY), unready), ("d", "a")),  # type: ignore[arg-type]
+    ]
+    assert said == ["ModelLoadFailed: no model; it is tried again", "", "starting"]
+
+
+def test_a_namespace_is_told_where_names_repeat() -> None:
+    names = [("one", "a"), ("two", "a"), ("one", "b")]
+    assert labelled(names) == {names[0]: "one/a", names[1]: "two/a", names[2]: "b"}
