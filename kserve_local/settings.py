@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -358,7 +359,7 @@ def load(
         flags: `Settings` fields given on the command line (None: not given); ports may be "auto".
 
     Raises:
-        UsageError: The folder does not exist.
+        UsageError: The folder does not exist, or a port of the flags is none.
         Invalid: `kserve-local.yaml` or a value is wrong; the message names the key.
     """
     environ = os.environ if environ is None else environ
@@ -381,8 +382,7 @@ def load_what_is_right(
     is right counts, as for `load`; what is wrong with the others is in `Settings.problems`.
 
     Raises:
-        UsageError: The folder does not exist.
-        Invalid: A flag is wrong.
+        UsageError: The folder does not exist, or a flag is wrong.
     """
     environ = os.environ if environ is None else environ
     project = _folder_of(project)
@@ -408,9 +408,17 @@ def load_what_is_right(
 
 
 def _folder_of(project: Path) -> Path:
-    if not project.is_dir():
-        raise UsageError(f'project folder "{project}" does not exist')
-    return project.resolve()
+    try:
+        if project.is_file():
+            raise UsageError(
+                f'"{project}" is a file; a project is a folder',
+                hint=f"kserve-local up -f {shlex.quote(str(project))}",
+            )
+        if not project.is_dir():
+            raise UsageError(f'project folder "{project}" does not exist')
+        return project.resolve(strict=True)
+    except PermissionError as error:
+        raise UsageError(f'project folder "{project}": {error.strerror}') from error
 
 
 def _built(
@@ -470,11 +478,17 @@ def _built(
     if storage.get("cacheDir"):
         values["cache"] = folder(storage["cacheDir"])
     values.update({k: v for k, v in flags.items() if v is not None})
-    for name, what in (
-        ("gateway_port", "gateway.port (--port)"),
-        ("api_port", "api.port (--api-port)"),
+    for name, flag, key in (
+        ("gateway_port", "--port", "gateway.port"),
+        ("api_port", "--api-port", "api.port"),
     ):
-        values[name] = _port(values[name], what=what)
+        if flags.get(name) is None:
+            values[name] = _port(values[name], what=f"{CONFIG_FILE}: {key}")
+            continue
+        try:
+            values[name] = _port(values[name], what=flag)
+        except Invalid as error:
+            raise UsageError(error.message) from error
     if values["backend"] not in ("auto", "process", "docker"):
         raise Invalid(f'backend "{values["backend"]}" is unknown; use auto, process or docker')
     if values["runtime_images"] not in ("local", "upstream"):

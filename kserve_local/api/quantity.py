@@ -45,6 +45,25 @@ def parse(text: str | int | float) -> Decimal:
     return Decimal(f"{number}{suffix}")
 
 
+_COLLOQUIAL = re.compile(
+    r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGTPE])(i?)(?:b|bytes?)?|(m|milli)?(?:cores?|cpus?)|b|bytes?)\s*",
+    re.IGNORECASE,
+)
+
+
+def meant(text: str) -> tuple[str, ...]:
+    """Return the quantities that `2GB`, `512 mb` or `1 core` may stand for, none if unclear."""
+    match = _COLLOQUIAL.fullmatch(text)
+    if match is None:
+        return ()
+    number, unit, binary, milli = match.groups()
+    if unit is None:
+        return (f"{number}m" if milli else number,)
+    decimal = "k" if unit in "kK" else unit.upper()
+    exact = f"{number}{unit.upper()}i"
+    return (exact,) if binary else (f"{number}{decimal}", exact)
+
+
 def is_quantity(text: str | int | float) -> bool:
     """Whether the text is a quantity."""
     return _QUANTITY.fullmatch(str(text).strip()) is not None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -51,7 +51,7 @@ class Finding:
     Args:
         path: Where; for a missing field the path it would have.
         message: What the API server prints after the field, e.g. `Required value`.
-        suggestion: A name that fits better, empty if there is none.
+        suggestion: A name or value that fits better, empty if there is none.
     """
 
     path: Path_
@@ -295,7 +295,12 @@ class _Check:
         if not _is(value, "integer") and not isinstance(value, str):
             self.wrong_type(path, value, "integer,string")
         elif isinstance(value, str) and is_quantity:
+            before = len(self.out)
             self.string(node, value, path)
+            if len(self.out) > before:
+                # Printed between quotation marks.
+                meant = '" or "'.join(quantity.meant(value))
+                self.out[-1] = replace(self.out[-1], suggestion=meant)
 
     def count(self, node: Node, count: int, path: Path_, word: str, noun: str) -> None:
         highest = node.get(f"max{word}")

@@ -16,6 +16,7 @@ from kserve_local.errors import Invalid, UsageError
 def command(flags: Common, dry_run: bool) -> int:
     """Apply the files named with -f (a file, a folder, - for stdin)."""
     from kserve_local.api.meta import name_of
+    from kserve_local.cli.get import name_of_object
     from kserve_local.cli.project_files import load_project
     from kserve_local.cli.session import run
     from kserve_local.client.client import Client
@@ -39,7 +40,7 @@ def command(flags: Common, dry_run: bool) -> int:
             done.append({"kind": applied["kind"], "name": name_of(applied), "result": what})
             if not flags.as_json:
                 suffix = " (dry run)" if dry_run else ""
-                out.data(f"{applied['kind'].lower()}/{name_of(applied)} {what}{suffix}")
+                out.data(f"{name_of_object(applied)} {what}{suffix}")
 
     run(settings, work, lambda text: out.say(f"warning: {text}", fg="yellow"))
     if flags.as_json:

@@ -24,6 +24,7 @@ def command(
     """Delete RESOURCE NAME..., RESOURCE/NAME, RESOURCE --all, or what -f names."""
     from kserve_local.api import scheme
     from kserve_local.api.meta import name_of
+    from kserve_local.cli.get import singular
     from kserve_local.cli.project_files import load_project
     from kserve_local.cli.session import resource_named, run
     from kserve_local.client.client import Client
@@ -61,7 +62,7 @@ def command(
                 continue
             deleted.append(f"{kind_id}/{name}")
             if not flags.as_json:
-                out.data(f'{kind_id} "{name}" deleted')
+                out.data(f'{singular(scheme.BY_ID[kind_id])} "{name}" deleted')
 
     run(settings, work)
     if flags.as_json:

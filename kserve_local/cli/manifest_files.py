@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kserve_local.api import scheme
@@ -28,8 +28,21 @@ _OURS = re.compile(
 )
 
 
-def read_all(paths: Sequence[str]) -> dict[str, list[Document]]:
+class Unreadable(UsageError):
+    """A file or folder is there, and may not be read."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f'"{path}" cannot be read: {error.strerror}')
+        self.path = path
+
+
+def read_all(
+    paths: Sequence[str], skips: Callable[[Path], bool] = lambda path: False
+) -> dict[str, list[Document]]:
     """Return path -> documents, in the order of the arguments, folders sorted.
+
+    Args:
+        skips: Whether a file or folder that lies in one of the folders is to be left alone.
 
     Raises:
         UsageError: A path does not exist or cannot be read.
@@ -40,7 +53,7 @@ def read_all(paths: Sequence[str]) -> dict[str, list[Document]]:
         if name == STDIN:
             found[name] = _loaded(sys.stdin.buffer.read(), name)
         elif path.is_dir():
-            for file in _walk(path):
+            for file in _walk(path, skips):
                 documents = _read(file)
                 meant = any(is_known(d) or lacks_version(d) for d in documents)
                 if meant or _is_broken_one_of_ours(file, documents):
@@ -52,19 +65,19 @@ def read_all(paths: Sequence[str]) -> dict[str, list[Document]]:
     return found
 
 
-def _walk(folder: Path) -> list[Path]:
+def _walk(folder: Path, skips: Callable[[Path], bool]) -> list[Path]:
     files: list[Path] = []
     try:
         for entry in sorted(folder.iterdir()):
-            if entry.name.startswith(".") or entry.name in _SKIPPED:
+            if entry.name.startswith(".") or entry.name in _SKIPPED or skips(entry):
                 continue
             if entry.is_dir():
                 if not entry.is_symlink():
-                    files.extend(_walk(entry))
+                    files.extend(_walk(entry, skips))
             elif entry.suffix.lower() in SUFFIXES and entry.is_file():
                 files.append(entry)
     except OSError as error:
-        raise UsageError(f'"{folder}" cannot be read: {error.strerror}') from error
+        raise Unreadable(folder, error) from error
     return files
 
 
@@ -75,7 +88,7 @@ def _read(path: Path) -> list[Document]:
             return [Document(str(path), None, problem)]
         return _loaded(path.read_bytes(), str(path))
     except OSError as error:
-        raise UsageError(f'"{path}" cannot be read: {error.strerror}') from error
+        raise Unreadable(path, error) from error
 
 
 def _loaded(content: bytes, name: str) -> list[Document]:

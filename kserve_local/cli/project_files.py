@@ -18,7 +18,7 @@ from kserve_local.api import names, scheme
 from kserve_local.api.manifest import Document
 from kserve_local.api.meta import Object
 from kserve_local.api.review import FileReport, Finding, review
-from kserve_local.cli.manifest_files import STDIN, read_all
+from kserve_local.cli.manifest_files import STDIN, Unreadable, read_all
 from kserve_local.errors import Invalid, NotFound, UsageError
 from kserve_local.settings import CONFIG_FILE, ImageSource, Settings
 
@@ -145,11 +145,13 @@ def read_documents(settings: Settings) -> dict[str, list[Document]]:
     Raises:
         UsageError: A named file does not exist, or a pattern matches nothing.
     """
-    return {
-        path: found
-        for path, found in read_all(_paths(settings)).items()
-        if not _ignored(path, settings)
-    }
+    try:
+        found = read_all(_paths(settings), lambda path: _ignored(str(path), settings))
+    except Unreadable as error:
+        place = os.path.relpath(error.path, settings.project)
+        error.hint = f'to leave it out, in {CONFIG_FILE}:  ignore: ["{place}"]'
+        raise
+    return {path: those for path, those in found.items() if not _ignored(path, settings)}
 
 
 def _paths(settings: Settings) -> Sequence[str]:
@@ -171,7 +173,12 @@ def _ignored(path: str, settings: Settings) -> bool:
     if Path(path).name == CONFIG_FILE and path not in map(str, settings.resources):
         return True
     relative = os.path.relpath(path, settings.project)
-    return any(fnmatch.fnmatch(relative, pattern) for pattern in settings.ignore)
+    # `prod/**` is about what is in a folder, so it need not be looked into.
+    return any(
+        fnmatch.fnmatch(written, pattern)
+        for pattern in settings.ignore
+        for written in (relative, f"{relative}/")
+    )
 
 
 def _object(document: Document, path: str, settings: Settings) -> Object | None:

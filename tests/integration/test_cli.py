@@ -238,7 +238,9 @@ def test_apply_and_delete_take_files_folders_and_stdin(iris: Project, tmp_path: 
     (tmp_path / "one.yaml").write_text(MAP.replace("{a: b}", "{a: d}"))
     assert "configured" in iris.run("apply", "-f", str(tmp_path / "one.yaml")).stdout
     gone = iris.run("delete", "-f", str(tmp_path / "one.yaml"))
-    assert gone.stdout == 'configmaps "some-map" deleted\n'
+    assert gone.stdout == 'configmap "some-map" deleted\n'
+    service = iris.run("apply", "-f", "manifest.yaml").stdout
+    assert service.startswith("inferenceservice.serving.kserve.io/sklearn-iris ")
     iris.run("delete", "cm/some-map", check=11)
     iris.run("delete", "cm", "some-map", "--ignore-not-found")
     iris.run("apply", "-f", "-", input=MAP)

@@ -39,7 +39,7 @@ def test_a_profile_is_merged_over_the_file(tmp_path: Path) -> None:
     [
         ("gatway: {}", 'unknown key "gatway"; did you mean "gateway"?'),
         ("gateway: {prot: 1}", 'unknown key "gateway.prot"; did you mean "port"?'),
-        ("gateway: {port: many}", 'gateway.port (--port): "many" is not a port'),
+        ("gateway: {port: many}", 'kserve-local.yaml: gateway.port: "many" is not a port'),
         ("gateway: {port: 70000}", "70000 is not a port"),
         ("gateway: {requestTimeout: soon}", '"soon" is not a duration'),
         ("gateway: 5", '"gateway" must hold keys'),
@@ -90,6 +90,15 @@ def test_durations(text: str | int, seconds: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(Invalid):
         parse_duration(text, what="x")
+
+
+def test_a_file_in_the_place_of_the_project_is_told_as_what_it_is(tmp_path: Path) -> None:
+    manifest = tmp_path / "a b.yaml"
+    manifest.touch()
+    with pytest.raises(UsageError) as caught:
+        settings.load(manifest)
+    assert "is a file" in caught.value.message
+    assert caught.value.hint == f"kserve-local up -f '{manifest}'"
 
 
 def test_of_a_wrong_file_what_is_right_still_counts(tmp_path: Path) -> None:

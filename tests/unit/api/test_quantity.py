@@ -67,3 +67,23 @@ def test_plain_numbers_are_written_as_kubernetes_writes_them(number: float, text
 def test_a_written_quantity_reads_back(millis: int) -> None:
     number = Decimal(millis) / 1000
     assert quantity.parse(quantity.canonical(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("2GB", ("2G", "2Gi")),
+        ("512 mb", ("512M", "512Mi")),
+        ("2GiB", ("2Gi",)),
+        ("1.5kb", ("1.5k", "1.5Ki")),
+        ("1 core", ("1",)),
+        ("100 mcpu", ("100m",)),
+        ("64 bytes", ("64",)),
+        ("lots", ()),
+        ("2 XB", ()),
+    ],
+)
+def test_what_was_meant(written: str, meant: tuple[str, ...]) -> None:
+    """Each suggestion is one that Kubernetes takes."""
+    assert quantity.meant(written) == meant
+    assert all(map(quantity.is_quantity, meant))

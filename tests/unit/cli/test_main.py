@@ -115,7 +115,9 @@ def test_what_is_mistyped_is_guessed(tmp_path: Path) -> None:
     [
         (["nonsense"], 2),
         (["up", "--wait"], 2),
-        (["up", "--port", "none"], 3),
+        (["up", "--port", "none"], 2),
+        (["up", "--port", "99999"], 2),
+        (["up", "--api-port", "0"], 2),
         (["-C", "missing", "up"], 2),
         (["apply"], 2),
         (["predict", "x", "{broken"], 2),
