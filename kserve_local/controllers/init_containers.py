@@ -112,6 +112,8 @@ class _Log:
         self._file: TextIO = path.open("a", encoding="utf-8")
         self._event = event
         self._line_at = 0.0
+        self._last = ""
+        self._held_back = ""
         self._event_at = time.monotonic()
 
     def line(self, text: str) -> None:
@@ -121,12 +123,21 @@ class _Log:
 
     def report(self, progress: Progress) -> None:
         now = time.monotonic()
+        self._held_back = progress_line(progress)
         if now - self._line_at >= _LINE_EVERY:
             self._line_at = now
-            self.line(progress_line(progress))
+            self.catch_up()
         if now - self._event_at >= _EVENT_EVERY:
             self._event_at = now
             self._event(progress_line(progress))
+
+    def catch_up(self) -> None:
+        """Write the newest progress, unless it stands there already: "next try in 4 s" is true
+        once.
+        """
+        if self._held_back != self._last:
+            self._last = self._held_back
+            self.line(self._last)
 
     def close(self) -> None:
         self._file.close()
@@ -165,6 +176,8 @@ async def fetch_all(
                 for line in lines:
                     log.line(line)
                 raise InitFailed("\n".join(lines)) from error
+            # How it ended may be what matters: that the cached copy could not be compared.
+            log.catch_up()
             took = time.monotonic() - started
             how = (
                 "already here"

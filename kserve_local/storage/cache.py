@@ -96,6 +96,16 @@ class CacheEntry:
             return None
         return entry if self.content(entry.snapshot).is_dir() else None
 
+    def namesakes(self) -> list[Path]:
+        """Return the entries of the same URI at other places: another endpoint, other filters."""
+        readable = self.folder.name.rpartition("-")[0]
+        found = (e for e in self.folder.parent.glob(f"{readable}-*/entry.json"))
+        return [
+            e.parent
+            for e in found
+            if e.parent != self.folder and f'"uri": {json.dumps(self.uri)}' in e.read_text("utf-8")
+        ]
+
     def content(self, snapshot: str) -> Path:
         """Return the folder of a snapshot."""
         return self.folder / "snapshots" / snapshot

@@ -121,7 +121,9 @@ class Download:
                 listing = self._source.listing(self._meter.note)
             except (Broken, Refused) as error:
                 if known is not None and known.readable_by(self._source.reader):
-                    self._meter.warning = f"{uri} cannot be reached ({error}); using what is cached"
+                    self._meter.warning = (
+                        f"{uri} cannot be reached ({error}); using the cached copy, unchecked"
+                    )
                     return Fetched(self._entry.content(known.snapshot), cached=True)
                 raise unreachable(uri, error) from error
             snapshot = snapshot_of(listing)
@@ -143,7 +145,8 @@ class Download:
         uri = self._entry.uri
         if known is None:
             raise StorageError(
-                f"Failed to fetch model. {uri} is not cached, and offline mode is on.",
+                f"Failed to fetch model. {uri} is not cached{self._elsewhere()}, and offline mode "
+                "is on.",
                 hint="run once without storage.offline, or name a folder in storage.mirrors",
             )
         if not known.readable_by(self._source.reader):
@@ -153,6 +156,13 @@ class Download:
                 hint="run once without storage.offline with these credentials",
             )
         return Fetched(self._entry.content(known.snapshot), cached=True)
+
+    def _elsewhere(self) -> str:
+        """Return which endpoint is meant where the cache has the same URI of another one."""
+        endpoint = self._source.endpoint
+        if not endpoint or not self._entry.namesakes():
+            return ""
+        return f" from {endpoint} (but from another endpoint, or with other filters)"
 
     def _prove(self, known: Entry, listing: Listing) -> None:
         """Let credentials that are new to an entry read one byte of each file that has one."""

@@ -56,6 +56,10 @@ class GcsSource:
         return repr(("gs", self._endpoint, self.bucket, self.path, self._allow, self._ignore))
 
     @property
+    def endpoint(self) -> str:
+        return self._endpoint
+
+    @property
     def reader(self) -> str:
         return self._token.reader
 

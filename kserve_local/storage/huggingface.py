@@ -84,6 +84,10 @@ class HuggingFaceSource:
         )
 
     @property
+    def endpoint(self) -> str:
+        return self._endpoint
+
+    @property
     def reader(self) -> str:
         return fingerprint(self._secret) if self._secret else ANONYMOUS
 

@@ -64,6 +64,10 @@ class Source(Protocol):
         """What the URI means: endpoint and path. Equal places share a cache entry."""
 
     @property
+    def endpoint(self) -> str:
+        """The URL that the URI's scheme stands for; empty where the URI itself says where."""
+
+    @property
     def reader(self) -> str:
         """Stands for the credentials without telling them; `ANONYMOUS` for none."""
 

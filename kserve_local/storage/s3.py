@@ -66,6 +66,10 @@ class S3Source:
         )
 
     @property
+    def endpoint(self) -> str:
+        return self._settings.endpoint or "AWS"
+
+    @property
     def reader(self) -> str:
         keys = self._settings.keys
         return fingerprint(keys.access_key_id, keys.secret_access_key) if keys else ANONYMOUS

@@ -64,6 +64,10 @@ class WebSource:
         return repr(("http", self._uri))
 
     @property
+    def endpoint(self) -> str:
+        return ""
+
+    @property
     def reader(self) -> str:
         if not self._own and self._login == ":":
             return ANONYMOUS

@@ -331,6 +331,9 @@ async def test_offline_asks_nobody(bucket: Bucket, world: World, tmp_path: Path)
     assert (await offline.fetch(bucket.uri("m"), bucket.env)).path == first.path
     with pytest.raises(StorageError, match="is not cached, and offline mode is on"):
         await offline.fetch(bucket.uri("other"), bucket.env)
+    elsewhere = {**bucket.env, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    with pytest.raises(StorageError, match=r"is not cached from http://127.0.0.1:9 \(but from"):
+        await offline.fetch(bucket.uri("m"), elsewhere)
     assert bucket.proxy.seen == []
 
 
