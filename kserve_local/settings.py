@@ -59,7 +59,8 @@ class Settings:
     Args:
         project: The project folder, absolute.
         state: `<project>/.kserve-local`; holds kubeconfig, state.db, logs/, run/.
-        cache: `$XDG_CACHE_HOME/kserve-local`: models, environments; shared by projects.
+        cache: `$XDG_CACHE_HOME/kserve-local`: models, environments; shared by projects. With
+            `$KSERVE_LOCAL_HOME` both are below it: `projects/<name>-<digest of the path>`, `cache`.
         runtime: Short private folder for Unix sockets (paths over 100 bytes do not bind).
         runtime_images: Whose images run in Docker for KServe's runtimes: `local` (ours, built here)
             or `upstream` (those that the runtimes name).
@@ -439,13 +440,18 @@ def _built(
     home = environ.get("KSERVE_LOCAL_HOME")
     cache_base = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     state = project / ".kserve-local"
+    if home:
+        digest = hashlib.sha256(str(project).encode()).hexdigest()[:12]
+        state = Path(home).expanduser().resolve() / "projects" / f"{project.name}-{digest}"
     resources = tuple(folder(r) for r in _list(data, "resources"))
     if files:
         resources = tuple(Path(f).expanduser().resolve() if f != "-" else Path("-") for f in files)
     values: dict[str, Any] = {
         "project": project,
         "state": state,
-        "cache": Path(home) / "cache" if home else cache_base / "kserve-local",
+        "cache": Path(home).expanduser().resolve() / "cache"
+        if home
+        else cache_base / "kserve-local",
         "runtime": runtime_folder(state, environ),
         "name": str(data.get("name") or project.name),
         "namespace": str(data.get("namespace") or "default"),

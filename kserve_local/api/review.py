@@ -30,6 +30,7 @@ from kserve_local.api.config import InferenceServiceConfig
 from kserve_local.api.config import parse as parse_config
 from kserve_local.api.manifest import Document
 from kserve_local.api.meta import Object, annotations_of, name_of, namespace_of
+from kserve_local.api.metadata_rules import name_problem
 from kserve_local.errors import Forbidden, Invalid, NotFound
 
 Path_ = tuple[str | int, ...]
@@ -38,6 +39,8 @@ Source = Literal[
     "yaml", "kind", "schema", "metadata", "field", "webhook", "runtime", "project", "gap", "storage"
 ]
 
+_LABEL = 63
+"""Characters of a DNS label."""
 _IN_STATUS = frozenset(("runtime", "storage"))
 _OUR_GROUPS = frozenset(r.group for r in scheme.ALL if "." in r.group)
 _KINDS = frozenset(r.kind for r in scheme.ALL)
@@ -269,6 +272,7 @@ class _Reviewer:
         refusal = list(self.webhooks(placed))
         yield from refusal
         if not any(f.severity == "error" for f in refusal):
+            yield from self.name(placed)
             yield from self.runtime(placed)
             yield from self.storage(placed)
             self.sources.extend(self.other_sources(placed))
@@ -389,6 +393,21 @@ class _Reviewer:
         return validation.validate(
             stored, old=None, config=self.project.config, lookup=self.project.lookup
         )
+
+    def name(self, obj: Object) -> Iterator[Finding]:
+        """Judge the name that KServe's controller gives the Knative Service."""
+        if obj["kind"] != "InferenceService":
+            return
+        mode = self.project.config.deployment_mode(annotations_of(obj).get(names.DEPLOYMENT_MODE))
+        if mode != names.KNATIVE_MODE:
+            return
+        name = names.predictor_name(name_of(obj), obj["spec"]["predictor"].get("name") or "")
+        if len(name) > _LABEL:
+            problem = name_problem(name, scheme.KNATIVE_SERVICE)
+            longest = len(name_of(obj)) - len(name) + _LABEL
+            message = f'the name is too long: the Knative Service "{name}" {problem}'
+            step = f"Next step: a name of at most {longest} characters"
+            yield self.finding(("metadata", "name"), message, "runtime", details=[step])
 
     def runtime(self, obj: Object) -> Iterator[Finding]:
         if obj["kind"] != "InferenceService" or _is_model_mesh(obj):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kserve_local import procs
@@ -112,7 +113,7 @@ def _start(
         importlib.import_module("kserve_local.client.client")
         importlib.import_module("kserve_local.cli.progress")
         with hear():
-            answer = _answer(reading, START_TIMEOUT)
+            answer = _answer(reading, START_TIMEOUT, log)
     except BaseException:
         _end(child, hear)
         raise
@@ -150,7 +151,7 @@ def _rotate(log: Any, settings: Settings) -> None:
         log.replace(log.with_suffix(".log.1"))
 
 
-def _answer(descriptor: int, timeout: float) -> dict[str, Any] | None:
+def _answer(descriptor: int, timeout: float, log: Path) -> dict[str, Any] | None:
     """Return the supervisor's one line, None if it closed the pipe without."""
     end = time.monotonic() + timeout
     text = b""
@@ -159,7 +160,7 @@ def _answer(descriptor: int, timeout: float) -> dict[str, Any] | None:
         if left <= 0 or not select.select([descriptor], [], [], left)[0]:
             raise TimedOut(
                 f"the supervisor neither listens nor fails after {timeout:g} s",
-                hint="see .kserve-local/logs/supervisor.log",
+                hint=f"see {log}",
             )
         more = os.read(descriptor, 65536)
         if not more:
@@ -178,9 +179,14 @@ def stop_supervisor(settings: Settings, *, grace: float, kill: bool = False) -> 
 
     Returns:
         Whether there was anything to stop.
+
+    Raises:
+        Forbidden: The project is another user's.
     """
+    from kserve_local.client.project import check_access
     from kserve_local.supervisor import statedir
 
+    check_access(settings)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     _let_go_of_copy(settings)
     if kill:

@@ -649,11 +649,33 @@ class _Session:
                 out.say(f"  {'':<{column}}path  {found['path']}")
                 out.say(f"  {'':<{column}}host  {hosts}")
         ready = [n for n, v in follower.views.items() if v.state == "Ready"]
-        example = next((self._argument(n) for n in sorted(ready or to_try)), "")
-        request = "@request.json" if (self.settings.project / "request.json").exists() else "'{}'"
-        if example:
-            out.say(f"  {'Try it':<{column}}kserve-local predict {example} {request}")
+        example = next(iter(sorted(ready or to_try)), None)
+        if example is not None:
+            isvc = follower.objects.get(example) or self.applied[example]
+            words = f"{self._argument(example)} {sample_request(isvc, self.settings.project)}"
+            out.say(f"  {'Try it':<{column}}kserve-local predict {words}")
         out.say(f"  {'Watch':<{column}}kserve-local status   ·   Stop  kserve-local down")
+
+
+def sample_request(isvc: Object, project: Path) -> str:
+    """Return what to call a service with, as a word of the shell: a file of samples that lies
+    there, else the shape of a request.
+    """
+    from shlex import quote
+
+    from kserve_local.api.names import MANIFEST
+    from kserve_local.api.runtime_selection import model_of
+
+    manifest = (isvc["metadata"].get("annotations") or {}).get(MANIFEST, "")
+    beside = (project / manifest).parent if manifest else project
+    for folder in dict.fromkeys((beside, project)):
+        samples = [folder / "request.json", *sorted((folder / "samples").glob("*.json"))]
+        for file in samples:
+            if file.is_file():
+                return quote(f"@{os.path.relpath(file)}")
+    if model_of(isvc).get("protocolVersion") == "v2":
+        return """'{"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}'"""
+    return """'{"instances": [[...]]}'"""
 
 
 async def outlives(running: Running, seconds: float) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kserve_local import procs
-from kserve_local.errors import ServiceUnavailable
+from kserve_local.errors import Forbidden, ServiceUnavailable
 from kserve_local.settings import Settings
 
 RUN_FILE = "supervisor.json"
@@ -106,13 +106,39 @@ def find_survivor(settings: Settings) -> Survivor | None:
     return survivor if procs.alive(identity) else None
 
 
+def check_access(settings: Settings) -> None:
+    """Refuse a project whose state folder this user may not use.
+
+    Raises:
+        Forbidden: It is another user's, or its mode is wrong.
+    """
+    try:
+        owner = settings.state.stat().st_uid
+    except FileNotFoundError:
+        return
+    if not settings.state.is_dir() or os.access(settings.state, os.R_OK | os.W_OK | os.X_OK):
+        return
+    what = f'project "{settings.name}": its state folder "{settings.state}"'
+    if owner == os.getuid():
+        raise Forbidden(f"{what} cannot be used (its mode)", hint="kserve-local doctor --fix")
+    import pwd
+
+    try:
+        user = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        user = f"user {owner}"
+    raise Forbidden(f"{what} belongs to {user}, who alone can see and stop what runs there")
+
+
 def need_running(settings: Settings) -> Running:
     """Return the project's live supervisor.
 
     Raises:
         ServiceUnavailable: None runs. The message says whether its gateway serves on, the hint what
             to do.
+        Forbidden: It is another user's.
     """
+    check_access(settings)
     running = find_running(settings)
     if running is not None:
         return running

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kserve_local import procs
-from kserve_local.client.project import RUN_FILE
+from kserve_local.client.project import RUN_FILE, check_access
 from kserve_local.errors import KServeLocalError, PortTaken, TimedOut
 from kserve_local.settings import Settings
 
@@ -28,9 +28,11 @@ def prepare(settings: Settings) -> None:
     """Make the folders, private to the user.
 
     Raises:
+        Forbidden: The state folder is another user's.
         KServeLocalError: A folder cannot be made, or the runtime folder belongs to somebody else.
     """
     try:
+        settings.state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings.state.mkdir(mode=0o700, exist_ok=True)
         settings.state.chmod(0o700)
         ignore = settings.state / ".gitignore"
@@ -46,10 +48,16 @@ def prepare(settings: Settings) -> None:
                 raise KServeLocalError(f'runtime folder "{folder}" belongs to another user')
             folder.chmod(0o700)
     except OSError as error:
-        place = error.filename or settings.state
+        check_access(settings)
+        place = Path(error.filename or settings.state)
+        what, hint = "state folder", "the project folder must be writable: its state lives there"
+        if settings.state not in (place, *place.parents):
+            what = "folder of the sockets" if place.is_relative_to(settings.runtime) else "cache"
+            hint = (
+                "name a folder that you can write: KSERVE_LOCAL_HOME, or XDG_CACHE_HOME for caches"
+            )
         raise KServeLocalError(
-            f'cannot make the state folder: "{place}": {error.strerror}',
-            hint="the project folder must be writable: its state lives in .kserve-local",
+            f'cannot make the {what}: "{place}": {error.strerror}', hint=hint
         ) from error
 
 

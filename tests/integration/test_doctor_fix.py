@@ -99,8 +99,8 @@ def home(tmp_path: Path) -> settings_of.Settings:
     folder = tmp_path / "p"
     (folder / ".kserve-local" / "run").mkdir(parents=True)
     (folder / ".kserve-local").chmod(0o700)
-    (tmp_path / "home" / "cache" / "models").mkdir(parents=True)
-    return settings_of.load(folder, environ={"KSERVE_LOCAL_HOME": str(tmp_path / "home")})
+    (tmp_path / "home" / "kserve-local" / "models").mkdir(parents=True)
+    return settings_of.load(folder, environ={"XDG_CACHE_HOME": str(tmp_path / "home")})
 
 
 @pytest.mark.parametrize(

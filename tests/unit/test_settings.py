@@ -121,3 +121,15 @@ def test_a_file_without_anything_right_leaves_the_defaults(tmp_path: Path, text:
         tmp_path, environ={"HOME": str(tmp_path)}, profile="" if text else "nope"
     )
     assert (got.gateway_host, got.namespace, len(got.problems)) == ("127.0.0.1", "default", 1)
+
+
+def test_with_a_home_of_our_own_nothing_is_kept_elsewhere(tmp_path: Path) -> None:
+    """UX.md 3.4: state and cache, so that a project folder may be read-only."""
+    home, one, two = tmp_path / "home", tmp_path / "a" / "iris", tmp_path / "b" / "iris"
+    one.mkdir(parents=True)
+    two.mkdir(parents=True)
+    environ = {"KSERVE_LOCAL_HOME": str(home)}
+    states = {settings.load(folder, environ=environ).state for folder in (one, two, one)}
+    assert len(states) == 2
+    assert {state.parent for state in states} == {home / "projects"}
+    assert settings.load(one, environ=environ).cache == home / "cache"

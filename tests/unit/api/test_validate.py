@@ -283,6 +283,18 @@ def test_a_local_model_is_looked_at_beside_its_file(tmp_path: Path) -> None:
     assert said("empty") == [f'storageUri empty: "{tmp_path}/empty" holds no files']
 
 
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_name_that_leaves_no_room_for_the_knative_service_is_an_error(extra: int) -> None:
+    """KServe's controller fails at it; the API takes the InferenceService itself."""
+    text = GOOD.replace("name: iris", f"name: {'a' * (53 + extra)} # HERE")
+    report = judged(text)
+    assert [f.line for f in report.findings] == [marked_line(text)] * extra
+    assert [f.details for f in report.findings] == [
+        ("Next step: a name of at most 53 characters",)
+    ] * extra
+    assert report.valid
+
+
 # --- runtimes --------------------------------------------------------------------------------
 
 

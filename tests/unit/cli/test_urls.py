@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kserve_local.api.meta import Object
 from kserve_local.cli.progress import urls
+from kserve_local.cli.up import sample_request
 
 
 @pytest.mark.parametrize(
@@ -27,3 +30,21 @@ def test_the_rest_url_is_of_the_protocol(model: dict[str, Any], path: str) -> No
     found = urls("http://127.0.0.1:8080", isvc)
     assert found["rest"] == f"http://localhost:8080{path}"
     assert found["host"] == "m.d.example.com"
+
+
+def test_what_to_try_is_a_sample_that_lies_there_or_the_shape_of_a_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`{}` is refused by every model."""
+    monkeypatch.chdir(tmp_path)
+    project = tmp_path / "my project"
+    (project / "sub" / "samples").mkdir(parents=True)
+    isvc: Object = {"metadata": {}, "spec": {"predictor": {"model": {}}}}
+    assert sample_request(isvc, project) == """'{"instances": [[...]]}'"""
+    v2 = {"metadata": {}, "spec": {"predictor": {"model": {"protocolVersion": "v2"}}}}
+    assert '"inputs"' in sample_request(v2, project)
+    (project / "request.json").touch()
+    assert sample_request(isvc, project) == "'@my project/request.json'"
+    (project / "sub" / "samples" / "one.json").touch()
+    isvc["metadata"]["annotations"] = {"kserve-local.dev/manifest": "sub/isvc.yaml"}
+    assert sample_request(isvc, project) == "'@my project/sub/samples/one.json'"
