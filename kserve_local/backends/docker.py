@@ -280,7 +280,7 @@ class DockerBackend:
         build = container.build
         assert build is not None  # only called for what is made here
         if build.context is not None:
-            return docker_images.source(container.image, build.context)
+            return docker_images.source(container.image, build, os.environ)
         return docker_images.runtime(build.server, os.environ)
 
     async def _placed_spec(self, container: ContainerSpec) -> ContainerSpec:

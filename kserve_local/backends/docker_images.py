@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import ssl
@@ -23,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from kserve_local import __version__
 from kserve_local.backends.environments import EXTRAS
 from kserve_local.errors import Missing
-from kserve_local.interfaces.backend import Mount
+from kserve_local.interfaces.backend import Build, Mount
 
 BASE = "python:3.11-slim"
 LABEL = "kserve-local.dev/image"
@@ -37,6 +38,25 @@ _DISTRIBUTION = "kserve-local-runtimes"
 _RECIPE = "Dockerfile"
 _BESIDE = (_RECIPE, "image-constraints.txt", "image-install.sh", "pyproject.toml")
 _CERTIFICATES = "ca.pem"
+_OWN_RECIPE = ".kserve-local.Dockerfile"
+_OWN_REQUIREMENTS = ".kserve-local.requirements.txt"
+_PLAIN = """\
+FROM {base} AS build
+LABEL kserve-local.dev/builder=true
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT
+COPY .kserve-local.requirements.txt ca.pem /src/
+RUN python3 -m venv /opt/venv && if [ -s /src/ca.pem ]; then export PIP_CERT=/src/ca.pem; fi \\
+    && /opt/venv/bin/pip --disable-pip-version-check install --no-cache-dir --progress-bar off \\
+        -r /src/.kserve-local.requirements.txt
+FROM {base}
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
+WORKDIR /app
+COPY . .
+RUN rm -f ca.pem .kserve-local.requirements.txt .kserve-local.Dockerfile
+USER 1000:1000
+ENTRYPOINT {command}
+"""
 _PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
 _NEVER = ("__pycache__", ".git", ".venv", ".kserve-local")
 # A library of NVIDIA's that xgboost asks for and only trains with.
@@ -162,32 +182,75 @@ def _certificates(environ: Mapping[str, str]) -> bytes:
         return b""
 
 
-def source(image: str, context: Path) -> Recipe:
+def source(image: str, build: Build, environ: Mapping[str, str], *, base: str = BASE) -> Recipe:
     """Return how an image of the user's is built from its folder. Blocking: reads every file.
 
+    Args:
+        build: With a `context`.
+        environ: Where pip's settings are looked up.
+
     Raises:
-        Missing: There is no Dockerfile, or the folder cannot be read.
+        Missing: The folder cannot be read, or neither a Dockerfile nor a command says how to start.
     """
-    recipe = context / _RECIPE
-    try:
-        text = recipe.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise Missing(
-            f'image "{image}": {context} has no Dockerfile ({error.strerror})',
-            hint="write one, or run this image as a process (without --backend docker)",
-        ) from error
+    context = build.context
+    assert context is not None  # what this is about
     ignored = _Ignored.of(context)
     files = {name: path for name, path in _walk(context) if not ignored.covers(name)}
+    recipe = context / _RECIPE
+    if not recipe.is_file():
+        return _without_dockerfile(image, build, files, environ, base)
+    text = recipe.read_text(encoding="utf-8", errors="replace")
     files[_RECIPE] = recipe
-    name = re.sub(r"[^a-z0-9_.-]+", "-", image.partition("@")[0].rpartition(":")[0] or image)
     return Recipe(
-        image=f"{_REPOSITORY}/source/{name.strip('-.') or 'image'}:{_digest(files, {})}",
+        image=_source_name(image, _digest(files, {})),
         label=image,
         files=files,
         texts={},
         arguments={},
         context=str(context),
         needs_buildkit=_BUILDKIT.search(text) is not None,
+    )
+
+
+def _source_name(image: str, digest: str) -> str:
+    name = image.partition("@")[0].rpartition(":")[0] or image
+    plain = re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-.")
+    return f"{_REPOSITORY}/source/{plain or 'image'}:{digest}"
+
+
+def _without_dockerfile(
+    image: str, build: Build, files: Mapping[str, Path], environ: Mapping[str, str], base: str
+) -> Recipe:
+    """Return a recipe for source that brings none: packages first, so that edits keep them."""
+    if not build.command:
+        raise Missing(
+            f'image "{image}": {build.context} has no Dockerfile, and kserve-local.yaml gives no '
+            "command",
+            hint=f"write a Dockerfile, or images.{image}.command: [python, model.py]",
+        )
+    requirements = build.requirements
+    if requirements is None and build.context is not None:
+        beside = build.context / "requirements.txt"
+        requirements = beside if beside.is_file() else None
+    try:
+        wanted = requirements.read_bytes() if requirements is not None else b""
+    except OSError as error:
+        raise Missing(f"requirements file {requirements}: {error.strerror}") from error
+    lines = [*build.packages, *wanted.decode(errors="replace").splitlines()]
+    text = _PLAIN.format(base=base, command=json.dumps(list(build.command)))
+    own: dict[str, bytes] = {
+        _OWN_RECIPE: text.encode(),
+        _OWN_REQUIREMENTS: "\n".join([*lines, ""]).encode(),
+    }
+    digest = _digest(files, {name: content.decode() for name, content in own.items()})
+    return Recipe(
+        image=_source_name(image, digest),
+        label=image,
+        files=files,
+        texts={**own, _CERTIFICATES: _certificates(environ)},
+        arguments={name: environ[name] for name in _PIP if environ.get(name)},
+        dockerfile=_OWN_RECIPE,
+        context=str(build.context),
     )
 
 

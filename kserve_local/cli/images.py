@@ -54,13 +54,13 @@ def _recipes(settings: Settings) -> dict[str, Callable[[], Recipe]]:
 
     from kserve_local.backends import docker_images
     from kserve_local.backends.environments import EXTRAS
+    from kserve_local.controllers.standins import build_of
 
     found: dict[str, Callable[[], Recipe]] = {
         server: partial(docker_images.runtime, server, os.environ) for server in EXTRAS
     }
     for image, source in settings.images.items():
-        if (source.context / "Dockerfile").is_file():
-            found[image] = partial(docker_images.source, image, source.context)
+        found[image] = partial(docker_images.source, image, build_of(source), os.environ)
     return found
 
 
@@ -72,7 +72,7 @@ def _recipes(settings: Settings) -> dict[str, Callable[[], Recipe]]:
 def build(flags: Common, names: tuple[str, ...], every: bool, force: bool) -> int:
     """Build images: a model server (sklearnserver) or an image of kserve-local.yaml.
 
-    Without a NAME: the images of kserve-local.yaml that have a Dockerfile.
+    Without a NAME: the images of kserve-local.yaml.
     """
     from kserve_local.backends import docker_builds
 
@@ -86,7 +86,7 @@ def build(flags: Common, names: tuple[str, ...], every: bool, force: bool) -> in
     wanted = list(names) or [n for n in recipes if every or n in settings.images]
     if not wanted:
         raise UsageError(
-            "no image of kserve-local.yaml has a Dockerfile; name a model server, or use --all",
+            "kserve-local.yaml maps no image; name a model server, or use --all",
             hint=f"kserve-local images build {next(iter(recipes))}",
         )
 

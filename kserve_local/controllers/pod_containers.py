@@ -28,6 +28,7 @@ from kserve_local.controllers.standins import (
     ImageRequest,
     NoStandIn,
     StandIn,
+    build_of,
     source_for,
     source_program,
     stand_in,
@@ -346,7 +347,7 @@ def image_of(
     image = str(container.get("image") or "")
     source = source_for(image, around.settings.images)
     if source is not None:
-        return ChosenImage(image, Build(context=source.context, reload=source.reload))
+        return ChosenImage(image, build_of(source))
     configured = runtime_config(pod, program, around.settings.runtimes)
     if configured is not None and configured.image:
         note = f"image {configured.image} of kserve-local.yaml stands in for image {image}"

@@ -13,10 +13,11 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kserve_local.interfaces.backend import Program
+from kserve_local.interfaces.backend import Build, Program
 from kserve_local.settings import ImageSource, RuntimeConfig
 
 # What a zygote may import before it forks: imports that leave one thread behind. onnxruntime
@@ -354,6 +355,30 @@ def _entry_imports_kserve(source: ImageSource, argv: Sequence[str]) -> bool:
             continue
         return re.search(r"^\s*(?:from|import)\s+kserve\b", text, re.MULTILINE) is not None
     return False
+
+
+def build_of(source: ImageSource) -> Build:
+    """Return how the image of local source is made for a container engine."""
+    command = source.command
+    named = command and "/" in command[0] and _PYTHON.fullmatch(PurePosixPath(command[0]).name)
+    if named:
+        command = ("python", *command[1:])  # A path of this machine means nothing in an image.
+    argv = command[1:] if command and _PYTHON.fullmatch(command[0]) else command
+    return Build(
+        context=source.context,
+        command=command,
+        packages=(_kserve(),) if _entry_imports_kserve(source, argv) else (),
+        requirements=source.requirements,
+        reload=source.reload,
+    )
+
+
+def _kserve() -> str:
+    """Return the SDK for an image, in the version that is installed here if one is."""
+    try:
+        return f"kserve=={metadata.version('kserve')}"
+    except metadata.PackageNotFoundError:
+        return "kserve"
 
 
 def _named_interpreter(source: ImageSource, word: str) -> Path | None:

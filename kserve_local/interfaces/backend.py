@@ -107,12 +107,16 @@ class Build:
 
     Args:
         server: Name of one of our model servers (`sklearnserver`).
-        context: Folder with a Dockerfile.
+        context: Folder of the user's source. Its Dockerfile says how; without one the image is
+            Python with `packages` and `requirements`, the source, and `command` to start it.
         reload: Files and folders below `context` that the container sees as they are now.
     """
 
     server: str = ""
     context: Path | None = None
+    command: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    requirements: Path | None = None
     reload: tuple[str, ...] = ()
 
 
