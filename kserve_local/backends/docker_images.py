@@ -59,6 +59,7 @@ ENTRYPOINT {command}
 """
 _PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
 _NEVER = ("__pycache__", ".git", ".venv", ".kserve-local")
+_SYSTEM: Mapping[str, str] = {"lgbserver": "libgomp1", "predictiveserver": "libgomp1"}
 # A library of NVIDIA's that xgboost asks for and only trains with.
 _REMOVED: Mapping[str, str] = {
     "xgbserver": "nvidia-nccl-cu12",
@@ -134,6 +135,7 @@ def runtime(server: str, environ: Mapping[str, str], *, base: str = BASE) -> Rec
         "SERVER": server,
         "EXTRA": ",".join(EXTRAS[server]),
         "REMOVE": _REMOVED.get(server, ""),
+        "SYSTEM": _SYSTEM.get(server, ""),
     }
     digest = _digest(files, arguments)
     pip = {name: environ[name] for name in _PIP if environ.get(name)}

@@ -22,6 +22,9 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "sample_models"
+ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+IN_DOCKER = os.environ.get("KSERVE_LOCAL_TEST_BACKEND") == "docker"
+"""Whether projects run all their Pods in Docker: the same suites, the other backend."""
 NO_DOCKER = "unix:///run/no-docker.sock"
 
 
@@ -163,6 +166,8 @@ def project(folder: Path, *, env: Mapping[str, str] | None = None) -> Iterator[P
     folder.mkdir(parents=True, exist_ok=True)
     # Whether an engine runs on the machine must change no test but those about Docker.
     alone = {"KSERVE_LOCAL_TRACEBACK": "1", "DOCKER_HOST": NO_DOCKER}
+    if IN_DOCKER:
+        alone |= {"KSERVE_LOCAL_BACKEND": "docker", "DOCKER_HOST": ENGINE}
     made = Project(folder, {**alone, **(env or {})})
     try:
         yield made
