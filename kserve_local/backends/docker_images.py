@@ -45,7 +45,10 @@ FROM {base} AS build
 LABEL kserve-local.dev/builder=true
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT
 COPY .kserve-local.requirements.txt ca.pem /src/
-RUN python3 -m venv /opt/venv && if [ -s /src/ca.pem ]; then export PIP_CERT=/src/ca.pem; fi \\
+RUN if [ ! -s /src/.kserve-local.requirements.txt ]; then \\
+        exec python3 -m venv --without-pip /opt/venv; \\
+    fi; \\
+    python3 -m venv /opt/venv && if [ -s /src/ca.pem ]; then export PIP_CERT=/src/ca.pem; fi \\
     && /opt/venv/bin/pip --disable-pip-version-check install --no-cache-dir --progress-bar off \\
         -r /src/.kserve-local.requirements.txt
 FROM {base}
@@ -242,7 +245,7 @@ def _without_dockerfile(
     text = _PLAIN.format(base=base, command=json.dumps(list(build.command)))
     own: dict[str, bytes] = {
         _OWN_RECIPE: text.encode(),
-        _OWN_REQUIREMENTS: "\n".join([*lines, ""]).encode(),
+        _OWN_REQUIREMENTS: "".join(f"{line}\n" for line in lines).encode(),
     }
     digest = _digest(files, {name: content.decode() for name, content in own.items()})
     return Recipe(

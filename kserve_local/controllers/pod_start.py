@@ -220,7 +220,7 @@ class PodStarter:
         try:
             await self.backend.prepare(spec, self._reporter(work, pod, name))
             preparing, spec = None, replace(spec, logins=())
-            before = _size(spec.log_path)
+            before = _File.at(spec.log_path)
             replica = self._replica_spec(work, pod, (spec,))
             self.ends[id] = ended
             await self.backend.start(replace(replica, id=id))
@@ -240,7 +240,7 @@ class PodStarter:
             container,
             status,
             spec.log_path,
-            offset=before if _size(spec.log_path) >= before else 0,
+            offset=before.offset_in(_File.at(spec.log_path)),
             ip=replica.ip,
             source=self._is_source(container),
         )
@@ -290,7 +290,7 @@ class PodStarter:
             specs = tuple(replace(spec, logins=()) for spec in specs)
             work.progress.clear()
             for spec in specs:
-                work.log_offsets[spec.name] = _size(spec.log_path)
+                work.log_offsets[spec.name] = _File.at(spec.log_path).size
             await self.backend.start(self._replica_spec(work, pod, specs))
             work.failures, work.refused = 0, {}
             await self._refresh(work.uid)
@@ -482,7 +482,7 @@ class PodStarter:
             message = work.messages.get((name, status.finished_at), "")
             ended = seen_termination(status, message, now=now)
             work.records[name] = restarted(work.records.get(name, Record()), ended, now=now)
-        before = _size(specs[0].log_path)
+        before = _File.at(specs[0].log_path)
         try:
             await self.backend.start_container(work.uid, replace(specs[0], logins=()))
         except NotFound:
@@ -504,8 +504,7 @@ class PodStarter:
             self._replace_status(work.uid, failed)
             work.messages[name, now] = error.message
             return
-        # A backend that begins a new file for the run leaves a shorter one.
-        work.log_offsets[name] = before if _size(specs[0].log_path) >= before else 0
+        work.log_offsets[name] = before.offset_in(_File.at(specs[0].log_path))
         if container_of(self.replicas.get(work.uid), name) is status:
             # The event of the start is on its way; until it comes, do not start it twice.
             running = replace(
@@ -591,8 +590,22 @@ def _same_end(a: Terminated, b: Terminated) -> bool:
     return int(a.finished_at) == int(b.finished_at)  # statuses keep whole seconds
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A log file at one moment."""
+
+    number: int = 0
+    size: int = 0
+
+    @classmethod
+    def at(cls, path: Path) -> _File:
+        try:
+            found = path.stat()
+        except OSError:
+            return cls()
+        return cls(found.st_ino, found.st_size)
+
+    def offset_in(self, later: _File) -> int:
+        """Return where what was written since begins: a backend may begin a new file for a run."""
+        same = self.number == later.number and later.size >= self.size
+        return self.size if same else 0

@@ -70,7 +70,7 @@ class Engine:
             self.process = subprocess.Popen(
                 ["dockerd", "--host", self.host, "--data-root", str(self.folder / "data"),
                  "--exec-root", str(self.folder / "exec"), "--pidfile",
-                 str(self.folder / "docker.pid"), "--bridge", "none", "--iptables=false",
+                 str(self.folder / "docker.pid"), "--iptables=false",
                  "--default-address-pool", "base=10.213.0.0/16,size=24"],
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
@@ -100,6 +100,8 @@ class Engine:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
+    # It shares docker0 with the machine's engine, and uses it for nothing: told of another bridge,
+    # or of none, it would take that one away.
     # Sockets have short paths.
     folder = Path(tempfile.mkdtemp(prefix="kl-engine-", dir="/tmp"))
     made = Engine(folder)
