@@ -19,9 +19,10 @@ from typing import Any
 
 from kserve_local.backends import docker_spec
 from kserve_local.backends.docker_engine import Engine
+from kserve_local.backends.listening import in_network_of, why_refused
 from kserve_local.backends.probes import Change, Target, watch
 from kserve_local.errors import KServeLocalError, NotFound
-from kserve_local.interfaces.backend import ContainerSpec, ContainerStatus, ReplicaSpec
+from kserve_local.interfaces.backend import ContainerSpec, ContainerStatus, Probe, ReplicaSpec
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +181,16 @@ class Container:
             liveness=self.spec.liveness,
             target=self.target(),
             report=self._probed,
+            explain=self._why_refused,
         )
+
+    async def _why_refused(self, probe: Probe) -> str:
+        """Return what is listened on in the Pod instead of the probe's port, where we can see."""
+        pid, place = self.status.pid, self._place
+        found = await asyncio.to_thread(in_network_of, pid) if pid else None
+        if found is None or place is None:
+            return ""
+        return why_refused(probe.host or place.inner, probe.port, found)
 
     def target(self) -> Target:
         """Return where this container's probes go."""

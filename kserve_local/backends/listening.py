@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 _LISTEN = "0A"  # include/net/tcp_states.h
 _ANY = frozenset({"0.0.0.0", "::"})
 _SHOWN = 5
+_ENGINES_RESOLVER = "127.0.0.11"
+"""Docker's DNS in every network of its users: no process of the Pod."""
 
 
 def addresses(pids: Iterable[int]) -> list[tuple[str, int]]:
@@ -27,6 +29,19 @@ def addresses(pids: Iterable[int]) -> list[tuple[str, int]]:
         for inode, place in listeners(table)
         if inode in inodes
     }
+    return sorted(found, key=lambda place: (place[1], place[0]))
+
+
+def in_network_of(pid: int) -> list[tuple[str, int]] | None:
+    """Return the (address, port) pairs that anything listens on in a process's network, by port.
+
+    None: this machine does not let us see.
+    """
+    tables = (f"/proc/{pid}/net/tcp", f"/proc/{pid}/net/tcp6")
+    if not os.access(tables[0], os.R_OK):
+        return None
+    found = {place for table in tables for _, place in listeners(table)}
+    found = {place for place in found if place[0] != _ENGINES_RESOLVER}
     return sorted(found, key=lambda place: (place[1], place[0]))
 
 

@@ -20,11 +20,14 @@ from time import monotonic, sleep
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "sample_models"
 ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 IN_DOCKER = os.environ.get("KSERVE_LOCAL_TEST_BACKEND") == "docker"
 """Whether projects run all their Pods in Docker: the same suites, the other backend."""
+of_processes = pytest.mark.skipif(IN_DOCKER, reason="about processes; a container has no such")
 NO_DOCKER = "unix:///run/no-docker.sock"
 
 
