@@ -62,6 +62,8 @@ class Settings:
         runtime: Short private folder for Unix sockets (paths over 100 bytes do not bind).
         runtime_images: Whose images run in Docker for KServe's runtimes: `local` (ours, built here)
             or `upstream` (those that the runtimes name).
+        standby / standby_memory_bytes: Whether Pods in Docker leave a paused one like them for the
+            next start, and how much memory all of those may hold.
         gateway_port / api_port: None means `auto`: any free port.
         max_held_requests: Requests one revision may hold while waking; beyond it 503.
         mirrors: `gs://bucket/` -> folder; longest prefix wins.
@@ -79,6 +81,8 @@ class Settings:
     ignore: tuple[str, ...] = ()
     backend: str = "auto"
     runtime_images: str = "local"
+    standby: bool = True
+    standby_memory_bytes: int = 1 << 30
     gateway_host: str = "127.0.0.1"
     gateway_port: int | None = 8080
     gateway_domain: str = "example.com"
@@ -157,6 +161,7 @@ _KEYS: dict[str, Any] = {
     "ignore": True,
     "backend": True,
     "runtimeImages": True,
+    "standby": {"enabled": True, "memory": True},
     "gateway": {
         "host": True,
         "port": True,
@@ -377,6 +382,7 @@ def load(
         "ignore": tuple(map(str, data.get("ignore") or ())),
         "backend": str(data.get("backend") or "auto"),
         "runtime_images": str(data.get("runtimeImages") or "local"),
+        **_standby(data.get("standby") or {}),
         "gateway_host": str(gateway.get("host") or "127.0.0.1"),
         "gateway_port": gateway.get("port", 8080),
         "gateway_domain": str(gateway.get("domain") or "example.com"),
@@ -422,6 +428,25 @@ def load(
             "set auth.token, or use 127.0.0.1"
         )
     return Settings(**values)
+
+
+def _standby(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `standby`.
+
+    Raises:
+        Invalid: `memory` is no quantity.
+    """
+    found: dict[str, Any] = {"standby": bool(data.get("enabled", True))}
+    if "memory" in data:
+        text = str(data["memory"])
+        parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?", text)
+        if parts is None:
+            raise Invalid(f'{CONFIG_FILE}: standby.memory "{text}" is no size; write e.g. 2Gi')
+        unit = parts[2] or ""
+        base = 1024 if unit.endswith("i") else 1000
+        power = "KMGT".index(unit[0]) + 1 if unit else 0
+        found["standby_memory_bytes"] = int(float(parts[1]) * base**power)
+    return found
 
 
 def _storage_env(s3: Mapping[str, Any]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from kserve_local.backends import (
 )
 from kserve_local.backends.docker_container import Container, Place
 from kserve_local.backends.docker_engine import Engine, filters
+from kserve_local.backends.docker_standby import Standby, Standbys
 from kserve_local.backends.keeping import Ending, Events, Tasks, rotate_logs
 from kserve_local.backends.runfiles import RunFiles
 from kserve_local.errors import (
@@ -67,6 +68,7 @@ class _Replica:
     sandbox: str = ""
     place: Place | None = None
     adopted: bool = False
+    standby: str = ""
     # Held while containers begin: a stop waits for it, so that it sees what it has to end.
     beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
     ending: Ending = field(default_factory=Ending)
@@ -98,6 +100,7 @@ class DockerBackend:
         self._preparing = asyncio.Lock()
         self._building = asyncio.Lock()
         self._built: dict[Build, str] = {}
+        self._standbys = Standbys(settings, engine, self._make_place, self._remove)
         self._host = ""
 
     @classmethod
@@ -137,15 +140,19 @@ class DockerBackend:
             by_name.setdefault(str(labels.get(docker_spec.CONTAINER) or ""), []).append(
                 str(found["Id"])
             )
+        # A Pod that was a standby has that one's labels.
+        labelled = {id: self._files.alias_of(id) or id for id in specs}
         for id, containers in known.items():
-            if id not in specs:
+            if id not in labelled.values():
                 # A start that died before its spec was written, or whose state folder is gone.
                 for container in itertools.chain.from_iterable(containers.values()):
                     await self._remove(container)
         if specs:
             await self._find_host()
         for id, spec in specs.items():
-            await self._adopt_replica(spec, known.get(id, {}))
+            await self._adopt_replica(spec, known.get(labelled[id], {}))
+            if labelled[id] != id and id in self._replicas:
+                self._replicas[id].standby = labelled[id]
 
     async def _adopt_replica(self, spec: ReplicaSpec, known: Mapping[str, Sequence[str]]) -> None:
         replica = _Replica(spec, adopted=True)
@@ -373,6 +380,10 @@ class DockerBackend:
 
     async def _begin(self, replica: _Replica) -> None:
         async with replica.beginning:
+            standby = await self._standbys.claim(replica.spec)
+            if standby is not None:
+                await self._take(replica, standby)
+                return
             for container in replica.spec.containers:
                 if not await docker_builds.has_image(self._engine, container.image):
                     raise Missing(
@@ -385,6 +396,30 @@ class DockerBackend:
                 if replica.ending.task is not None:
                     raise Conflict(f'Pod "{replica.spec.pod}" was stopped while it started')
                 await self._begin_container(self._new_container(replica, container), place)
+
+    async def _take(self, replica: _Replica, standby: Standby) -> None:
+        """Make a standby the Pod's: same containers and sandbox, another name and log."""
+        spec = replica.spec
+        replica.standby, replica.sandbox = standby.id, standby.place.sandbox
+        own = self._files.of(spec.id) / "hosts"
+        replica.place = place = replace(standby.place, hosts=own)
+
+        def write() -> None:
+            self._files.save(spec)
+            self._files.alias(spec.id, standby.id)
+            text = docker_spec.hosts_file(spec, place.inner, host=self._host)
+            for path in (own, standby.place.hosts):
+                # In place: the containers see this very file.
+                path.write_text(text)
+                path.chmod(0o644)
+
+        await asyncio.to_thread(write)
+        for item in spec.containers:
+            found = await self._engine.call("inspect_container", standby.containers[item.name])
+            container = self._new_container(replica, item)
+            container.id = standby.containers[item.name]
+            self._by_container[container.id] = container
+            await container.adopt(found, place, begun=time.time(), note="from a warm standby")
 
     async def _begin_container(self, container: Container, place: Place) -> None:
         await container.begin(place)
@@ -489,6 +524,8 @@ class DockerBackend:
             await self._forget(container)
         if replica.sandbox:
             await self._remove(replica.sandbox)
+        if replica.standby:
+            await self._standbys.forget(replica.standby)
         await asyncio.to_thread(self._files.remove, replica.spec.id)
         self._replicas.pop(replica.spec.id, None)
 
@@ -512,12 +549,14 @@ class DockerBackend:
 
     async def close(self, *, stop_replicas: bool) -> None:
         """End the backend. See `Backend.close`."""
+        await self._standbys.leave()
         if stop_replicas:
             replicas = list(self._replicas.values())
             stops = [self._begin_stop(r, r.spec.grace) for r in replicas]
             patience = max((r.spec.grace for r in replicas), default=0.0) + 2 * _KILL_WAIT
             if stops and (await asyncio.wait(stops, timeout=patience))[1]:
                 log.error("containers are left: the engine does not answer; down ends them later")
+            await self._standbys.close()
             with contextlib.suppress(KServeLocalError):
                 await self._engine.call("remove_network", self._network)
         await asyncio.gather(*(c.leave() for c in self._by_container.values()))
@@ -540,20 +579,34 @@ class DockerBackend:
             # Its network is gone, and with it that of all containers: they get a new one.
             await self._remove(replica.sandbox)
             replica.sandbox, replica.place = "", None
+        replica.place = await self._make_place(replica.spec, self._files.of(replica.spec.id))
+        replica.sandbox = replica.place.sandbox
+        return replica.place
+
+    async def _make_place(self, spec: ReplicaSpec, folder: Path) -> Place:
+        """Make a Pod's sandbox, and its hosts file in `folder`; leaves nothing when it raises."""
         await self._prepare_network()
         request = docker_spec.sandbox(
-            self._settings.state, replica.spec, self._network, publish=self._engine.is_rootless
+            self._settings.state, spec, self._network, publish=self._engine.is_rootless
         )
-        name = docker_spec.container_name(replica.spec, docker_spec.SANDBOX)
+        name = docker_spec.container_name(spec, docker_spec.SANDBOX)
         made = await self._engine.call("create_container_from_config", request, name=name)
-        replica.sandbox = str(made["Id"])
-        await self._engine.call("start", replica.sandbox)
-        found = await self._engine.call("inspect_container", replica.sandbox)
-        replica.place = self._placed(replica.spec, found)
-        hosts = docker_spec.hosts_file(replica.spec, replica.place.inner, host=self._host)
-        await asyncio.to_thread(replica.place.hosts.write_text, hosts)
-        await asyncio.to_thread(os.chmod, replica.place.hosts, 0o644)
-        return replica.place
+        try:
+            await self._engine.call("start", made["Id"])
+            found = await self._engine.call("inspect_container", made["Id"])
+            place = replace(self._placed(spec, found), hosts=folder / "hosts")
+            text = docker_spec.hosts_file(spec, place.inner, host=self._host)
+
+            def write() -> None:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                place.hosts.write_text(text)
+                place.hosts.chmod(0o644)
+
+            await asyncio.to_thread(write)
+        except BaseException:
+            await asyncio.shield(self._remove(str(made["Id"])))
+            raise
+        return place
 
     def _placed(self, spec: ReplicaSpec, found: Mapping[str, Any]) -> Place:
         """Return what the sandbox's inspection says of the Pod's place."""
@@ -630,12 +683,17 @@ class DockerBackend:
                 )
             )
 
+        def changed_now(container: Container, kind: str, message: str) -> None:
+            changed(container, kind, message)
+            if kind == "ready" and all(c.status.ready for c in replica.containers.values()):
+                self._standbys.want(replica.spec)
+
         container = Container(
             engine=self._engine,
             state=self._settings.state,
             replica=replica.spec,
             spec=spec,
-            on_change=changed,
+            on_change=changed_now,
             attempt=attempt,
         )
         replica.containers[spec.name] = container

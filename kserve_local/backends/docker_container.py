@@ -95,7 +95,6 @@ class Container:
         made = await self.engine.call("create_container_from_config", request, name=name)
         self.id = str(made["Id"])
         self._place = place
-        self.spec.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _open_log(self.spec.log_path).close()
         try:
             await self.engine.call("start", self.id)
@@ -107,18 +106,29 @@ class Container:
             raise
         await self._take_over(await self.engine.call("inspect_container", self.id))
 
-    async def adopt(self, found: Mapping[str, Any], place: Place) -> None:
-        """Take over a container that an earlier supervisor started.
+    async def adopt(
+        self, found: Mapping[str, Any], place: Place, *, begun: float | None = None, note: str = ""
+    ) -> None:
+        """Take over a container that runs: an earlier supervisor's, or one kept in reserve.
 
         Args:
             found: The engine's inspection of it.
+            begun: Unix time since when it counts as started; None: since it did.
+            note: A line for its status.
         """
         self.id = str(found["Id"])
         self.attempt = int(str(found["Name"]).rpartition("_")[2] or 0)
         self._place = place
-        await self._take_over(found, adopted=True)
+        await self._take_over(found, adopted=True, begun=begun, note=note)
 
-    async def _take_over(self, found: Mapping[str, Any], *, adopted: bool = False) -> None:
+    async def _take_over(
+        self,
+        found: Mapping[str, Any],
+        *,
+        adopted: bool = False,
+        begun: float | None = None,
+        note: str = "",
+    ) -> None:
         assert self._place is not None  # set by the callers
         state = found["State"]
         no_probes = self.spec.readiness is None and self.spec.startup is None
@@ -126,10 +136,11 @@ class Container:
             name=self.spec.name,
             state="running",
             pid=int(state.get("Pid") or 0) or None,
-            started_at=docker_spec.when(str(state.get("StartedAt") or "")) or time.time(),
+            started_at=begun or docker_spec.when(str(state.get("StartedAt") or "")) or time.time(),
             ready=no_probes,
             ports=dict(self._place.ports),
             started_how="container",
+            note=note,
             container_id=f"docker://{self.id}",
         )
         loop = asyncio.get_running_loop()
@@ -291,6 +302,7 @@ class Container:
 
 
 def _open_log(path: Path, *, anew: bool = False) -> io.FileIO:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Appending always, so that a file cut short by rotation goes on at its start.
     how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if anew else 0)
     return io.FileIO(os.open(path, how, 0o600), "ab")

@@ -20,6 +20,8 @@ from kserve_local.interfaces.backend import ReplicaSpec
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+_ALIAS = ".alias"
+
 
 @cache
 def _spec() -> TypeAdapter[ReplicaSpec]:
@@ -89,6 +91,17 @@ class RunFiles:
         """Write the replica's spec; makes its folder."""
         self.of(spec.id).mkdir(parents=True, exist_ok=True, mode=0o700)
         write(self.of(spec.id) / ".replica.json", _spec().dump_json(spec))
+
+    def alias(self, replica: str, other: str) -> None:
+        """Remember under which other id a replica's containers were made."""
+        write(self.of(replica) / _ALIAS, other.encode())
+
+    def alias_of(self, replica: str) -> str:
+        """Return what `alias` remembered, empty if nothing."""
+        try:
+            return (self.of(replica) / _ALIAS).read_text()
+        except (OSError, UnicodeDecodeError):
+            return ""
 
     def load(self) -> list[ReplicaSpec]:
         """Return the specs of all replicas that left run files; folders without one are removed."""
