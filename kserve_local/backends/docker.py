@@ -345,6 +345,11 @@ class DockerBackend:
         except KServeLocalError as error:
             raise Missing(f'Failed to pull image "{image}": {error}') from error
 
+    @property
+    def standbys(self) -> int:
+        """Pods that are kept in reserve."""
+        return self._standbys.count
+
     def host_address(self) -> str:
         """Return the network's own address, once it is made. See `Backend.host_address`."""
         return self._host

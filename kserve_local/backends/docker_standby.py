@@ -134,6 +134,11 @@ class Standbys:
         """
         return self.settings.run_dir / "containers"
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._by_key)
+
     def key_of(self, spec: ReplicaSpec) -> str:
         """Return the key of a Pod; empty: it has no standby."""
         if not self.settings.standby:

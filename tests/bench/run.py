@@ -4,7 +4,7 @@
 
 Runs the benches one after the other, so that none disturbs another. Rows are ratios within one run
 on this machine; absolute figures of two days say nothing. Exit 1 if a target is missed by more
-than 2x, 7 if a peer (nginx, wrk) is not installed.
+than 2x, 7 if a peer (nginx, wrk, a Docker engine) is not there.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main() -> int:
         ("model server", "bench_servers.py"),
         ("gateway", "bench_gateway.py"),
         ("the whole stack", "bench_stack.py"),
+        ("Docker", "bench_docker.py"),
     ):
         print(f"\n== {title}", flush=True)
         done = subprocess.run(
