@@ -43,6 +43,9 @@ def test_a_profile_is_merged_over_the_file(tmp_path: Path) -> None:
         ("gateway: {port: 70000}", "70000 is not a port"),
         ("gateway: {requestTimeout: soon}", '"soon" is not a duration'),
         ("gateway: 5", '"gateway" must hold keys'),
+        ("gpu: first", 'gpu (--gpu): "first" is not auto, none or numbers of GPUs'),
+        ("simulateGpus: -1", "simulateGpus (--simulate-gpus)"),
+        ("simulateGpus: some", "simulateGpus (--simulate-gpus)"),
         ("backend: podman", 'backend "podman" is unknown'),
         ("gateway: {host: 0.0.0.0}", "set auth.token"),
         ("auth: {token: '${NOT_SET}'}", "uses ${NOT_SET}, which is not set"),
@@ -88,3 +91,18 @@ def test_durations(text: str | int, seconds: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(Invalid):
         parse_duration(text, what="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "gpu"),
+    [
+        ("", "auto"),
+        ("gpu: none", "none"),
+        ("gpu: 0", "0"),
+        ("gpu: '1, 0,1'", "1,0"),
+        ("gpu: [2, 3]", "2,3"),
+    ],
+)
+def test_gpus_are_named_by_number(tmp_path: Path, text: str, gpu: str) -> None:
+    assert load(tmp_path, text).gpu == gpu
+    assert load(tmp_path, text, gpu="none").gpu == "none"
