@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _SMI_TIMEOUT = 10.0
+# In WSL2 there is no device file of NVIDIA's.
+_DRIVER_FILES = ("dev/nvidiactl", "usr/lib/wsl/lib/libnvidia-ml.so.1")
 _QUERY = ("index", "uuid", "name", "memory.total")
 _MIG = "mig.mode.current"
 _SPLIT = (
@@ -152,8 +154,7 @@ class Gpus:
     # -- NVIDIA
 
     def _may_have_nvidia(self) -> bool:
-        # In WSL2 the driver is behind /dev/dxg.
-        if any((self.root / "dev" / name).exists() for name in ("nvidiactl", "dxg")):
+        if any((self.root / path).exists() for path in _DRIVER_FILES):
             return True
         return self.root == Path("/") and shutil.which("nvidia-smi") is not None
 
@@ -174,7 +175,9 @@ class Gpus:
         if text is None:
             text = self._smi(*_QUERY)  # A driver from before MIG.
         if text is None:
-            return (), ("an NVIDIA driver is there, but neither NVML nor nvidia-smi answers",)
+            return (), (
+                "NVIDIA's driver or tools are here, but neither NVML nor nvidia-smi answers",
+            )
         found = parse_devices(text)
         self._has_nvidia = bool(found[0])
         return found

@@ -124,12 +124,13 @@ async def _start(
     # Ports first: a taken one must be known before anything is started.
     api_socket = listen("127.0.0.1", _api_port(settings), what="api.port", flag="--api-port")
     stack.callback(api_socket.close)
+    backend = await stack.enter_async_context(_backend(settings, survivors))
+    await warm_runtimes(backend.processes, warm, settings)
+    # A driver may need a second to wake; the zygotes import meanwhile.
     gpus = Gpus()
     devices = await asyncio.to_thread(gpus.inventory, settings)
     for text in devices.left_out:
         logger.warning("%s", text)
-    backend = await stack.enter_async_context(_backend(settings, survivors))
-    await warm_runtimes(backend.processes, warm, settings)
 
     # Only now what is slow to import: the zygotes import on the other core meanwhile.
     from kserve_local.supervisor.gateway_process import GatewayProcess

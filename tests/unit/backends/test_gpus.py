@@ -94,7 +94,9 @@ def test_nvidia_smi_answers_where_nvml_is_not_installed(tmp_path: Path) -> None:
 def test_a_driver_that_does_not_answer_is_told(tmp_path: Path) -> None:
     found = Gpus(with_driver(tmp_path), lambda argv: None).inventory(settings())
     assert found.offered == ()
-    assert found.left_out == ("an NVIDIA driver is there, but neither NVML nor nvidia-smi answers",)
+    assert found.left_out == (
+        "NVIDIA's driver or tools are here, but neither NVML nor nvidia-smi answers",
+    )
 
 
 @dataclass
