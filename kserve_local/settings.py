@@ -24,6 +24,7 @@ from typing import Any
 from kserve_local.errors import Invalid, UsageError
 
 CONFIG_FILE = "kserve-local.yaml"
+MOST_GPUS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Settings:
         runtime: Short private folder for Unix sockets (paths over 100 bytes do not bind).
         runtime_images: Whose images run in Docker for KServe's runtimes: `local` (ours, built here)
             or `upstream` (those that the runtimes name).
+        gpu: Which GPUs Pods can have: `auto` (all), `none`, or their numbers with commas.
+        simulate_gpus: How many NVIDIA GPUs to pretend instead, for trying out scheduling.
         standby / standby_memory_bytes: Whether Pods in Docker leave a paused one like them for the
             next start, and how much memory all of those may hold.
         gateway_port / api_port: None means `auto`: any free port.
@@ -85,6 +88,8 @@ class Settings:
     ignore: tuple[str, ...] = ()
     backend: str = "auto"
     runtime_images: str = "local"
+    gpu: str = "auto"
+    simulate_gpus: int = 0
     standby: bool = True
     standby_memory_bytes: int = 1 << 30
     gateway_host: str = "127.0.0.1"
@@ -166,6 +171,8 @@ _KEYS: dict[str, Any] = {
     "ignore": True,
     "backend": True,
     "runtimeImages": True,
+    "gpu": True,
+    "simulateGpus": True,
     "standby": {"enabled": True, "memory": True},
     "gateway": {
         "host": True,
@@ -464,6 +471,8 @@ def _built(
         "ignore": tuple(map(str, _list(data, "ignore"))),
         "backend": str(data.get("backend") or "auto"),
         "runtime_images": str(data.get("runtimeImages") or "local"),
+        "gpu": data.get("gpu", "auto"),
+        "simulate_gpus": data.get("simulateGpus", 0),
         **_standby(data.get("standby") or {}),
         "gateway_host": str(gateway.get("host") or "127.0.0.1"),
         "gateway_port": gateway.get("port", 8080),
@@ -507,6 +516,12 @@ def _built(
         raise Invalid(
             f'runtimeImages "{values["runtime_images"]}" is unknown; use local or upstream'
         )
+    values["gpu"] = _gpu(values["gpu"])
+    if type(values["simulate_gpus"]) is not int or not 0 <= values["simulate_gpus"] <= MOST_GPUS:
+        raise Invalid(
+            f'simulateGpus (--simulate-gpus): "{values["simulate_gpus"]}" is no number from 0 to '
+            f"{MOST_GPUS}"
+        )
     loopback = values["gateway_host"] in ("localhost", "::1") or str(
         values["gateway_host"]
     ).startswith("127.")
@@ -529,6 +544,22 @@ def _count(value: object, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)) or not str(value).isdigit():
         raise Invalid(f'{CONFIG_FILE}: {what}: "{value}" is not a number')
     return int(value)
+
+
+def _gpu(value: object) -> str:
+    """Return `auto`, `none`, or numbers with commas, each once.
+
+    Raises:
+        Invalid: It is none of them.
+    """
+    # YAML: 0 is a number, "0,1" a text, [0, 1] a list.
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    words = [word.strip() for word in text.split(",")]
+    if text in ("auto", "none"):
+        return text
+    if not all(word.isdecimal() for word in words):
+        raise Invalid(f'gpu (--gpu): "{text}" is not auto, none or numbers of GPUs, e.g. 0,1')
+    return ",".join(dict.fromkeys(str(int(word)) for word in words))
 
 
 def _standby(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from kserve_local.api.meta import Object, annotations_of
 
 Path_ = tuple[str | int, ...]
 VERSION = __version__.rpartition(".")[0]
+_MIG = "nvidia.com/mig-"
 _SCALING = ("scaleTarget", "scaleMetric", "autoScaling")
 
 UNAVAILABLE: tuple[scheme.ResourceType, ...] = (
@@ -111,6 +112,17 @@ def _of_predictor(isvc: Object) -> Iterator[Gap]:
         text = "rollout-duration: traffic moves to a new revision at once"
         yield Gap(("metadata", "annotations", names.ROLLOUT_DURATION), text)
     framework = framework_of(predictor)
+    containers: list[tuple[Path_, Mapping[str, Any]]] = [
+        ((*at, "containers", number), container)
+        for number, container in enumerate(predictor.get("containers") or ())
+    ]
+    if framework is not None:
+        containers.append(((*at, framework[0]), framework[1]))
+    for path, container in containers:
+        for resource in (container.get("resources") or {}).get("limits") or ():
+            if resource.startswith(_MIG):
+                text = f"{resource}: MIG slices are not offered; the Pod stays Pending"
+                yield Gap((*path, "resources", "limits", resource), text)
     if framework is not None and is_multi_model(predictor):
         text = (
             "model without storageUri: a cluster runs it in multi-model mode (agent, TrainedModel),"

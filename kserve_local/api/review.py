@@ -24,6 +24,7 @@ from kserve_local.api import (
     scheme,
     storage_uris,
     validation,
+    validation_resources,
 )
 from kserve_local.api import inferenceservice as shape
 from kserve_local.api.config import InferenceServiceConfig
@@ -275,6 +276,7 @@ class _Reviewer:
             yield from self.name(placed)
             yield from self.runtime(placed)
             yield from self.storage(placed)
+            yield from self.resources(placed)
             self.sources.extend(self.other_sources(placed))
             yield from self.gaps(placed)
 
@@ -464,6 +466,22 @@ class _Reviewer:
             wrong = self.look.at(self.document.path, uri)
             if wrong:
                 yield self.finding(path, wrong, "project", "warning")
+
+    def resources(self, obj: Object) -> Iterator[Finding]:
+        """Judge GPUs that are asked for as the API server will, once there is a Deployment."""
+        if obj["kind"] != "InferenceService" or _is_model_mesh(obj):
+            return
+        predictor = obj["spec"]["predictor"]
+        places: list[tuple[Path_, Mapping[str, Any]]] = []
+        if shape.framework_of(predictor) is not None:
+            path = self.model_path(obj)
+            places.append((path, predictor[path[-1]]))
+        for number, container in enumerate(predictor.get("containers") or ()):
+            places.append((("spec", "predictor", "containers", number), container))
+        for path, container in places:
+            for error in validation_resources.problems(container, schema.dotted(path)):
+                field = "limits" if ".limits" in error.path else "requests"
+                yield self.finding((*path, "resources", field), str(error), "runtime")
 
     def gaps(self, obj: Object) -> Iterator[Finding]:
         """Tell what a cluster carries out and this version does not."""

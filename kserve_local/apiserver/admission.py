@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from kserve_local.api import config, defaults, schema, scheme, validation
+from kserve_local.api import config, defaults, schema, scheme, validation, validation_resources
 from kserve_local.api.config import InferenceServiceConfig
 from kserve_local.api.meta import Key, Object, name_of, namespace_of
 from kserve_local.api.scheme import ResourceType
@@ -75,6 +75,7 @@ class Admission:
         if not kind.custom or obj["kind"] in _DECODED:
             obj = schema.normalize_quantities(obj)
         check_schema(obj, old)
+        validation_resources.check(obj)
         warnings += validation.validate(obj, old=old, config=self.config, lookup=self._lookup)
         return obj, warnings
 

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _OUTPUT_END = 3.0
 """Seconds that the last output of a container that has ended may take to arrive."""
+_NO_DRIVER = "could not select device driver"
 _CANNOT_RUN = 128
 ADOPTED_LINES = 10_000
 """Lines of output that a new supervisor takes over from the engine."""
@@ -104,6 +105,12 @@ class Container:
                 self._could_not_run(str(error))
                 return
             await self.remove()
+            if _NO_DRIVER in str(error):
+                raise KServeLocalError(
+                    f"the Docker engine cannot give containers an NVIDIA GPU: {error}",
+                    hint="install the NVIDIA Container Toolkit, then: sudo nvidia-ctk runtime "
+                    "configure --runtime=docker && sudo systemctl restart docker",
+                ) from error
             raise
         await self._take_over(await self.engine.call("inspect_container", self.id))
 

@@ -15,6 +15,7 @@ from typing import Any
 from kserve_local.backends import docker_pause
 from kserve_local.errors import Invalid
 from kserve_local.interfaces.backend import POD_IP, ContainerSpec, ReplicaSpec
+from kserve_local.interfaces.devices import Device
 
 PREFIX = "kserve-local.dev"
 PROJECT = f"{PREFIX}/project"
@@ -26,6 +27,9 @@ SANDBOX = ""
 PERIOD = 100_000
 """Microseconds of a CPU quota's period, as the kubelet's."""
 MINIMUM_QUOTA = 1_000
+NVIDIA_VISIBLE = "NVIDIA_VISIBLE_DEVICES"
+_CAPABILITIES = ("gpu", "compute", "utility")
+"""What of NVIDIA's driver a container gets: CUDA, and `nvidia-smi`."""
 
 
 def project_id(state: Path) -> str:
@@ -156,9 +160,10 @@ def container(
     if spec.memory_limit_bytes is not None:
         # No swap on top: a limit is a limit, as on a node.
         host["Memory"] = host["MemorySwap"] = spec.memory_limit_bytes
+    host.update(_devices(spec))
     request: dict[str, Any] = {
         "Image": spec.image,
-        "Env": [f"{name}={placed(value)}" for name, value in spec.env],
+        "Env": [f"{name}={placed(value)}" for name, value in _environment(spec)],
         "Labels": labels(state, replica, spec.name),
         "HostConfig": {k: v for k, v in host.items() if v is not None},
     }
@@ -173,6 +178,47 @@ def container(
         group = f":{security.group}" if security.group is not None else ""
         request["User"] = f"{security.user}{group}"
     return request
+
+
+def _real(spec: ContainerSpec) -> list[Device]:
+    return [device for device in spec.devices or () if not device.simulated]
+
+
+def _devices(spec: ContainerSpec) -> dict[str, Any]:
+    """Return what of `HostConfig` gives a container its GPUs, by id: no two share one.
+
+    NVIDIA's go through the engine's driver (NVIDIA Container Toolkit), AMD's are device files that
+    members of their groups may open.
+    """
+    found: dict[str, Any] = {}
+    nvidia = [d.id for d in _real(spec) if d.vendor == "nvidia"]
+    if nvidia:
+        found["DeviceRequests"] = [
+            {"Driver": "nvidia", "DeviceIDs": nvidia, "Capabilities": [list(_CAPABILITIES)]}
+        ]
+    amd = [d for d in _real(spec) if d.vendor == "amd"]
+    if amd:
+        found["Devices"] = [
+            {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw"}
+            for path in dict.fromkeys(p for d in amd for p in d.paths)
+        ]
+        groups = (*spec.security.groups, *(g for d in amd for g in d.groups))
+        found["GroupAdd"] = [str(group) for group in dict.fromkeys(groups)]
+    return found
+
+
+def _environment(spec: ContainerSpec) -> list[tuple[str, str]]:
+    """Return the container's variables; on a machine with GPUs, which of them it may see.
+
+    Where NVIDIA's runtime is the engine's default, an image that asks for all GPUs (CUDA's do) or a
+    Pod that does would get them without a limit: `void` is what a device plugin's node says.
+    """
+    if spec.devices is None:
+        return list(spec.env)
+    own = [(name, value) for name, value in spec.env if name != NVIDIA_VISIBLE]
+    if any(d.vendor == "nvidia" for d in _real(spec)):
+        return own  # The engine's driver sets it, from the request.
+    return [*own, (NVIDIA_VISIBLE, "void")]
 
 
 def check_user(user: str) -> None:

@@ -52,6 +52,8 @@ def key_of(spec: ReplicaSpec, volumes: Path) -> str:
     for container in spec.containers:
         if any(mount.source.is_relative_to(volumes) for mount in container.mounts):
             return ""
+        if container.devices:
+            return ""  # It would hold a GPU that others wait for.
         plain: dict[str, Any] = asdict(replace(container, log_path=Path(), program=None))
         containers.append(plain)
     text = json.dumps([spec.namespace, containers], default=str, sort_keys=True)

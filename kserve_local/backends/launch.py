@@ -15,6 +15,7 @@ from typing import Any
 
 from kserve_local.backends.processes import MARK
 from kserve_local.interfaces.backend import ContainerSpec, Mount, Program, ReplicaSpec
+from kserve_local.interfaces.devices import Device
 
 # What a container takes from the machine; everything else comes from the Pod, as in a cluster.
 # fmt: off
@@ -49,7 +50,11 @@ _IMPORT_TIME = (
     "KSERVE_", "RAY_", "OTEL_", "SSL_", "OPENSSL_",
 )
 # fmt: on
-_NOT_IMPORT_TIME = frozenset((*THREAD_VARIABLES, "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"))
+# Which GPUs are visible is read when the first is used, which no zygote does.
+_DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+_NOT_IMPORT_TIME = frozenset(
+    (*THREAD_VARIABLES, *_DEVICE_VARIABLES, "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +177,31 @@ def container_env(
     return env
 
 
+def device_env(devices: Sequence[Device], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that let a process see these GPUs and no others.
+
+    What the Pod itself says picks among its own, by number from 0, as in a container. CUDA takes an
+    empty list for none; HIP takes that for all, so it gets a number that no GPU has, and where it
+    has no list it goes by CUDA's.
+    """
+    real = [device for device in devices if not device.simulated]
+    nvidia = [d.id for d in real if d.vendor == "nvidia"]
+    amd = [str(d.index) for d in real if d.vendor == "amd"]
+    found = {"CUDA_VISIBLE_DEVICES": ",".join(_picked(nvidia, given.get("CUDA_VISIBLE_DEVICES")))}
+    if amd:
+        found["HIP_VISIBLE_DEVICES"] = ",".join(_picked(amd, given.get("HIP_VISIBLE_DEVICES")))
+    elif not nvidia:
+        found["HIP_VISIBLE_DEVICES"] = "-1"
+    return found
+
+
+def _picked(ids: Sequence[str], numbers: str | None) -> list[str]:
+    words = (numbers or "").split(",")
+    if all(word.isdigit() and int(word) < len(ids) for word in words):
+        return [ids[int(word)] for word in dict.fromkeys(words)]
+    return list(ids)
+
+
 def with_interpreter(env: dict[str, str], python: Path) -> dict[str, str]:
     """Let commands of the interpreter's own environment be found, as an activated one would."""
     folder = str(python.parent)
@@ -197,6 +227,8 @@ def launch(
     own = container_env(spec, container, python, ports, place.cpus)
     env = with_interpreter(machine_env(place.base_env), python)
     env.update(own)
+    if container.devices is not None:
+        env.update(device_env(container.devices, own))
     hook = str(place.home / "podlauncher" / "hook")
     env["PYTHONPATH"] = f"{hook}:{env['PYTHONPATH']}" if env.get("PYTHONPATH") else hook
     env[MARK] = token

@@ -128,6 +128,7 @@ def _open_files() -> int:
 def _tools(settings: Settings) -> Iterator[Check]:
     yield Check("kubectl", "ok", shutil.which("kubectl") or "not installed (optional)")
     yield _docker(settings)
+    yield _gpus(settings)
 
 
 def _docker(settings: Settings) -> Check:
@@ -150,6 +151,27 @@ def _docker(settings: Settings) -> Check:
         needed = settings.backend == "docker"
         why = "" if needed else " (needed for images without a stand-in only)"
         return Check("docker", "fail" if needed else "ok", f"{error}{why}", error.hint)
+
+
+def _gpus(settings: Settings) -> Check:
+    from kserve_local.backends.gpus import Gpus
+    from kserve_local.errors import Missing
+
+    gpus = Gpus()
+    found, left_out = gpus.discover()
+    what = "; ".join(
+        (*(f"{d.index} {d.name} ({d.memory_bytes / 2**30:.0f} GiB)" for d in found), *left_out)
+    )
+    try:
+        offered = gpus.inventory(settings).offered
+    except Missing as error:
+        return Check("GPUs", "fail", error.message, "kserve-local up --gpu auto")
+    if settings.simulate_gpus:
+        what = f"{settings.simulate_gpus} simulated; here: {what or 'none'}"
+    elif len(offered) < len(found):
+        used = ", ".join(str(d.index) for d in offered) or "none"
+        what = f"{what}; Pods can have: {used}"
+    return Check("GPUs", "warn" if left_out else "ok", what or "none; models run on the CPU")
 
 
 def _config(settings: Settings) -> Iterator[Check]:

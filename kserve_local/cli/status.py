@@ -31,7 +31,7 @@ LATELY = 600.0
 @click.option("-w", "--watch", is_flag=True, help="Show it again whenever it changes.")
 @click.option(
     "-o", "--output", type=click.Choice(["table", "wide", "json", "env"]), default="table",
-    help="wide: also restarts; env: variables for eval.",
+    help="wide: also restarts and GPUs; env: variables for eval.",
 )  # fmt: skip
 @common
 def command(
@@ -98,6 +98,10 @@ def _look(
             [header, *rows], ["RESTARTS", *(_restarts(s, aged=aged) for s in services)], strict=True
         ):
             cells.insert(3, word)
+    if form == "wide":
+        at = header.index("MEM")
+        for cells, word in zip([header, *rows], ["GPUS", *map(_gpus, services)], strict=True):
+            cells.insert(at, word)
     text = [table(rows, header)]
     notes: dict[str, list[str]] = {}
     for service in services:
@@ -159,6 +163,20 @@ def _restarts(service: dict[str, Any], *, aged: bool) -> str:
     if not aged or not count or seconds is None:
         return str(count)
     return f"{count} ({human(seconds)} ago)"
+
+
+def _gpus(service: dict[str, Any]) -> str:
+    """Return each GPU with memory and utilization: `0 (1.2/80G 35%), 1 (simulated)`."""
+    found = []
+    for gpu in service.get("gpus", ()):
+        words = ["simulated"] if gpu["simulated"] else []
+        if gpu["memoryUsed"] is not None:
+            used, size = gpu["memoryUsed"] / 2**30, gpu["memory"]
+            words.append(f"{used:.1f}/{size / 2**30:.0f}G" if size else f"{used:.1f}G")
+        if gpu["utilization"] is not None:
+            words.append(f"{gpu['utilization']}%")
+        found.append(f"{gpu['index']} ({' '.join(words)})" if words else str(gpu["index"]))
+    return ", ".join(found) or "-"
 
 
 _ERROR_WIDTH = 100

@@ -54,6 +54,11 @@ _BACK_OFFS = frozenset(
     "--runtime-images", type=click.Choice(["local", "upstream"]),
     help="In Docker, for KServe's runtimes: our images, built here, or those they name.",
 )  # fmt: skip
+@click.option("--gpu", metavar="auto|none|N,...", help="Which GPUs Pods can have (default: all).")
+@click.option(
+    "--simulate-gpus", type=click.IntRange(0), metavar="N",
+    help="Pretend N NVIDIA GPUs, to try out scheduling; models run on the CPU.",
+)  # fmt: skip
 @click.option("--port", metavar="N|auto", help="The gateway's port.")
 @click.option("--api-port", metavar="N|auto", help="The API's.")
 @click.option("--host", help="The gateway's address.")
@@ -69,6 +74,8 @@ def command(
     no_tui: bool,
     backend: str | None,
     runtime_images: str | None,
+    gpu: str | None,
+    simulate_gpus: int | None,
     port: str | None,
     api_port: str | None,
     host: str | None,
@@ -89,6 +96,8 @@ def command(
         "gateway_host": host,
         "backend": backend,
         "runtime_images": runtime_images,
+        "gpu": gpu,
+        "simulate_gpus": simulate_gpus,
     }
     begun = time.monotonic()
     settings = flags.settings(**given)
@@ -255,6 +264,8 @@ def _check_conflicts(
             given["runtime_images"],
             (running.raw.get("flags") or {}).get("runtime_images") or "local",
         ),
+        "--gpu": (given["gpu"] and settings.gpu, running.raw.get("gpu", "auto")),
+        "--simulate-gpus": (given["simulate_gpus"], running.raw.get("simulate_gpus", 0)),
     }
     for flag, (wanted, is_now) in have.items():
         if wanted not in (None, "auto") and str(wanted) != str(is_now):

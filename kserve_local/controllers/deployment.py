@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kserve_local.aio import backoff
+from kserve_local.api import validation_resources
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -366,6 +367,8 @@ class DeploymentController:
         have = sum(1 for p in pods if not pod_state.is_terminating(p))
         wanted = []
         try:
+            # On a cluster the Deployment itself is refused, and its Revision waits without a word.
+            validation_resources.check(deployment)
             for _ in range(decided.create):
                 pod = pod_for(deployment, replaces=decided.replaces)
                 wanted.append(self._mutate(self._admit(pod)))

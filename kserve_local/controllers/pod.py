@@ -13,7 +13,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +29,10 @@ from kserve_local.api.meta import (
     namespace_of,
     uid_of,
 )
-from kserve_local.controllers import empty_models
+from kserve_local.controllers import devices as gpus
+from kserve_local.controllers import empty_models, pod_state
 from kserve_local.controllers.addresses import AddressPool
+from kserve_local.controllers.devices import DeviceLedger
 from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.init_containers import recall
 from kserve_local.controllers.pod_containers import (
@@ -38,7 +40,6 @@ from kserve_local.controllers.pod_containers import (
     all_containers,
     grace_of,
     init_containers,
-    missing_devices,
 )
 from kserve_local.controllers.pod_plan import Plan, Record, id_of, plan_pod, restarted
 from kserve_local.controllers.pod_start import CONFIG_ERROR, PodStarter
@@ -56,6 +57,7 @@ from kserve_local.controllers.pod_work import (
 )
 from kserve_local.errors import Conflict, KServeLocalError, NotFound
 from kserve_local.interfaces.backend import Backend, ReplicaEvent, ReplicaStatus
+from kserve_local.interfaces.devices import DeviceInventory
 from kserve_local.interfaces.storage import StorageInitializer
 from kserve_local.reconcile.controller import Watch, itself
 from kserve_local.reconcile.result import DONE, Result
@@ -78,7 +80,7 @@ class NodeAgent:
 
     Args:
         node: Name, addresses and size of this machine.
-        devices: Extended resources that can be had, e.g. `{"nvidia.com/gpu": 1}`.
+        devices: The GPUs of this machine; without it there are none.
         clock: Unix time; for tests.
         drain: Seconds between a Pod leaving the routes and SIGTERM.
     """
@@ -96,7 +98,7 @@ class NodeAgent:
         interpreter: Interpreter,
         *,
         node: NodeFacts,
-        devices: Mapping[str, int] | None = None,
+        devices: DeviceInventory | None = None,
         clock: Callable[[], float] = time.time,
         drain: float = DRAIN,
     ) -> None:
@@ -106,7 +108,7 @@ class NodeAgent:
         self._settings = settings
         self._addresses = addresses
         self._node = node
-        self._devices = devices or {}
+        self._devices = DeviceLedger(devices or DeviceInventory())
         self._clock = clock
         self._drain = drain
         self._work: dict[str, Work] = {}
@@ -125,6 +127,7 @@ class NodeAgent:
             settings=settings,
             interpreter=interpreter,
             node=node,
+            devices=self._devices,
             replicas=self._replicas,
             note=self._note,
             wake=lambda key: self._add(key),
@@ -188,6 +191,10 @@ class NodeAgent:
             else:
                 logger.warning("stopping unknown replica %s of Pod %s", replica.id, replica.pod)
                 self._spawn(self._stop_unknown(replica.id), name=f"stop-{replica.id}")
+        for uid, pod in pods.items():
+            # Before any Pod is looked at: what is in use must not be given away.
+            if gpus.wanted_by(pod) and not pod_state.is_dead(pod):
+                self._devices.keep(uid, gpus.ids_of(pod), running=uid in self._replicas)
         for folder in await asyncio.to_thread(_subfolders, self._settings.run_dir / "volumes"):
             if folder.name not in pods:
                 await asyncio.to_thread(remove_volumes, folder, _log_removal)
@@ -302,6 +309,8 @@ class NodeAgent:
         pod = await self._name_ports(work, pod)
         pod = await self._name_empty_models(work, pod)
         pod = await self._store.update_status({**pod, "status": plan.status})
+        if pod_state.is_dead(pod):
+            self._give_back(work.uid)
         for container in plan.backing_off:
             self._note_backoff(work, pod, container)
         self._carry_out(work, pod, plan)
@@ -368,16 +377,22 @@ class NodeAgent:
                 self._note(pod, "Warning", "FailedScheduling", reason, "default-scheduler")
             return pod
         work.unschedulable = ""
+        held = self._devices.held_by(work.uid)
+        devices = ",".join(device.id for device in held)
         if work.uid not in self._replicas:
             for spec in await self._starter.choose_programs(work, pod):
                 self._start_task(work, f"warm-{spec.name}", self._starter.warm(work, pod, spec))
         if not (pod.get("spec") or {}).get("nodeName"):
             annotations = dict(annotations_of(pod))
-            note = "; ".join(work.notes[n] for n in sorted(work.notes) if work.notes[n])
+            simulation = gpus.simulation_of(held)
+            notes = [*(work.notes[n] for n in sorted(work.notes)), simulation]
+            note = "; ".join(filter(None, notes))
             if note:
                 annotations[STAND_IN_ANNOTATION] = note
             if work.in_docker:
                 annotations[names.BACKEND] = DOCKER
+            if devices:
+                annotations[names.DEVICES] = devices
             pod = await self._store.update(
                 {
                     **pod,
@@ -388,6 +403,10 @@ class NodeAgent:
             where = f"{namespace_of(pod)}/{name_of(pod)} to {self._node.name}"
             text = f"Successfully assigned {where}"
             self._note(pod, "Normal", "Scheduled", text, "default-scheduler")
+            if simulation:
+                self._note(pod, "Normal", "StandIn", simulation)
+        elif devices and annotations_of(pod).get(names.DEVICES) != devices:
+            pod = await self._annotate(pod, names.DEVICES, devices)
         work.admitted = True
         return pod
 
@@ -398,10 +417,24 @@ class NodeAgent:
                 f'0/1 nodes are available: persistentvolumeclaim "{claims[0]}" not found. Map it '
                 f"to a folder in kserve-local.yaml: storage: {{claims: {{{claims[0]}: ./DIR}}}}"
             )
-        devices = missing_devices(pod, self._devices)
-        if devices:
-            return f"0/1 nodes are available: 1 Insufficient {devices[0]}."
-        return ""
+        wanted = gpus.wanted_by(pod)
+        if not wanted or pod_state.is_dead(pod):
+            return ""
+        pods = {uid_of(p): name_of(p) for p in self._store.list(scheme.POD.id)}
+        # A Pod on its way out holds its devices until its last process has ended.
+        self._devices.release_all_but({*pods, *self._work})
+        if self._devices.take(uid_of(pod), wanted):
+            return ""
+        holders = (pods.get(uid, uid) for uid in self._devices.holders())
+        return self._devices.refusal(wanted, holders)
+
+    def _give_back(self, uid: str) -> None:
+        """Take back a Pod's devices, and look again at the Pods that wait, in order."""
+        if not self._devices.release(uid):
+            return
+        waiting = [work for work in self._work.values() if work.unschedulable]
+        for work in waiting:
+            self._add(work.key)
 
     def _note_backoff(self, work: Work, pod: Object, container: str) -> None:
         record = work.records.get(container, Record())
@@ -473,6 +506,7 @@ class NodeAgent:
         self._replicas.pop(work.uid, None)
         await asyncio.to_thread(remove_volumes, self._starter.folder(work.uid), _log_removal)
         self._addresses.release(work.uid)
+        self._give_back(work.uid)
         # The object may be gone already, or its name belong to a new Pod.
         with suppress(NotFound, Conflict):
             await self._store.delete(work.key, uid=work.uid, grace=0)

@@ -41,6 +41,7 @@ from kserve_local.interfaces.backend import (
     ReplicaSpec,
     Security,
 )
+from kserve_local.interfaces.devices import Device
 from kserve_local.settings import RuntimeConfig, Settings
 
 RUNTIME_ANNOTATION = f"{names.LOCAL_PREFIX}/runtime"
@@ -226,18 +227,6 @@ def pull_policy(container: Mapping[str, Any]) -> Literal["Always", "IfNotPresent
     return "Always" if "@" not in image and tag in ("", "latest") else "IfNotPresent"
 
 
-def missing_devices(pod: Object, available: Mapping[str, int]) -> tuple[str, ...]:
-    """Return extended resources (`nvidia.com/gpu`) that the Pod wants more of than there are."""
-    wanted: dict[str, float] = {}
-    for container in all_containers(pod):
-        limits = (container.get("resources") or {}).get("limits") or {}
-        requests = (container.get("resources") or {}).get("requests") or {}
-        for resource, value in {**requests, **limits}.items():
-            if "/" in resource:
-                wanted[resource] = wanted.get(resource, 0) + float(quantity.parse(value))
-    return tuple(sorted(r for r, n in wanted.items() if n > available.get(r, 0)))
-
-
 def list_files(folder: Path, *, depth: int = _LISTED_DEPTH) -> frozenset[str]:
     """Return the files below a model directory, relative, at most `depth` levels. Blocking."""
     found: set[str] = set()
@@ -379,11 +368,13 @@ def container_spec(
     *,
     made: dict[str, Path],
     in_docker: bool = False,
+    devices: tuple[Device, ...] | None = None,
 ) -> Built | NoStandIn:
     """Return one container resolved for the backend. Blocking: makes its volumes.
 
     Args:
         in_docker: Its image is what runs.
+        devices: See `ContainerSpec.devices`.
 
     Raises:
         ConfigError: A reference cannot be resolved, in kubelet's words.
@@ -421,6 +412,7 @@ def container_spec(
         ports=ports,
         cpu_limit=limit_of(container, "cpu"),
         memory_limit_bytes=int(memory) if memory else None,
+        devices=devices,
         mounts=mounts,
         readiness=readiness_of(container, ports),
         liveness=probe_of(container.get("livenessProbe"), ports),

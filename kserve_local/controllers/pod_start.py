@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from kserve_local.api import names, scheme
-from kserve_local.api.meta import Key, Object, name_of, namespace_of
+from kserve_local.api.meta import Key, Object, name_of, namespace_of, uid_of
+from kserve_local.controllers import devices
 from kserve_local.controllers.addresses import service_names
+from kserve_local.controllers.devices import DeviceLedger
 from kserve_local.controllers.empty_models import empty_models
 from kserve_local.controllers.environment import ConfigError, NodeFacts, Sources
 from kserve_local.controllers.init_containers import (
@@ -64,6 +66,7 @@ from kserve_local.interfaces.backend import (
     ReplicaSpec,
     ReplicaStatus,
 )
+from kserve_local.interfaces.devices import Device
 from kserve_local.interfaces.storage import StorageInitializer
 from kserve_local.settings import Settings
 
@@ -78,6 +81,7 @@ class PodStarter:
     """Starts what Pods want.
 
     Args:
+        devices: Which Pod has which GPU.
         replicas: What the backend reported last, by uid; shared with the node agent.
         note: Records an Event without waiting.
         wake: Has a Pod looked at again.
@@ -91,6 +95,7 @@ class PodStarter:
     settings: Settings
     interpreter: Interpreter
     node: NodeFacts
+    devices: DeviceLedger
     replicas: MutableMapping[str, ReplicaStatus]
     note: Note
     wake: Callable[[Key], None]
@@ -390,7 +395,13 @@ class PodStarter:
                 name = str(container.get("name"))
                 try:
                     found[name] = container_spec(
-                        pod, container, places, around, made=made, in_docker=work.in_docker
+                        pod,
+                        container,
+                        places,
+                        around,
+                        made=made,
+                        in_docker=work.in_docker,
+                        devices=self._devices_of(pod, name),
                     )
                 except ConfigError as error:
                     found[name] = error
@@ -400,6 +411,21 @@ class PodStarter:
             return found
 
         return await asyncio.to_thread(build)
+
+    def _devices_of(self, pod: Object, container: str) -> tuple[Device, ...] | None:
+        """Return the GPUs that a container may see; None where there are none to hide.
+
+        Raises:
+            ConfigError: One that the Pod was given is not there any more.
+        """
+        lost = self.devices.lost_by(uid_of(pod))
+        if lost:
+            raise ConfigError(
+                f"the Pod was given {', '.join(lost)}, which this machine does not offer any more; "
+                "delete the Pod to have another one placed"
+            )
+        held = devices.of_container(pod, container, self.devices.held_by(uid_of(pod)))
+        return held if held or self.devices.inventory.present else None
 
     async def _specs(
         self, work: Work, pod: Object, containers: Sequence[Mapping[str, Any]]

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from kserve_local.interfaces.devices import Device
+
 POD_IP = "{kserve-local:status.podIP}"
 """In arguments and environment of a replica that gets its address from the backend: the place of
 that address.
@@ -144,6 +146,8 @@ class ContainerSpec:
         program: What runs instead in process mode; None: this container needs Docker.
         ports: Container ports by name (`""` if unnamed) in the Pod's order.
         cpu_limit: Cores; None: no limit.
+        devices: The GPUs that it may see, simulated ones among them, and no other. None: this
+            machine has none, and nothing need be hidden.
         log_path: File that receives stdout and stderr, appended.
     """
 
@@ -162,6 +166,7 @@ class ContainerSpec:
     ports: tuple[tuple[str, int], ...] = ()
     cpu_limit: float | None = None
     memory_limit_bytes: int | None = None
+    devices: tuple[Device, ...] | None = None
     mounts: tuple[Mount, ...] = ()
     readiness: Probe | None = None
     liveness: Probe | None = None

@@ -26,6 +26,7 @@ from kserve_local.controllers.pod import NodeAgent
 from kserve_local.controllers.pod_containers import Interpreter
 from kserve_local.errors import NotFound
 from kserve_local.interfaces.backend import Backend
+from kserve_local.interfaces.devices import DeviceInventory
 from kserve_local.interfaces.routing import RouteSink
 from kserve_local.reconcile.controller import Engine
 from kserve_local.settings import Settings
@@ -43,6 +44,7 @@ class ControlPlane:
     Args:
         routes: Where route tables go: the gateway.
         observed: Where is told what became of each InferenceService's spec.
+        devices: The GPUs of this machine.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class ControlPlane:
         routes: RouteSink,
         addresses: AddressPool,
         observed: Observations,
+        devices: DeviceInventory,
     ) -> None:
         self._settings = settings
         self._store = store
         self._addresses = addresses
         self._facts = node_facts()
+        self._devices = devices
         chain = knative_chain(
             store,
             recorder,
@@ -87,6 +91,7 @@ class ControlPlane:
             addresses,
             _interpreter(settings),
             node=self._facts,
+            devices=devices,
         )
         self._engine = Engine(store, [*chain, self._agent])
 
@@ -108,7 +113,7 @@ class ControlPlane:
         new ones instead of reporting the old ones as failed.
         """
         await ensure_local_gateway(self._store, self._addresses.service_ip)
-        await _tell_of_node(self._store, self._facts)
+        await _tell_of_node(self._store, self._facts, self._devices)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(running(self._agent.run(), name="node-agent"))
             await stack.enter_async_context(running(self._engine.run(), name="controllers"))
@@ -134,9 +139,10 @@ def _interpreter(settings: Settings) -> Interpreter:
     return Interpreter(path=path, has_kserve=has_kserve)
 
 
-def node_status(facts: NodeFacts, *, now: str) -> dict[str, Any]:
+def node_status(facts: NodeFacts, devices: DeviceInventory, *, now: str) -> dict[str, Any]:
     """Return the `status` of the Node that this machine is."""
     size = {"cpu": f"{facts.cpu:g}", "memory": f"{facts.memory_bytes // 1024}Ki", "pods": "1000"}
+    size |= {resource: str(count) for resource, count in devices.size.items()}
     machine = platform.machine()
     return {
         "capacity": size,
@@ -170,8 +176,8 @@ def node_status(facts: NodeFacts, *, now: str) -> dict[str, Any]:
     }
 
 
-async def _tell_of_node(store: Store, facts: NodeFacts) -> None:
+async def _tell_of_node(store: Store, facts: NodeFacts, devices: DeviceInventory) -> None:
     """Say of the Node that it is up and how large it is, for `kubectl get nodes`."""
     node = store.find(Key(scheme.NODE.id, "", facts.name))
     if node is not None:
-        await store.update_status({**node, "status": node_status(facts, now=timestamp())})
+        await store.update_status({**node, "status": node_status(facts, devices, now=timestamp())})

@@ -30,10 +30,10 @@ from kserve_local.apiserver.app import json_route
 from kserve_local.controllers import empty_models, pod_state
 from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.controllers.pod_state import Failure
-from kserve_local.errors import KServeLocalError
 from kserve_local.interfaces.backend import Backend, ReplicaStatus
 from kserve_local.settings import Settings
 from kserve_local.store.store import Store
+from kserve_local.supervisor.pod_usage import PodUsage
 from kserve_local.supervisor.stale import changed_since_start
 from kserve_local.supervisor.stats import Stats
 
@@ -46,6 +46,7 @@ def routes(
     backend: Backend,
     stats: Stats,
     observed: Observations,
+    usage: PodUsage,
     stop: asyncio.Event,
 ) -> Sequence[BaseRoute]:
     """Return the routes that the API server serves besides Kubernetes' own."""
@@ -54,7 +55,7 @@ def routes(
         replicas = {replica.id: replica for replica in await backend.list()}
         probes = _failed_probes(store)
         services = [
-            await _service(isvc, store, replicas, backend, stats, observed.of(isvc), probes)
+            await _service(isvc, store, replicas, usage, stats, observed.of(isvc), probes)
             for isvc in store.list(scheme.INFERENCE_SERVICE.id)
         ]
         if request.query_params.get("changes"):
@@ -83,7 +84,7 @@ async def _service(
     isvc: Object,
     store: Store,
     replicas: dict[str, ReplicaStatus],
-    backend: Backend,
+    usage: PodUsage,
     stats: Stats,
     observed: Observed | None,
     probes: Mapping[str, Object],
@@ -94,11 +95,8 @@ async def _service(
     predictor = (status.get("components") or {}).get("predictor") or {}
     memory = 0
     for pod in pods:
-        if uid_of(pod) in replicas:
-            try:
-                memory += (await backend.usage(uid_of(pod))).memory_bytes
-            except KServeLocalError:
-                continue  # It has ended, or its engine does not answer.
+        if uid_of(pod) in replicas and (used := await usage.of(pod)) is not None:
+            memory += used.memory_bytes
     revisions = _revisions(predictor, pods, replicas)
     figures = [stats.of(f"{namespace}/{r['name']}") for r in revisions]
     ready = get_condition(isvc, "Ready") or {}
@@ -129,10 +127,34 @@ async def _service(
         "runtime": status.get("clusterServingRuntimeName") or status.get("servingRuntimeName", ""),
         "revisions": revisions,
         "memory": memory,
+        "gpus": await _gpus(pods, usage),
         "rps": round(sum(f["rps"] for f in figures), 2),
         "p95": max((f["p95"] for f in figures), default=0.0),
         **_restarts(pods),
     }
+
+
+async def _gpus(pods: Sequence[Object], usage: PodUsage) -> list[dict[str, Any]]:
+    """Return the GPUs of a service's Pods; bytes and percent are None where nobody says."""
+    held = [(pod, device) for pod in pods for device in usage.held_by(pod)]
+    figures = await usage.figures() if held else {}
+    found = []
+    for pod, device in held:
+        now = figures.get(device.id)
+        found.append(
+            {
+                "pod": name_of(pod),
+                "id": device.id,
+                "index": device.index,
+                "name": device.name,
+                "resource": device.resource,
+                "simulated": device.simulated,
+                "memory": device.memory_bytes or None,
+                "memoryUsed": now.memory_used_bytes if now else None,
+                "utilization": now.utilization if now else None,
+            }
+        )
+    return found
 
 
 def _restarts(pods: Sequence[Object]) -> dict[str, Any]:

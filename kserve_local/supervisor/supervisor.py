@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from kserve_local import __version__, procs
 from kserve_local.aio import running
+from kserve_local.backends.gpus import Gpus
 from kserve_local.backends.group import BackendGroup
 from kserve_local.errors import AlreadyExists, Missing
 from kserve_local.settings import Settings, default_python
@@ -125,6 +126,11 @@ async def _start(
     stack.callback(api_socket.close)
     backend = await stack.enter_async_context(_backend(settings, survivors))
     await warm_runtimes(backend.processes, warm, settings)
+    # A driver may need a second to wake; the zygotes import meanwhile.
+    gpus = Gpus()
+    devices = await asyncio.to_thread(gpus.inventory, settings)
+    for text in devices.left_out:
+        logger.warning("%s", text)
 
     # Only now what is slow to import: the zygotes import on the other core meanwhile.
     from kserve_local.supervisor.gateway_process import GatewayProcess
@@ -143,6 +149,8 @@ async def _start(
     from kserve_local.store.store import open_store
     from kserve_local.supervisor import certificates
     from kserve_local.supervisor.control import ControlPlane
+    from kserve_local.supervisor.pod_metrics import routes as metrics_routes
+    from kserve_local.supervisor.pod_usage import PodUsage
     from kserve_local.supervisor.summary import routes as summary_routes
 
     store = await stack.enter_async_context(open_store(settings.database))
@@ -151,9 +159,10 @@ async def _start(
     addresses = AddressPool(settings.state, settings.cache)
     stack.callback(lambda: addresses.close(give_up=not survivors.leave))
     observed = Observations()
-    plane = ControlPlane(settings, store, recorder, backend, gateway, addresses, observed)
+    plane = ControlPlane(settings, store, recorder, backend, gateway, addresses, observed, devices)
     await stack.enter_async_context(plane.running())
 
+    usage = PodUsage(backend, gpus, devices)
     token = _token(settings)
     files = certificates.ensure(settings.state / "tls")
     streams = OpenStreams()
@@ -161,7 +170,10 @@ async def _start(
         store,
         token=token,
         log_reader=FileLogs(store, settings.log_dir),
-        extra_routes=summary_routes(settings, store, backend, stats, observed, stop),
+        extra_routes=[
+            *summary_routes(settings, store, backend, stats, observed, usage, stop),
+            *metrics_routes(store, usage),
+        ],
         streams=streams,
     )
     port = api_socket.getsockname()[1]
@@ -286,6 +298,8 @@ def _announce(
             "version": __version__,
             "project": str(settings.project),
             "backend": settings.backend,
+            "gpu": settings.gpu,
+            "simulate_gpus": settings.simulate_gpus,
             "gateway": {"pid": gateway.pid, "url": gateway.url},
             "api": {"url": url, "kubeconfig": str(settings.kubeconfig)},
             **started_with,

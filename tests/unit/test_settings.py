@@ -43,6 +43,9 @@ def test_a_profile_is_merged_over_the_file(tmp_path: Path) -> None:
         ("gateway: {port: 70000}", "70000 is not a port"),
         ("gateway: {requestTimeout: soon}", '"soon" is not a duration'),
         ("gateway: 5", '"gateway" must hold keys'),
+        ("gpu: first", 'gpu (--gpu): "first" is not auto, none or numbers of GPUs'),
+        ("simulateGpus: -1", "simulateGpus (--simulate-gpus)"),
+        ("simulateGpus: some", "simulateGpus (--simulate-gpus)"),
         ("backend: podman", 'backend "podman" is unknown'),
         ("gateway: {host: 0.0.0.0}", "set auth.token"),
         ("auth: {token: '${NOT_SET}'}", "uses ${NOT_SET}, which is not set"),
@@ -133,3 +136,18 @@ def test_with_a_home_of_our_own_nothing_is_kept_elsewhere(tmp_path: Path) -> Non
     assert len(states) == 2
     assert {state.parent for state in states} == {home / "projects"}
     assert settings.load(one, environ=environ).cache == home / "cache"
+
+
+@pytest.mark.parametrize(
+    ("text", "gpu"),
+    [
+        ("", "auto"),
+        ("gpu: none", "none"),
+        ("gpu: 0", "0"),
+        ("gpu: '1, 0,1'", "1,0"),
+        ("gpu: [2, 3]", "2,3"),
+    ],
+)
+def test_gpus_are_named_by_number(tmp_path: Path, text: str, gpu: str) -> None:
+    assert load(tmp_path, text).gpu == gpu
+    assert load(tmp_path, text, gpu="none").gpu == "none"

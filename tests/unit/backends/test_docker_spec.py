@@ -12,6 +12,7 @@ import pytest
 from kserve_local.backends import docker_pause, docker_spec
 from kserve_local.errors import Invalid
 from kserve_local.interfaces.backend import POD_IP, ContainerSpec, Mount, ReplicaSpec, Security
+from kserve_local.interfaces.devices import Device
 
 STATE = Path("/p/.kserve-local")
 
@@ -218,3 +219,48 @@ def test_the_pause_program_sleeps(tmp_path: Path) -> None:
     assert {len(docker_pause.program(a)) < 200 for a in ("x86_64", "arm64")} == {True}
     with pytest.raises(KeyError):
         docker_pause.program("riscv64")
+
+
+NVIDIA = (Device("GPU-a", 0, "L4"), Device("GPU-b", 1, "L4"))
+AMD = Device(
+    "amd-renderD128", 0, vendor="amd", paths=("/dev/kfd", "/dev/dri/renderD128"), groups=(44, 993)
+)
+
+
+def test_gpus_are_asked_for_by_id() -> None:
+    """A count would let the engine choose, and two containers share."""
+    made = request(spec(devices=NVIDIA))
+    assert made["HostConfig"]["DeviceRequests"] == [
+        {
+            "Driver": "nvidia",
+            "DeviceIDs": ["GPU-a", "GPU-b"],
+            "Capabilities": [["gpu", "compute", "utility"]],
+        }
+    ]
+    assert "Devices" not in made["HostConfig"]
+    assert made["Env"] == []
+
+
+def test_amd_gpus_are_files_and_groups() -> None:
+    host = request(spec(devices=(AMD,), security=Security(groups=(2000, 44))))["HostConfig"]
+    assert host["Devices"] == [
+        {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw"}
+        for path in ("/dev/kfd", "/dev/dri/renderD128")
+    ]
+    assert host["GroupAdd"] == ["2000", "44", "993"]
+    assert "DeviceRequests" not in host
+
+
+@pytest.mark.parametrize("devices", [(), (Device("simulated-0", 0, simulated=True),)])
+def test_without_a_limit_no_gpu_is_seen(devices: tuple[Device, ...]) -> None:
+    """CUDA's images ask for all of them, and NVIDIA's runtime may be the engine's default."""
+    env = (("NVIDIA_VISIBLE_DEVICES", "all"), ("A", "1"))
+    made = request(spec(devices=devices, env=env))
+    assert made["Env"] == ["A=1", "NVIDIA_VISIBLE_DEVICES=void"]
+    assert not {"DeviceRequests", "Devices"} & set(made["HostConfig"])
+
+
+def test_a_machine_without_gpus_says_nothing_of_them() -> None:
+    made = request(spec(env=(("NVIDIA_VISIBLE_DEVICES", "all"),)))
+    assert made["Env"] == ["NVIDIA_VISIBLE_DEVICES=all"]
+    assert not {"DeviceRequests", "Devices"} & set(made["HostConfig"])

@@ -10,6 +10,7 @@ import pytest
 
 from kserve_local.backends import launch
 from kserve_local.interfaces.backend import ContainerSpec, Mount, Program, ReplicaSpec
+from kserve_local.interfaces.devices import Device
 from podlauncher.network import Network
 
 MODELS = Mount("/mnt/models", Path("/real/iris"))
@@ -213,3 +214,39 @@ def test_ports_are_mapped_where_pods_have_no_address():
     assert net.server_address("0.0.0.0", 8080) == ("127.0.0.1", 41000)
     assert net.peer_address("localhost", 8080) == ("127.0.0.1", 41000)
     assert net.server_address("127.0.0.1", 41000) == ("127.0.0.1", 41000)
+
+
+NVIDIA = (Device("GPU-a", 0), Device("GPU-b", 3))
+AMD = (Device("amd-renderD128", 2, vendor="amd"),)
+
+
+@pytest.mark.parametrize(
+    ("devices", "given", "cuda", "hip"),
+    [
+        (NVIDIA, {}, "GPU-a,GPU-b", None),
+        # Numbers count within the Pod's own, as in a container.
+        (NVIDIA, {"CUDA_VISIBLE_DEVICES": "1"}, "GPU-b", None),
+        (NVIDIA, {"CUDA_VISIBLE_DEVICES": "1,0"}, "GPU-b,GPU-a", None),
+        (NVIDIA, {"CUDA_VISIBLE_DEVICES": "2"}, "GPU-a,GPU-b", None),
+        (NVIDIA, {"CUDA_VISIBLE_DEVICES": "GPU-of-another"}, "GPU-a,GPU-b", None),
+        (AMD, {}, "", "2"),
+        ((), {}, "", "-1"),
+        ((), {"CUDA_VISIBLE_DEVICES": "0"}, "", "-1"),
+        ((Device("simulated-0", 0, simulated=True),), {}, "", "-1"),
+        (None, {}, None, None),
+        (None, {"CUDA_VISIBLE_DEVICES": "0"}, "0", None),
+    ],
+)
+def test_a_process_sees_the_pods_gpus_and_no_other(
+    devices: tuple[Device, ...] | None, given: dict[str, str], cuda: str | None, hip: str | None
+) -> None:
+    program = Program("source", "i", ("model.py",))
+    made = launched(container(devices=devices, env=tuple(given.items())), program)
+    env = made["env"]
+    assert isinstance(env, dict)
+    assert (env.get("CUDA_VISIBLE_DEVICES"), env.get("HIP_VISIBLE_DEVICES")) == (cuda, hip)
+
+
+def test_pods_with_different_gpus_share_a_zygote() -> None:
+    """Which are visible is read at the first use, after the fork."""
+    assert launch.import_time_env({"CUDA_VISIBLE_DEVICES": "GPU-a"}) == ()

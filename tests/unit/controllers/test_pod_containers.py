@@ -1,4 +1,4 @@
-"""Probes, ports, limits, devices of containers, with Kubernetes' and KServe's defaults."""
+"""Probes, ports, limits of containers, with Kubernetes' and KServe's defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from kserve_local.controllers.pod_containers import (
     grace_of,
     limit_of,
     list_files,
-    missing_devices,
     ports_of,
     probe_of,
     readiness_of,
@@ -68,14 +67,6 @@ def test_limits_are_cores_and_bytes() -> None:
     assert limit_of(container, "cpu") == 0.5
     assert limit_of(container, "memory") == 2**30
     assert limit_of({}, "cpu") is None
-
-
-def test_devices_that_are_not_there_are_named() -> None:
-    limits = {"limits": {"nvidia.com/gpu": "1", "cpu": "64"}}
-    pod = {"spec": {"containers": [{"resources": limits}, {"resources": limits}]}}
-    assert missing_devices(pod, {}) == ("nvidia.com/gpu",)
-    assert missing_devices(pod, {"nvidia.com/gpu": 1}) == ("nvidia.com/gpu",)
-    assert missing_devices(pod, {"nvidia.com/gpu": 2}) == ()
 
 
 def test_the_grace_of_the_deletion_wins() -> None:
