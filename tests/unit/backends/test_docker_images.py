@@ -6,6 +6,7 @@ import io
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from kserve_local.backends import docker_images
 from kserve_local.backends.docker_builds import step_of
 from kserve_local.backends.environments import EXTRAS
 from kserve_local.errors import Missing
+from kserve_local.interfaces.backend import Build
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -20,6 +22,11 @@ REPOSITORY = Path(__file__).parents[3]
 def names_in(archive: bytes) -> set[str]:
     with tarfile.open(fileobj=io.BytesIO(archive)) as found:
         return set(found.getnames())
+
+
+def source_of(image: str, context: Path, **more: Any) -> docker_images.Recipe:
+    """Return the recipe of a folder."""
+    return docker_images.source(image, Build(context=context, **more), {})
 
 
 @pytest.mark.parametrize("server", EXTRAS)
@@ -72,20 +79,20 @@ def context(tmp_path: Path) -> Path:
 
 
 def test_a_users_image_is_named_by_what_is_in_it(context: Path) -> None:
-    before = docker_images.source("my/fraud:dev", context)
+    before = source_of("my/fraud:dev", context)
     assert re.fullmatch(r"kserve-local/source/my-fraud:[0-9a-f]{12}", before.image)
-    assert docker_images.source("my/fraud:dev", context).image == before.image
+    assert source_of("my/fraud:dev", context).image == before.image
     (context / "model.py").write_text("x = 2\n")
-    after = docker_images.source("my/fraud:dev", context)
+    after = source_of("my/fraud:dev", context)
     assert after.image != before.image
     (context / "model.py").chmod(0o755)
-    assert docker_images.source("my/fraud:dev", context).image != after.image
+    assert source_of("my/fraud:dev", context).image != after.image
     assert names_in(after.archive()) == {"Dockerfile", "model.py", "data/big.bin", "data/keep.txt"}
     assert after.labels[docker_images.SOURCE] == str(context)
 
 
 def test_a_name_of_a_registry_with_a_port_gives_a_valid_one(context: Path) -> None:
-    image = docker_images.source("reg.io:5000/Team/Fraud", context).image
+    image = source_of("reg.io:5000/Team/Fraud", context).image
     assert re.fullmatch(r"[a-z0-9/._-]+:[0-9a-f]{12}", image)
 
 
@@ -102,14 +109,30 @@ def test_a_name_of_a_registry_with_a_port_gives_a_valid_one(context: Path) -> No
 )
 def test_a_dockerignore_is_heeded(context: Path, ignore: str, held: set[str]) -> None:
     (context / ".dockerignore").write_text(ignore)
-    found = names_in(docker_images.source("a:b", context).archive())
+    found = names_in(source_of("a:b", context).archive())
     assert found - {".dockerignore"} == held | {"Dockerfile"}
 
 
-def test_a_folder_without_a_dockerfile_says_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_without_a_dockerfile_or_command_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(Missing, match=r'image "a:b": .* has no Dockerfile') as error:
-        docker_images.source("a:b", tmp_path)
-    assert "as a process" in error.value.hint
+        source_of("a:b", tmp_path)
+    assert "images.a:b.command: [python, model.py]" in error.value.hint
+
+
+def test_source_without_a_dockerfile_becomes_python_with_what_it_needs(context: Path) -> None:
+    (context / "Dockerfile").unlink()
+    plain = source_of("a:b", context, command=("python", "model.py"))
+    text = plain.texts[plain.dockerfile].decode()
+    assert 'ENTRYPOINT ["python", "model.py"]' in text
+    assert "USER 1000" in text
+    lines = plain.texts[".kserve-local.requirements.txt"]
+    assert lines == b""
+    (context / "requirements.txt").write_text("numpy\n")
+    more = source_of("a:b", context, command=("python", "model.py"), packages=("kserve==0.20.0",))
+    assert more.texts[".kserve-local.requirements.txt"] == b"kserve==0.20.0\nnumpy\n"
+    assert more.image != plain.image
+    with pytest.raises(Missing, match="requirements file"):
+        source_of("a:b", context, command=("x",), requirements=context / "gone.txt")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +147,7 @@ def test_a_folder_without_a_dockerfile_says_what_to_do(tmp_path: Path) -> None:
 )
 def test_what_only_buildkit_knows_is_seen(context: Path, text: str, needs: bool) -> None:
     (context / "Dockerfile").write_text(text)
-    assert docker_images.source("a:b", context).needs_buildkit is needs
+    assert source_of("a:b", context).needs_buildkit is needs
 
 
 def test_live_source_lies_where_the_image_has_it(context: Path) -> None:
