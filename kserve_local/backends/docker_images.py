@@ -7,6 +7,7 @@ Reads files; knows no engine. Two kinds: our model servers from the installed
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -61,6 +62,10 @@ USER 1000:1000
 ENTRYPOINT {command}
 """
 _PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+"""Build arguments that every engine knows, and keeps out of the image's history."""
+_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+"""What Debian's and Red Hat's tools trust."""
 _NEVER = ("__pycache__", ".git", ".venv", ".kserve-local")
 _SYSTEM: Mapping[str, str] = {"lgbserver": "libgomp1", "predictiveserver": "libgomp1"}
 # A library of NVIDIA's that xgboost asks for and only trains with.
@@ -141,7 +146,7 @@ def runtime(server: str, environ: Mapping[str, str], *, base: str = BASE) -> Rec
         "SYSTEM": _SYSTEM.get(server, ""),
     }
     digest = _digest(files, arguments)
-    pip = {name: environ[name] for name in _PIP if environ.get(name)}
+    pip = {name: environ[name] for name in (*_PIP, *_PROXIES) if environ.get(name)}
     return Recipe(
         image=f"{_REPOSITORY}/{server}:{__version__}-{digest}",
         label=server,
@@ -173,18 +178,13 @@ def _beside(root: Path, name: str) -> Path:
 
 
 def _certificates(environ: Mapping[str, str]) -> bytes:
-    """Return the certificates that pip needs where a proxy has its own; empty: none named."""
-    for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-        if environ.get(name):
-            try:
-                return Path(environ[name]).read_bytes()
-            except OSError:
-                continue
-    own = ssl.get_default_verify_paths().cafile
-    try:
-        return Path(own).read_bytes() if own else b""
-    except OSError:
-        return b""
+    """Return the certificates that this machine trusts: a proxy may have its own. Empty: none."""
+    named = (environ.get(name) for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
+    for place in (*named, *_BUNDLES, ssl.get_default_verify_paths().cafile):
+        if place:
+            with contextlib.suppress(OSError):
+                return Path(place).read_bytes()
+    return b""
 
 
 def source(image: str, build: Build, environ: Mapping[str, str], *, base: str = BASE) -> Recipe:
@@ -253,7 +253,7 @@ def _without_dockerfile(
         label=image,
         files=files,
         texts={**own, _CERTIFICATES: _certificates(environ)},
-        arguments={name: environ[name] for name in _PIP if environ.get(name)},
+        arguments={n: environ[n] for n in (*_PIP, *_PROXIES) if environ.get(n)},
         dockerfile=_OWN_RECIPE,
         context=str(build.context),
     )

@@ -43,10 +43,15 @@ def test_a_servers_image_holds_the_servers_and_the_recipe(server: str) -> None:
 def test_pips_settings_reach_the_build_and_not_the_name(tmp_path: Path) -> None:
     plain = docker_images.runtime("sklearnserver", {})
     (tmp_path / "ca.pem").write_text("certificate")
-    environ = {"PIP_INDEX_URL": "http://mirror/simple", "PIP_CERT": str(tmp_path / "ca.pem")}
+    environ = {
+        "PIP_INDEX_URL": "http://mirror/simple",
+        "PIP_CERT": str(tmp_path / "ca.pem"),
+        "HTTPS_PROXY": "http://proxy:3128",
+    }
     told = docker_images.runtime("sklearnserver", environ)
     assert told.image == plain.image
     assert told.arguments["PIP_INDEX_URL"] == "http://mirror/simple"
+    assert told.arguments["HTTPS_PROXY"] == "http://proxy:3128"
     assert told.texts["ca.pem"] == b"certificate"
     other = docker_images.runtime("sklearnserver", {}, base="python:3.12-slim")
     assert other.image != plain.image
