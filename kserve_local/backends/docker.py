@@ -409,16 +409,12 @@ class DockerBackend:
         own = self._files.of(spec.id) / "hosts"
         replica.place = place = replace(standby.place, hosts=own)
 
-        def write() -> None:
+        def save() -> None:
             self._files.save(spec)
             self._files.alias(spec.id, standby.id)
-            text = docker_spec.hosts_file(spec, place.inner, host=self._host)
-            for path in (own, standby.place.hosts):
-                # In place: the containers see this very file.
-                path.write_text(text)
-                path.chmod(0o644)
 
-        await asyncio.to_thread(write)
+        await asyncio.to_thread(save)
+        await self._write_hosts(replica, place)
         for item in spec.containers:
             found = await self._engine.call("inspect_container", standby.containers[item.name])
             container = self._new_container(replica, item)
@@ -483,6 +479,31 @@ class DockerBackend:
         except TimeoutError:
             await found.signal(signal.SIGKILL)
             await asyncio.wait_for(found.gone(), _KILL_WAIT)
+
+    async def resolve(self, replica: str, names: tuple[tuple[str, str], ...]) -> None:
+        """Rewrite the Pod's hosts file. See `Backend.resolve`."""
+        found = self._replicas.get(replica)
+        if found is None or found.spec.resolve == names or found.ending.task is not None:
+            return
+        found.spec = replace(found.spec, resolve=names)
+        await asyncio.to_thread(self._files.save, found.spec)
+        if found.place is not None:
+            await self._write_hosts(found, found.place)
+
+    async def _write_hosts(self, replica: _Replica, place: Place) -> None:
+        """Write the hosts file of a Pod, in place: the containers see this very file."""
+        text = docker_spec.hosts_file(replica.spec, place.inner, host=self._host)
+        mounted = [place.hosts]
+        if replica.standby:
+            mounted.append(self._standbys.hosts_of(replica.standby))
+
+        def write() -> None:
+            for path in mounted:
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                path.write_text(text)
+                path.chmod(0o644)
+
+        await asyncio.to_thread(write)
 
     async def stop(self, replica: str, *, grace: float) -> None:
         """End a replica and everything of it. See `Backend.stop`.

@@ -141,6 +141,10 @@ class Standbys:
         """How many there are."""
         return len(self._by_key)
 
+    def hosts_of(self, id: str) -> Path:
+        """Return the hosts file that the containers of a standby have mounted."""
+        return self.folder / id / "hosts"
+
     def key_of(self, spec: ReplicaSpec) -> str:
         """Return the key of a Pod; empty: it has no standby."""
         if not self.settings.standby:

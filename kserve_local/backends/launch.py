@@ -260,6 +260,7 @@ def launch(
             "ports": {str(k): v for k, v in ports.items() if k != v},
             "listen": list(pod_ports(spec)),
             "resolve": dict(spec.resolve),
+            "resolve_file": str(run_file.parent / ".names.json"),
             "namespace": spec.namespace,
             "hostname": spec.pod,
         },

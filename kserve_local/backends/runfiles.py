@@ -87,6 +87,10 @@ class RunFiles:
         """Return the path of the file that says how a container ended."""
         return self.of(replica) / f"{container}.exit"
 
+    def names(self, replica: str) -> Path:
+        """Return the path of the file with the names that came after a replica's start."""
+        return self.of(replica) / ".names.json"
+
     def save(self, spec: ReplicaSpec) -> None:
         """Write the replica's spec; makes its folder."""
         self.of(spec.id).mkdir(parents=True, exist_ok=True, mode=0o700)

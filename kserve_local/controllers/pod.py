@@ -31,7 +31,7 @@ from kserve_local.api.meta import (
 )
 from kserve_local.controllers import devices as gpus
 from kserve_local.controllers import empty_models, pod_state
-from kserve_local.controllers.addresses import AddressPool
+from kserve_local.controllers.addresses import AddressPool, service_names
 from kserve_local.controllers.devices import DeviceLedger
 from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.init_containers import recall
@@ -39,6 +39,7 @@ from kserve_local.controllers.pod_containers import (
     Interpreter,
     all_containers,
     grace_of,
+    host_aliases,
     init_containers,
 )
 from kserve_local.controllers.pod_plan import Plan, Record, id_of, plan_pod, restarted
@@ -70,6 +71,8 @@ DRAIN = 0.25
 """Seconds between a Pod leaving the routes and SIGTERM: the gateway's table is swapped by then."""
 _MAX_EVENTS = 1000
 _UNKNOWN_GRACE = 5.0
+_NAMES_EVERY = 0.2
+"""Seconds in which changes of Services are told together."""
 _KEPT_LOGS = 20
 
 
@@ -115,6 +118,7 @@ class NodeAgent:
         self._by_key: dict[Key, str] = {}
         self._replicas: dict[str, ReplicaStatus] = {}
         self._adopted = asyncio.Event()
+        self._new_names = asyncio.Event()
         self._add: Callable[[Key], None] = lambda key: None
         self._tasks: asyncio.TaskGroup | None = None
         self._events: asyncio.Queue[tuple[Object, Literal["Normal", "Warning"], str, str, str]] = (
@@ -138,9 +142,10 @@ class NodeAgent:
 
     @property
     def watches(self) -> Sequence[Watch]:
-        """Pods, and the Secrets and ConfigMaps that blocked Pods wait for."""
+        """Pods, the Secrets and ConfigMaps that blocked Pods wait for, and Services."""
         return (
             Watch(scheme.POD.id, itself),
+            Watch(scheme.SERVICE.id, self._names_changed),
             Watch(scheme.SECRET.id, self._blocked_in),
             Watch(scheme.CONFIG_MAP.id, self._blocked_in),
         )
@@ -162,12 +167,36 @@ class NodeAgent:
                 found.append(work.key)
         return found
 
+    def _names_changed(self, service: Object) -> Iterable[Key]:
+        """Note that running Pods have names to learn; no Pod has to be looked at for it."""
+        self._new_names.set()
+        return ()
+
+    async def _tell_names(self) -> None:
+        """Let running Pods resolve the Services of now, a moment after the last change."""
+        while True:
+            await self._new_names.wait()
+            await asyncio.sleep(_NAMES_EVERY)
+            self._new_names.clear()
+            known: dict[str, dict[str, str]] = {}
+            for work in list(self._work.values()):
+                pod = self._store.find(work.key)
+                if pod is None or work.stopping or work.uid not in self._replicas:
+                    continue
+                namespace = work.key.namespace
+                if namespace not in known:
+                    services = self._store.list(scheme.SERVICE.id)
+                    known[namespace] = dict(service_names(services, namespace=namespace))
+                names = {**known[namespace], **host_aliases(pod)}
+                await self._backend.resolve(work.uid, tuple(names.items()))
+
     async def run(self) -> None:
         """Adopt what runs, then follow the backend until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             try:
                 tasks.create_task(self._write_events(), name="node-agent-events")
+                tasks.create_task(self._tell_names(), name="node-agent-names")
                 await self._adopt()
                 async for event in self._backend.events():
                     self._on_backend_event(event)

@@ -319,6 +319,12 @@ class Backend(Protocol):
             NotFound: No such replica or container.
         """
 
+    async def resolve(self, replica: str, names: tuple[tuple[str, str], ...]) -> None:
+        """Let a running replica resolve these names (`ReplicaSpec.resolve`) from now on.
+
+        A replica that is gone is left alone.
+        """
+
     async def stop(self, replica: str, *, grace: float) -> None:
         """SIGTERM, wait `grace`, SIGKILL, reap. Idempotent; returns once nothing is left."""
 

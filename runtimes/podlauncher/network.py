@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -34,6 +36,7 @@ class Network:
     Args:
         config: `ip` (where to listen), `ports` (Pod's port -> real port), `listen` (ports of all
             containers of the Pod), `resolve` (name -> address, `*.x` for anything below x),
+            `resolve_file` (JSON like `resolve`, with the names that have come since the start),
             `namespace`, `hostname`.
     """
 
@@ -43,11 +46,31 @@ class Network:
         self.listening = {int(p) for p in config.get("listen", ())} | set(self.ports)
         self.namespace: str = config.get("namespace", "")
         self.hostname: str = config.get("hostname", "")
-        names = {k.lower().rstrip("."): v for k, v in config.get("resolve", {}).items()}
+        self.names_file: str = config.get("resolve_file", "")
+        self._read: tuple[int, int] = (0, 0)
+        self._know(config.get("resolve", {}))
+
+    def _know(self, resolve: dict[str, str]) -> None:
+        names = {k.lower().rstrip("."): v for k, v in resolve.items()}
         self.names = {k: v for k, v in names.items() if not k.startswith("*.")}
         self.below = {k[1:]: v for k, v in names.items() if k.startswith("*.")}
         if self.hostname:
             self.names.setdefault(self.hostname.lower(), self.ip)
+
+    def _know_more(self) -> bool:
+        """Read the names that have come since; tell if there is news."""
+        try:
+            found = os.stat(self.names_file)
+            version = (found.st_mtime_ns, found.st_ino)
+            if version == self._read:
+                return False
+            with open(self.names_file) as file:
+                names = json.load(file)
+        except (OSError, ValueError):
+            return False
+        self._read = version
+        self._know(names)
+        return True
 
     def server_address(self, host: Any, port: Any) -> tuple[Any, Any]:
         """Return where a server that asks for (host, port) listens; unchanged if none of ours."""
@@ -81,16 +104,25 @@ class Network:
             return None
         name = host.lower().rstrip(".")
         short = next((name[: -len(s)] for s in _SUFFIXES if name.endswith(s)), name)
+        found = self._known(name, short)
+        # An address or a name of the outside world has no Service, however often one asks.
+        if found is None and (short != name or name.count(".") < 2) and self._know_more():
+            found = self._known(name, short)
+        if found is not None:
+            return found
+        if short != name:
+            import socket
+
+            raise socket.gaierror(socket.EAI_NONAME, f"no Service answers to {host}")
+        return None
+
+    def _known(self, name: str, short: str) -> str | None:
         for candidate in (name, short, f"{short}.{self.namespace}", f"{short}.svc"):
             if candidate in self.names:
                 return str(self.names[candidate])
         for suffix, address in self.below.items():
             if name.endswith(suffix) or f"{short}.svc".endswith(suffix):
                 return str(address)
-        if short != name:
-            import socket
-
-            raise socket.gaierror(socket.EAI_NONAME, f"no Service answers to {host}")
         return None
 
     def server_target(self, address: Any) -> Any:

@@ -9,6 +9,7 @@ import signal
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -94,6 +95,17 @@ async def test_an_image_without_a_program_is_missing_and_leaves_nothing(
     with pytest.raises(Missing, match=r"(?i)docker"):
         await backend.start(world.replica(good, world.without_a_program(bad)))
     assert await backend.list() == []
+
+
+async def test_names_that_come_after_the_start_resolve(world: World, backend: Backend):
+    await backend.start(replace(world.replica(), resolve=(("old.default", "10.0.0.1"),)))
+    status = (await wait_for(backend, "ready")).status
+    assert (await get(status, "/resolve?new.default"))["address"] == ""
+    names = (("old.default", "10.0.0.1"), ("new.default", "10.0.0.2"))
+    await backend.resolve("uid-1", names)
+    assert (await get(status, "/resolve?new.default"))["address"] == "10.0.0.2"
+    assert (await get(status, "/resolve?old.default"))["address"] == "10.0.0.1"
+    await backend.resolve("nobody", names)
 
 
 async def test_stop_ends_everything_and_is_idempotent(world: World, backend: Backend):

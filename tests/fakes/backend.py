@@ -56,6 +56,7 @@ class FakeBackend:
         self.starts: list[str] = []
         self.stops: list[tuple[str, float]] = []
         self.specs: list[ReplicaSpec] = []
+        self.names: dict[str, dict[str, str]] = {}
         self.changed = asyncio.Event()
         self._queue: asyncio.Queue[ReplicaEvent] = asyncio.Queue()
         self._pid = 100_000
@@ -146,6 +147,11 @@ class FakeBackend:
 
     async def stop_container(self, replica: str, container: str, *, grace: float) -> None:
         self.end(replica, container, code=137)
+
+    async def resolve(self, replica: str, names: tuple[tuple[str, str], ...]) -> None:
+        if replica in self.machine:
+            self.names[replica] = dict(names)
+            self.changed.set()
 
     async def stop(self, replica: str, *, grace: float) -> None:
         self.stops.append((replica, grace))

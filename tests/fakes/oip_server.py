@@ -11,6 +11,7 @@ import http.server
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +29,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Health, readiness and what the process sees of itself."""
         if self.path == "/facts":
             self._answer(200, facts())
+        elif self.path.startswith("/resolve?"):
+            try:
+                found = socket.gethostbyname(self.path.partition("?")[2])
+            except OSError:
+                found = ""
+            self._answer(200, {"address": found})
         elif self.path == "/environment":
             self._answer(200, dict(os.environ))
         elif self.path in ("/v2/health/live", "/"):
