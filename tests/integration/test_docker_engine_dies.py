@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -213,7 +214,7 @@ def test_down_while_the_engine_is_away_leaves_nothing_once_it_is_back(
 ) -> None:
     engine.kill()
     stopping = subprocess.Popen(
-        ["python", "-m", "kserve_local.cli.main", "down"], cwd=served.folder,
+        [sys.executable, "-m", "kserve_local.cli.main", "down"], cwd=served.folder,
         env={**os.environ, **served.env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     time.sleep(1.0)
