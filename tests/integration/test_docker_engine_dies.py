@@ -119,7 +119,11 @@ def engine() -> Iterator[Engine]:
         assert made.process is not None
         made.process.terminate()
         made.process.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
+        # An engine that was killed has left its mounts, one above the other.
+        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in reversed([at for at in mounted if at.startswith(str(folder))]):
+            subprocess.run(["umount", "--lazy", place], check=True)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture
