@@ -57,6 +57,8 @@ from kserve_local.settings import Settings
 log = logging.getLogger(__name__)
 
 _KILL_WAIT = 10.0
+_NETWORK = ".network"
+"""Among the run files: there may be a network to remove, also where no Pod is left."""
 _OVERLAP = 2
 """Seconds of the engine's events that are read twice after a break."""
 
@@ -585,6 +587,7 @@ class DockerBackend:
             await self._standbys.close()
             with contextlib.suppress(KServeLocalError):
                 await self._engine.call("remove_network", self._network)
+            await asyncio.to_thread(self._files.unmark, _NETWORK)
         await asyncio.gather(*(c.leave() for c in self._by_container.values()))
         # From here on they are the next backend's.
         self._replicas.clear()
@@ -673,6 +676,7 @@ class DockerBackend:
                 await self._engine.call(
                     "create_network", self._network, driver="bridge", labels=labels
                 )
+            await asyncio.to_thread(self._files.mark, _NETWORK)
             await self._find_host()
 
     async def _find_host(self) -> None:

@@ -107,6 +107,15 @@ class RunFiles:
         except (OSError, UnicodeDecodeError):
             return ""
 
+    def mark(self, name: str) -> None:
+        """Leave a mark beside the replicas."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.folder / name).touch(mode=0o600)
+
+    def unmark(self, name: str) -> None:
+        """Take a mark away."""
+        (self.folder / name).unlink(missing_ok=True)
+
     def load(self) -> list[ReplicaSpec]:
         """Return the specs of all replicas that left run files; folders without one are removed."""
         found: list[ReplicaSpec] = []
@@ -115,6 +124,8 @@ class RunFiles:
         except FileNotFoundError:
             return found
         for folder in folders:
+            if folder.name.startswith("."):
+                continue  # a mark
             try:
                 spec = _spec().validate_json((folder / ".replica.json").read_bytes())
                 # Ids and names become paths: what a file says must not lead elsewhere.

@@ -93,7 +93,7 @@ def survivors(settings: Settings) -> list[str]:
             pids = [pid]
         found += [f"{file.stem} (pid {pid})" for pid in pids[:1]]
     # Only the engine knows; it need not be there to be asked.
-    found += [f"container {file.stem}" for file in (settings.run_dir / "containers").glob("*")]
+    found += [f"container {file.stem}" for file in (settings.run_dir / "containers").glob("[!.]*")]
     return found
 
 

@@ -167,6 +167,22 @@ def test_kills_lose_no_container_and_leave_none(mixed: Project) -> None:
     assert containers(mixed) == []
 
 
+def networks(own: Project) -> list[str]:
+    label = f"label=kserve-local.dev/state={own.state}"
+    command = ["docker", "network", "ls", "--quiet", "--filter", label]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_down_after_a_kill_takes_the_network_too_when_no_pod_is_left(mixed: Project) -> None:
+    mixed.up()
+    mixed.run("delete", "isvc", "any")
+    wait_until(lambda: containers(mixed) == [], why="its containers are gone")
+    os.kill(int(mixed.run_file["pid"]), signal.SIGKILL)
+    assert len(networks(mixed)) == 1
+    mixed.run("down")
+    assert networks(mixed) == []
+
+
 def test_containers_of_a_project_whose_folder_is_gone_can_be_removed(mixed: Project) -> None:
     mixed.up()
     os.kill(int(mixed.run_file["pid"]), signal.SIGKILL)

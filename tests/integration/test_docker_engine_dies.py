@@ -57,6 +57,7 @@ class Engine:
     """A dockerd on a socket and in folders of its own."""
 
     folder: Path
+    bridge: str
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,7 +72,7 @@ class Engine:
             self.process = subprocess.Popen(
                 ["dockerd", "--host", self.host, "--data-root", str(self.folder / "data"),
                  "--exec-root", str(self.folder / "exec"), "--pidfile",
-                 str(self.folder / "docker.pid"), "--iptables=false",
+                 str(self.folder / "docker.pid"), "--iptables=false", "--bip", self.bridge,
                  "--default-address-pool", "base=10.213.0.0/16,size=24"],
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
@@ -99,13 +100,21 @@ class Engine:
         return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
 
 
+def bridge_of_the_machine() -> str:
+    """Return address and prefix of the default bridge of the machine's engine."""
+    form = "{{range .IPAM.Config}}{{.Gateway}} {{.Subnet}}{{end}}"
+    words = ["docker", "--host", ENGINE, "network", "inspect", "bridge", "--format", form]
+    gateway, subnet = subprocess.check_output(words, text=True).split()
+    return f"{gateway}/{subnet.partition('/')[2]}"
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    # It shares docker0 with the machine's engine, and uses it for nothing: told of another bridge,
-    # or of none, it would take that one away.
+    # It shares docker0 with the machine's engine, at the address that it has, and uses it for
+    # nothing: told of another bridge, or of none, it would take that one away.
     # Sockets have short paths.
     folder = Path(tempfile.mkdtemp(prefix="kl-engine-", dir="/tmp"))
-    made = Engine(folder)
+    made = Engine(folder, bridge_of_the_machine())
     made.start()
     try:
         with subprocess.Popen(
