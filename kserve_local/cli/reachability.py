@@ -65,15 +65,7 @@ async def with_reachability(
         namespace: Where objects go that name none.
         patience: Longest time for one source.
     """
-    initializer = Initializer(
-        cache=settings.cache,
-        project=settings.project,
-        mirrors=settings.mirrors,
-        claims=settings.claims,
-        env={**os.environ, **settings.storage_env},
-        offline=settings.offline,
-        limits=_LIMITS,
-    )
+    initializer = Initializer.of(settings, os.environ, limits=_LIMITS)
     with tempfile.TemporaryDirectory(prefix="kserve-local-") as folder:
         project = Project(files, namespace)
         checks = _Checks(project, settings, initializer, Path(folder), patience)

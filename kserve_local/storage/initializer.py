@@ -20,6 +20,7 @@ from kserve_local.api.storage_uris import without_secrets
 from kserve_local.errors import StorageError
 from kserve_local.interfaces.backend import Progress
 from kserve_local.interfaces.storage import Fetched, StorageRequest
+from kserve_local.settings import Settings
 from kserve_local.storage.local import (
     as_folder,
     claim_path,
@@ -81,6 +82,25 @@ class Initializer:
         self._unpacking = unpacking
         self._fetches = concurrent.futures.ThreadPoolExecutor(_MAX_FETCHES, "storage-fetch")
         self._files: concurrent.futures.ThreadPoolExecutor | None = None
+
+    @classmethod
+    def of(
+        cls, settings: Settings, environ: Mapping[str, str], *, limits: Limits | None = None
+    ) -> Initializer:
+        """Return the initializer of a project as it is configured.
+
+        Args:
+            environ: The user's environment; the project's own `storage` settings go before it.
+        """
+        return cls(
+            cache=settings.cache,
+            project=settings.project,
+            mirrors=settings.mirrors,
+            claims=settings.claims,
+            env={**environ, **settings.storage_env},
+            offline=settings.offline,
+            limits=limits,
+        )
 
     async def fetch(self, request: StorageRequest, report: Callable[[Progress], None]) -> Fetched:
         """Return the local folder that holds the source's content; see `interfaces.storage`."""

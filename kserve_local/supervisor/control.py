@@ -78,14 +78,7 @@ class ControlPlane:
         self._agent = NodeAgent(
             store,
             backend,
-            Initializer(
-                cache=settings.cache,
-                project=settings.project,
-                mirrors=settings.mirrors,
-                claims=settings.claims,
-                env={**os.environ, **settings.storage_env},
-                offline=settings.offline,
-            ),
+            Initializer.of(settings, os.environ),
             recorder,
             settings,
             addresses,
