@@ -498,14 +498,7 @@ class DockerBackend:
         mounted = [place.hosts]
         if replica.standby:
             mounted.append(self._standbys.hosts_of(replica.standby))
-
-        def write() -> None:
-            for path in mounted:
-                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                path.write_text(text)
-                path.chmod(0o644)
-
-        await asyncio.to_thread(write)
+        await asyncio.to_thread(_write_readable, text, mounted)
 
     async def stop(self, replica: str, *, grace: float) -> None:
         """End a replica and everything of it. See `Backend.stop`.
@@ -625,13 +618,7 @@ class DockerBackend:
             found = await self._engine.call("inspect_container", made["Id"])
             place = replace(self._placed(spec, found), hosts=folder / "hosts")
             text = docker_spec.hosts_file(spec, place.inner, host=self._host)
-
-            def write() -> None:
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                place.hosts.write_text(text)
-                place.hosts.chmod(0o644)
-
-            await asyncio.to_thread(write)
+            await asyncio.to_thread(_write_readable, text, [place.hosts])
         except BaseException:
             await asyncio.shield(self._remove(str(made["Id"])))
             raise
@@ -736,6 +723,14 @@ class DockerBackend:
     async def _remove(self, id: str) -> None:
         with contextlib.suppress(NotFound):
             await self._engine.call("remove_container", id, force=True, v=True)
+
+
+def _write_readable(text: str, paths: Sequence[Path]) -> None:
+    """Write files that any user of a container can read, in folders that are private here."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.write_text(text)
+        path.chmod(0o644)
 
 
 async def remove_orphans(environ: Mapping[str, str] | None = None) -> list[str]:

@@ -146,13 +146,12 @@ def runtime(server: str, environ: Mapping[str, str], *, base: str = BASE) -> Rec
         "SYSTEM": _SYSTEM.get(server, ""),
     }
     digest = _digest(files, arguments)
-    pip = {name: environ[name] for name in (*_PIP, *_PROXIES) if environ.get(name)}
     return Recipe(
         image=f"{_REPOSITORY}/{server}:{__version__}-{digest}",
         label=server,
         files=files,
         texts={_CERTIFICATES: _certificates(environ)},
-        arguments={**arguments, **pip},
+        arguments={**arguments, **_network(environ)},
     )
 
 
@@ -175,6 +174,11 @@ def _beside(root: Path, name: str) -> Path:
         if file.name == name and "share" in file.parts:
             return Path(str(file.locate()))
     raise Missing(f"{name} of {_DISTRIBUTION} is not there; install it again")
+
+
+def _network(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the build arguments that say where packages come from."""
+    return {name: environ[name] for name in (*_PIP, *_PROXIES) if environ.get(name)}
 
 
 def _certificates(environ: Mapping[str, str]) -> bytes:
@@ -253,7 +257,7 @@ def _without_dockerfile(
         label=image,
         files=files,
         texts={**own, _CERTIFICATES: _certificates(environ)},
-        arguments={n: environ[n] for n in (*_PIP, *_PROXIES) if environ.get(n)},
+        arguments=_network(environ),
         dockerfile=_OWN_RECIPE,
         context=str(build.context),
     )

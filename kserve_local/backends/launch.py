@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kserve_local.backends.processes import MARK
+from kserve_local.backends.runfiles import NAMES
 from kserve_local.interfaces.backend import ContainerSpec, Mount, Program, ReplicaSpec
 from kserve_local.interfaces.devices import Device
 
@@ -260,7 +261,7 @@ def launch(
             "ports": {str(k): v for k, v in ports.items() if k != v},
             "listen": list(pod_ports(spec)),
             "resolve": dict(spec.resolve),
-            "resolve_file": str(run_file.parent / ".names.json"),
+            "resolve_file": str(run_file.parent / NAMES),
             "namespace": spec.namespace,
             "hostname": spec.pod,
         },

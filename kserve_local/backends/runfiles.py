@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 _ALIAS = ".alias"
+NAMES = ".names.json"
+"""Beside a replica's run files: the names that came after its start."""
 
 
 @cache
@@ -89,7 +91,7 @@ class RunFiles:
 
     def names(self, replica: str) -> Path:
         """Return the path of the file with the names that came after a replica's start."""
-        return self.of(replica) / ".names.json"
+        return self.of(replica) / NAMES
 
     def save(self, spec: ReplicaSpec) -> None:
         """Write the replica's spec; makes its folder."""
