@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kserve_local.backends import cgroups, memory, output, processes, runfiles
+from kserve_local.backends import cgroups, control, memory, output, processes, runfiles
 from kserve_local.backends import launch as launching
 from kserve_local.backends.listening import addresses, why_refused
 from kserve_local.backends.probes import Change, Target, watch
@@ -47,6 +47,7 @@ class Surroundings:
     """What all containers of a backend share."""
 
     files: RunFiles
+    sockets: Path
     zygotes: Zygotes
     scanner: MarkScanner
     cgroups: cgroups.Cgroups
@@ -83,6 +84,11 @@ class Container:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def control(self) -> Path:
+        """The folder of its control sockets."""
+        return control.short_folder(self.around.sockets, self.replica.id, self.spec.name)
+
     async def begin(self, python: Path, ports: Mapping[int, int]) -> None:
         """Start the container's process.
 
@@ -107,8 +113,11 @@ class Container:
             token=token,
             run_file=run_file,
             exit_file=exit_file,
+            control=self.control,
             place=self.around.place,
         )
+        if program.kind == "source":
+            self.control.mkdir(parents=True, exist_ok=True, mode=0o700)
         cgroup = self.around.cgroups.make(token, self.spec.memory_limit_bytes)
         self._launch["cgroup"] = str(cgroup) if cgroup else ""
         self.tokens.add(token)
@@ -222,8 +231,14 @@ class Container:
             liveness=self.spec.liveness,
             target=self.target(),
             report=self._probed,
-            explain=self._why_refused,
+            explain=self._explain,
         )
+
+    async def _explain(self, probe: Probe, refused: bool) -> str:
+        """Return why a probe fails: what is listened on instead, and where the user's code is."""
+        lines = [await control.explain(self.control)]
+        lines.append(await self._why_refused(probe) if refused else "")
+        return "\n".join(filter(None, lines))
 
     async def _why_refused(self, probe: Probe) -> str:
         """Return what the container's processes listen on instead of the probe's port."""

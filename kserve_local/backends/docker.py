@@ -293,14 +293,17 @@ class DockerBackend:
         image = self._built.get(build)
         if image is None:
             image = (await asyncio.to_thread(self._recipe, container)).image
-        mounts = container.mounts
-        if build.context is not None and build.reload:
-            with contextlib.suppress(NotFound):
-                found = await self._engine.call("inspect_image", image)
-                inside = str((found.get("Config") or {}).get("WorkingDir") or "/")
-                mounts += docker_images.live(build.context, build.reload, inside)
         # What a later supervisor reads is the container as it runs.
-        return replace(container, image=image, build=None, mounts=mounts)
+        placed = replace(container, image=image, build=None)
+        if build.context is None:
+            return placed
+        try:
+            found = await self._engine.call("inspect_image", image)
+        except NotFound:
+            return placed  # the start will say so
+        inside = str((found.get("Config") or {}).get("WorkingDir") or "/")
+        live = docker_images.live(build.context, build.reload, inside)
+        return docker_spec.with_launcher(replace(placed, mounts=placed.mounts + live), found)
 
     async def _pull(self, container: ContainerSpec, report: Callable[[Progress], None]) -> None:
         """Pull a container's image with the first login that the registry takes.

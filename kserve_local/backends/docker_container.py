@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kserve_local.backends import docker_spec
+from kserve_local.backends import control, docker_spec
 from kserve_local.backends.docker_engine import Engine
 from kserve_local.backends.listening import in_network_of, why_refused
 from kserve_local.backends.probes import Change, Target, watch
@@ -67,6 +67,7 @@ class Container:
     ending: bool = False
     status: ContainerStatus = field(init=False)
     _place: Place | None = None
+    _control: Path | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _output: asyncio.Task[None] | None = None
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,6 +87,10 @@ class Container:
             KServeLocalError: It could not be made; nothing is left of it.
         """
         name = docker_spec.container_name(self.replica, self.spec.name, self.attempt)
+        launcher: control.Launcher | None = None
+        if self.spec.source:
+            sockets = place.hosts.parent / "control" / self.spec.name
+            launcher = await asyncio.to_thread(control.launcher, sockets)
         request = docker_spec.container(
             self.state,
             self.replica,
@@ -93,6 +98,7 @@ class Container:
             sandbox_id=place.sandbox,
             address=place.inner,
             hosts=place.hosts,
+            launcher=launcher,
         )
         made = await self.engine.call("create_container_from_config", request, name=name)
         self.id = str(made["Id"])
@@ -139,6 +145,7 @@ class Container:
     ) -> None:
         assert self._place is not None  # set by the callers
         state = found["State"]
+        self._control = docker_spec.control_of(found)
         no_probes = self.spec.readiness is None and self.spec.startup is None
         self.status = ContainerStatus(
             name=self.spec.name,
@@ -188,8 +195,14 @@ class Container:
             liveness=self.spec.liveness,
             target=self.target(),
             report=self._probed,
-            explain=self._why_refused,
+            explain=self._explain,
         )
+
+    async def _explain(self, probe: Probe, refused: bool) -> str:
+        """Return why a probe fails: where the user's code is, and what is listened on instead."""
+        lines = [await control.explain(self._control) if self._control else ""]
+        lines.append(await self._why_refused(probe) if refused else "")
+        return "\n".join(filter(None, lines))
 
     async def _why_refused(self, probe: Probe) -> str:
         """Return what is listened on in the Pod instead of the probe's port, where we can see."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from kserve_local.backends import docker_pause
+from kserve_local.backends.control import FOLDER, INSIDE, SOURCE, Launcher
 from kserve_local.errors import Invalid
 from kserve_local.interfaces.backend import POD_IP, ContainerSpec, ReplicaSpec
 from kserve_local.interfaces.devices import Device
@@ -27,6 +29,8 @@ SANDBOX = ""
 PERIOD = 100_000
 """Microseconds of a CPU quota's period, as the kubelet's."""
 MINIMUM_QUOTA = 1_000
+LAUNCHER = "/run/kserve-local"
+"""Where a container with the user's own code sees podlauncher."""
 NVIDIA_VISIBLE = "NVIDIA_VISIBLE_DEVICES"
 _CAPABILITIES = ("gpu", "compute", "utility")
 """What of NVIDIA's driver a container gets: CUDA, and `nvidia-smi`."""
@@ -130,6 +134,7 @@ def container(
     sandbox_id: str,
     address: str,
     hosts: Path,
+    launcher: Launcher | None = None,
 ) -> dict[str, Any]:
     """Return the engine's request for one of the Pod's containers.
 
@@ -137,6 +142,7 @@ def container(
         sandbox_id: The container whose network it joins.
         address: The Pod's address, as its containers know it.
         hosts: The Pod's `/etc/hosts`.
+        launcher: What goes along with the user's own code.
     """
 
     def placed(text: str) -> str:
@@ -144,6 +150,9 @@ def container(
 
     security = spec.security
     binds = [_bind(m.source, m.path, m.read_only) for m in spec.mounts]
+    if launcher is not None:
+        binds.append(_bind(launcher.package, f"{LAUNCHER}/podlauncher", read_only=True))
+        binds.append(_bind(launcher.sockets, INSIDE, read_only=False))
     host: dict[str, Any] = {
         "NetworkMode": f"container:{sandbox_id}",
         "Binds": [*binds, _bind(hosts, "/etc/hosts", read_only=True)],
@@ -219,6 +228,32 @@ def _environment(spec: ContainerSpec) -> list[tuple[str, str]]:
     if any(d.vendor == "nvidia" for d in _real(spec)):
         return own  # The engine's driver sets it, from the request.
     return [*own, (NVIDIA_VISIBLE, "void")]
+
+
+def with_launcher(spec: ContainerSpec, image: Mapping[str, Any]) -> ContainerSpec:
+    """Return the container with what lets its Python processes be asked (`podlauncher.control`).
+
+    Args:
+        image: The inspection of its image.
+    """
+    config = image.get("Config") or {}
+    source = spec.working_dir or str(config.get("WorkingDir") or "/")
+    path = dict(spec.env).get("PYTHONPATH", "")
+    for entry in config.get("Env") or ():
+        name, _, value = str(entry).partition("=")
+        path = path or (value if name == "PYTHONPATH" else "")
+    own = {
+        "PYTHONPATH": ":".join(filter(None, (f"{LAUNCHER}/podlauncher/hook", path))),
+        FOLDER: INSIDE,
+        SOURCE: source,
+    }
+    return replace(spec, source=source, env=tuple({**dict(spec.env), **own}.items()))
+
+
+def control_of(found: Mapping[str, Any]) -> Path | None:
+    """Return the folder of a container's control sockets that its inspection names, if any."""
+    mounts = found.get("Mounts") or ()
+    return next((Path(m["Source"]) for m in mounts if m.get("Destination") == INSIDE), None)
 
 
 def check_user(user: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kserve_local.backends.control import FOLDER, SOURCE
 from kserve_local.backends.processes import MARK
 from kserve_local.backends.runfiles import NAMES
 from kserve_local.interfaces.backend import ContainerSpec, Mount, Program, ReplicaSpec
@@ -222,9 +223,14 @@ def launch(
     token: str,
     run_file: Path,
     exit_file: Path,
+    control: Path,
     place: Place,
 ) -> dict[str, Any]:
-    """Return the run file's content for one start of `container`."""
+    """Return the run file's content for one start of `container`.
+
+    Args:
+        control: Folder for the control sockets of the user's own code.
+    """
     own = container_env(spec, container, python, ports, place.cpus)
     env = with_interpreter(machine_env(place.base_env), python)
     env.update(own)
@@ -240,6 +246,9 @@ def launch(
     folder = program.cwd or (Path(container.working_dir) if container.working_dir else None)
     if folder is not None and not folder.is_dir():
         folder = program.cwd
+    if program.kind == "source":
+        env[FOLDER] = str(control)
+        env[SOURCE] = str(program.cwd or folder or "")
     return {
         "token": token,
         "replica": spec.id,

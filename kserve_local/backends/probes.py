@@ -200,11 +200,11 @@ class Change:
     message: str = ""
 
 
-Explain = Callable[[Probe], Awaitable[str]]
-"""Says more about a probe that nobody answers; may be empty."""
+Explain = Callable[[Probe, bool], Awaitable[str]]
+"""Says more about a probe that failed, and whether it was refused a connection; may be empty."""
 
 
-async def _nothing_more(probe: Probe) -> str:
+async def _nothing_more(probe: Probe, refused: bool) -> str:
     return ""
 
 
@@ -220,7 +220,7 @@ async def watch(
     """Run a container's probes from its start until cancelled, or until it is found unhealthy.
 
     Args:
-        explain: Asked before a refused connection is told; a line or two that go below it.
+        explain: Asked before a failure is told; lines that go below it.
     """
     teller = _Teller(report, explain)
     if startup is not None and not await _wait_for_startup(startup, target, teller):
@@ -228,7 +228,7 @@ async def watch(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_watch_readiness(readiness, target, teller), name="readiness")
         if liveness is not None:
-            tasks.create_task(_watch_liveness(liveness, target, report), name="liveness")
+            tasks.create_task(_watch_liveness(liveness, target, teller), name="liveness")
 
 
 class _Teller:
@@ -265,13 +265,19 @@ class _Teller:
             if now - self._since < self._wait:
                 return
             self._wait *= 2
+        elif message == self._told.partition("\n")[0]:
+            return
         whole = await self._whole(probe, message)
         if whole != self._told:
             self._told = whole
             self.report(Change("unready", whole))
 
+    async def gave_up(self, probe: Probe, message: str) -> None:
+        """Tell that the container is to be restarted, and what it was doing."""
+        self.report(Change("unhealthy", await self._whole(probe, message)))
+
     async def _whole(self, probe: Probe, message: str) -> str:
-        more = await self._explain(probe) if message.endswith(_REFUSED) else ""
+        more = await self._explain(probe, message.endswith(_REFUSED))
         return f"{message}\n{more}" if more else message
 
 
@@ -287,7 +293,7 @@ async def _wait_for_startup(probe: Probe, target: Target, teller: _Teller) -> bo
         except ProbeFailed as failed:
             message = f"Startup probe failed: {failed}"
             if loop.time() >= give_up:
-                teller.report(Change("unhealthy", message))
+                await teller.gave_up(probe, message)
                 return False
             await teller.still_unready(probe, message, patient=True)
         await asyncio.sleep(min(wait, max(give_up - loop.time(), 0.0)))
@@ -322,7 +328,7 @@ async def _watch_readiness(probe: Probe | None, target: Target, teller: _Teller)
         wait = min(wait * _SLOWER, probe.period, _SLOWEST_LOOK)
 
 
-async def _watch_liveness(probe: Probe, target: Target, report: Callable[[Change], None]) -> None:
+async def _watch_liveness(probe: Probe, target: Target, teller: _Teller) -> None:
     await asyncio.sleep(probe.initial_delay)
     failures = 0
     while True:
@@ -332,6 +338,6 @@ async def _watch_liveness(probe: Probe, target: Target, report: Callable[[Change
         except ProbeFailed as failed:
             failures += 1
             if failures >= probe.failure_threshold:
-                report(Change("unhealthy", f"Liveness probe failed: {failed}"))
+                await teller.gave_up(probe, f"Liveness probe failed: {failed}")
                 return
         await asyncio.sleep(probe.period)

@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -122,6 +123,7 @@ class ProcessBackend:
         place = zygote_place(settings, environ)
         self._around = Surroundings(
             files=RunFiles(settings.run_dir / "pods"),
+            sockets=settings.runtime,
             zygotes=Zygotes(place),
             scanner=MarkScanner(),
             cgroups=Cgroups(delegated()),
@@ -344,6 +346,7 @@ class ProcessBackend:
         for container in containers:
             await container.sweep()
             await container.leave()
+            await asyncio.to_thread(shutil.rmtree, container.control, ignore_errors=True)
         self._around.files.remove(replica.spec.id)
         self._replicas.pop(replica.spec.id, None)
 

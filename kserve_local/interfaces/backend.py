@@ -146,6 +146,8 @@ class ContainerSpec:
         program: What runs instead in process mode; None: this container needs Docker.
         ports: Container ports by name (`""` if unnamed) in the Pod's order.
         cpu_limit: Cores; None: no limit.
+        source: Folder in a real container that holds the user's own Python code; set by the
+            backend, which sends the launcher along. Empty: none.
         devices: The GPUs that it may see, simulated ones among them, and no other. None: this
             machine has none, and nothing need be hidden.
         log_path: File that receives stdout and stderr, appended.
@@ -163,6 +165,7 @@ class ContainerSpec:
     env: tuple[tuple[str, str], ...] = ()
     program: Program | None = None
     working_dir: str = ""
+    source: str = ""
     ports: tuple[tuple[str, int], ...] = ()
     cpu_limit: float | None = None
     memory_limit_bytes: int | None = None

@@ -34,7 +34,7 @@ import time
 from types import ModuleType
 from typing import Any, NoReturn
 
-from podlauncher import guard, network, procfs
+from podlauncher import control, guard, network, procfs
 
 CANNOT_RUN = 128
 
@@ -189,6 +189,7 @@ def run(path: str, launch: dict[str, Any], *, forked: bool, fresh: bool = False)
         guard.watch_from_outside(launch)
         _execute(launch, [launch["python"], *launch["argv"]])
     guard.watch(launch)
+    control.start()
     network.install(launch["network"])
     code = _run_python(launch, argv)
     _finish(launch, code, forked=forked)

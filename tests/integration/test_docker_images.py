@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +103,26 @@ def test_source_of_the_users_is_built_once_and_seen_live(words: Project) -> None
     (words.folder / "code" / "src" / "word.json").write_text('"three"')
     removed = [i["image"] for i in words.json("images", "prune")["removed"]]
     assert built["image"] in removed
+
+
+def test_source_that_hangs_while_it_loads_says_where(words: Project) -> None:
+    """The launcher is in the container too: its control socket names the user's own line."""
+    code = words.folder / "code"
+    (code / "src" / "weights.py").write_text("import time\ndef fetch():\n    time.sleep(600)\n")
+    (code / "server.py").write_text("from src import weights\nweights.fetch()\n" + SERVER)
+    # As an image does that has folders of its own to import from.
+    (code / "Dockerfile").write_text(DOCKERFILE + "ENV PYTHONPATH=/app/src\n")
+    (words.folder / "words.yaml").write_text(
+        MANIFEST + "        startupProbe: {tcpSocket: {port: 8080}, failureThreshold: 300}\n"
+    )
+    told = words.up("--backend", "docker", "--timeout", "12s", check=5).stderr
+    assert "MainThread is in src/weights.py, line 3, fetch()." in told
+    service = words.service("words")
+    assert "src/weights.py, line 3" in service["message"]
+    # Another supervisor finds the container's socket by what the engine says.
+    os.kill(int(words.run_file["pid"]), signal.SIGKILL)
+    words.up("--timeout", "12s", check=5)
+    assert "src/weights.py, line 3" in words.service("words")["message"]
 
 
 def test_a_build_that_fails_is_told_with_its_last_lines(words: Project) -> None:

@@ -182,8 +182,9 @@ async def test_main_path_and_directory_are_a_plain_starts(project: Project, how:
         assert isinstance(told, list)
         code = str(project.code)
         assert told[:9] == [f"{code}/serve.py", True, code, code, "__main__", True, "me", 41, True]
-        # Nothing of the zygote's or the supervisor's: stdin, the log and its own connections.
-        assert set(told[9]) == {"none", "/dev/null", str(container.log_path), "AF_INET"}
+        # Nothing of the zygote's or the supervisor's: stdin, the log, its own connections and
+        # its control socket.
+        assert set(told[9]) == {"none", "/dev/null", str(container.log_path), "AF_INET", "AF_UNIX"}
         assert told[9].count("AF_INET") <= 3
 
 
@@ -310,6 +311,24 @@ async def test_localhost_is_the_pod_for_collocated_containers(project: Project):
         await next_event(backend, "ready")
         status = (await next_event(backend, "ready")).status
         assert await get(status, "/") == "beside"
+
+
+async def test_a_program_that_hangs_while_it_loads_says_where(project: Project, how: str):
+    """The control socket's first use: what was not answered names the user's own line."""
+    project.write("weights.py", "import time\ndef fetch():\n    time.sleep(600)\n")
+    project.write("model.py", "import weights\ndef load():\n    weights.fetch()\nload()\n")
+    startup = Probe("tcp", port=8080, period=0.5, failure_threshold=2)
+    container = replace(
+        project.container("model.py", preload=preload_for(how, "json")), startup=startup
+    )
+    async with project.backend() as backend:
+        id = await backend.start(project.replica(container))
+        told = (await next_event(backend, "unhealthy")).message
+        assert told.startswith("Startup probe failed: dial tcp ")
+        assert "\nMainThread is in weights.py, line 3, fetch().\n" in told
+        assert "listens on no port yet" in told
+        await backend.stop(id, grace=0)
+        assert not list(project.settings.runtime.glob("c-*"))
 
 
 async def test_children_of_user_code_have_the_pods_address_too(project: Project, how: str):

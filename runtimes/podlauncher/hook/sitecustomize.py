@@ -1,7 +1,8 @@
 """Runs at the start of every Python process below a replica, `multiprocessing` spawn included.
 
-The launcher puts this folder on PYTHONPATH, so worker processes that user code starts get the
-Pod's address and names as well. The interpreter's own sitecustomize, if any, still runs.
+This folder is on PYTHONPATH, so worker processes that user code starts get the Pod's address and
+names as well, and a control socket; in a real container, which has its own network, only the
+latter. The interpreter's own sitecustomize, if any, still runs.
 """
 
 import importlib
@@ -13,19 +14,20 @@ def _install() -> None:
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
     run_file = os.environ.get("KSERVE_LOCAL_RUN_FILE")
-    if not run_file:
+    if not run_file and not os.environ.get("KSERVE_LOCAL_CONTROL"):
         return
     before = set(sys.modules)
     home = os.path.dirname(os.path.dirname(here))
     sys.path.append(home)
     try:
-        import json
+        from podlauncher import control, shadow
 
-        from podlauncher import network, shadow
-
-        with open(run_file, encoding="utf-8") as file:
-            network.install(json.load(file)["network"])
         scripts = [item for item in getattr(sys, "orig_argv", ()) if item.endswith(".py")]
+        # The launcher itself does both once it is what it is to become.
+        if os.path.join(home, "podlauncher", "main.py") not in scripts:
+            control.start()
+            if run_file:
+                _enter_pod(run_file)
         for folder in (os.getcwd(), *(os.path.dirname(os.path.abspath(s)) for s in scripts)):
             # The program's own modules of these names come first, as if nobody had been here.
             for name in shadow.shadowed(folder, set(sys.modules) - before):
@@ -35,6 +37,15 @@ def _install() -> None:
         sys.stderr.write(f"kserve-local: Pod address not applied: {error}\n")
     finally:
         sys.path.remove(home)
+
+
+def _enter_pod(run_file: str) -> None:
+    import json
+
+    from podlauncher import network
+
+    with open(run_file, encoding="utf-8") as file:
+        network.install(json.load(file)["network"])
 
 
 def _chain() -> None:

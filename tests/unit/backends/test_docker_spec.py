@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kserve_local.backends import docker_pause, docker_spec
+from kserve_local.backends import control, docker_pause, docker_spec
 from kserve_local.errors import Invalid
 from kserve_local.interfaces.backend import POD_IP, ContainerSpec, Mount, ReplicaSpec, Security
 from kserve_local.interfaces.devices import Device
@@ -37,6 +37,45 @@ def request(container: ContainerSpec, **more: Any) -> dict[str, Any]:
     return docker_spec.container(
         STATE, of, container, sandbox_id="sandbox", address="172.18.0.7", hosts=Path("/run/hosts")
     )
+
+
+@pytest.mark.parametrize(
+    ("own", "images", "path"),
+    [
+        ((), (), "/run/kserve-local/podlauncher/hook"),
+        ((), ("A=1", "PYTHONPATH=/app:/lib"), "/run/kserve-local/podlauncher/hook:/app:/lib"),
+        # The Pod's replaces the image's, as without the launcher.
+        (
+            (("PYTHONPATH", "/mine"),),
+            ("PYTHONPATH=/app",),
+            "/run/kserve-local/podlauncher/hook:/mine",
+        ),
+    ],
+    ids=["none", "the-images", "the-pods"],
+)
+def test_the_launcher_goes_along_with_source_and_keeps_its_path(
+    own: tuple[tuple[str, str], ...], images: tuple[str, ...], path: str
+) -> None:
+    image = {"Config": {"Env": list(images), "WorkingDir": "/app"}}
+    container = docker_spec.with_launcher(spec(env=(("B", "2"), *own)), image)
+    assert container.source == "/app"
+    env = dict(container.env)
+    assert (env["PYTHONPATH"], env["B"], env[control.SOURCE]) == (path, "2", "/app")
+    launcher = control.Launcher(Path("/lib/podlauncher"), Path("/run/u-1/control/c"))
+    made = docker_spec.container(
+        STATE, replica(container), container, sandbox_id="s", address="a", hosts=Path("/h"),
+        launcher=launcher,
+    )  # fmt: skip
+    assert made["HostConfig"]["Binds"][:2] == [
+        "/lib/podlauncher:/run/kserve-local/podlauncher:ro",
+        "/run/u-1/control/c:/run/kserve-local/control:rw",
+    ]
+    mounts = [
+        {"Source": "/x", "Destination": "/y"},
+        {"Source": "/c", "Destination": control.INSIDE},
+    ]
+    assert docker_spec.control_of({"Mounts": mounts}) == Path("/c")
+    assert docker_spec.control_of({"Mounts": None}) is None
 
 
 @pytest.mark.parametrize(

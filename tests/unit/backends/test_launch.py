@@ -45,6 +45,7 @@ def launched(spec: ContainerSpec, program: Program, ip: str = "127.64.0.2") -> d
         token="t",
         run_file=Path("/run/c.json"),
         exit_file=Path("/run/c.exit"),
+        control=Path("/run/control"),
         place=PLACE,
     )
 

@@ -272,8 +272,8 @@ async def explained(port: int, more: list[str], **kinds: Probe) -> list[str]:
     all_told = asyncio.Event()
     left = list(more)
 
-    async def explain(probe: Probe) -> str:
-        assert probe.port == port
+    async def explain(probe: Probe, refused: bool) -> str:
+        assert probe.port == port and refused
         return left.pop(0) if len(left) > 1 else left[0]
 
     def report(change: Change) -> None:

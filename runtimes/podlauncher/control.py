@@ -1,0 +1,167 @@
+"""The control socket: tells whoever asks what this process runs, and where it is just now.
+
+Every Python process of a container that runs the user's own code listens on a Unix socket named
+after its pid, in the folder that `KSERVE_LOCAL_CONTROL` names; forks get one of their own. One JSON
+message a line:
+
+    -> {"id": 1, "do": "describe"}
+    <- {"id": 1, "pid": n, "python": "3.11.2", "argv": [...], "source": DIR,
+        "modules": {NAME: FILE, ...},                                  those below `source`
+        "threads": [{"name": "MainThread", "main": true,
+                     "frames": [{"file": f, "line": n, "function": name}, ...]}]}   innermost last
+    <- {"id": 1, "error": why}
+
+Answered by a thread that was not started through `threading`, so user code that counts its threads
+sees none. Only who may enter the folder may ask.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import json
+import os
+import select
+import socket
+import sys
+from typing import Any
+
+FOLDER = "KSERVE_LOCAL_CONTROL"
+SOURCE = "KSERVE_LOCAL_SOURCE"
+"""The folder of the user's code, as this process sees it."""
+_MAX_REQUEST = 65536
+_MAX_FRAMES = 100
+
+_running: _Control | None = None
+
+
+def start() -> None:
+    """Listen if this process is to be asked; a second call does nothing."""
+    global _running
+    folder = os.environ.get(FOLDER)
+    if not folder or _running is not None:
+        return
+    try:
+        _running = _Control(folder, os.environ.get(SOURCE) or os.getcwd())
+    except OSError as error:
+        # The program runs all the same; only nobody can ask it.
+        sys.stderr.write(f"kserve-local: no control socket in {folder}: {error.strerror}\n")
+        return
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_running.after_fork)
+
+
+class _Control:
+    def __init__(self, folder: str, source: str) -> None:
+        self.folder = folder
+        self.source = os.path.realpath(source)
+        self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
+        self._listen()
+
+    def _listen(self) -> None:
+        self._main = _thread.get_ident()
+        path = os.path.join(self.folder, f"{os.getpid()}.sock")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listener.bind(path)
+            # In a container this user is not the one who asks; the folder keeps others out.
+            os.chmod(path, 0o666)
+            self._listener.listen(8)
+        except OSError:
+            self._listener.close()
+            raise
+        _thread.start_new_thread(self._serve, (self._listener,))
+
+    def after_fork(self) -> None:
+        """Give a fork a socket of its own, and leave its parent's alone."""
+        self._listener.close()
+        for client, _ in self._clients.values():
+            client.close()
+        self._clients = {}
+        with contextlib.suppress(OSError):
+            self._listen()
+
+    def _serve(self, listener: socket.socket) -> None:
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        while True:
+            for number, _ in poll.poll():
+                if number == listener.fileno():
+                    with contextlib.suppress(OSError):
+                        client, _ = listener.accept()
+                        client.settimeout(1.0)
+                        self._clients[client.fileno()] = (client, bytearray())
+                        poll.register(client, select.POLLIN)
+                elif not self._receive(number):
+                    poll.unregister(number)
+                    self._clients.pop(number)[0].close()
+
+    def _receive(self, number: int) -> bool:
+        """Answer what a client has sent; False: it is done."""
+        client, buffer = self._clients[number]
+        try:
+            data = client.recv(_MAX_REQUEST)
+            buffer += data
+            while (end := buffer.find(b"\n")) >= 0:
+                line = bytes(buffer[:end])
+                del buffer[: end + 1]
+                client.sendall(json.dumps(self._answer(line)).encode() + b"\n")
+        except OSError:
+            return False
+        return bool(data) and len(buffer) <= _MAX_REQUEST
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        number = None
+        try:
+            request = json.loads(line)
+            number = request.get("id")
+            if request.get("do") != "describe":
+                return {"id": number, "error": f"unknown request {request.get('do')!r}"}
+            return {"id": number, **self._describe()}
+        except Exception as error:
+            return {"id": number, "error": f"{type(error).__name__}: {error}"}
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "argv": list(getattr(sys, "orig_argv", sys.argv)),
+            "source": self.source,
+            "modules": self._modules(),
+            "threads": _threads(self._main),
+        }
+
+    def _modules(self) -> dict[str, str]:
+        """Return the modules that come from the user's folder."""
+        found = {}
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str):
+                real = os.path.realpath(file)
+                if real.startswith(os.path.join(self.source, "")):
+                    found[name] = real
+        return found
+
+
+def _threads(main: int) -> list[dict[str, Any]]:
+    """Return where every thread that the program knows is, the main thread first."""
+    threading = sys.modules.get("threading")
+    known = {t.ident: t.name for t in threading.enumerate()} if threading is not None else {}
+    known.setdefault(main, "MainThread")
+    found = [
+        {"name": known[ident], "main": ident == main, "frames": _frames(frame)}
+        for ident, frame in sys._current_frames().items()
+        if ident in known
+    ]
+    return sorted(found, key=lambda t: not t["main"])
+
+
+def _frames(frame: Any) -> list[dict[str, Any]]:
+    frames: list[dict[str, Any]] = []
+    while frame is not None and len(frames) < _MAX_FRAMES:
+        code = frame.f_code
+        frames.append({"file": code.co_filename, "line": frame.f_lineno, "function": code.co_name})
+        frame = frame.f_back
+    return frames[::-1]
