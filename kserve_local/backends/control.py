@@ -27,6 +27,7 @@ INSIDE = "/run/kserve-local/control"
 _TIMEOUT = 1.0
 _MAX_ANSWER = 4 * 2**20
 _MAX_SOCKETS = 64
+_LOOPS = ("/asyncio/", "/uvloop/", "/selectors.py")
 _LONGEST = 100
 """Bytes of a path that every system binds and connects."""
 
@@ -179,17 +180,22 @@ def _frame(found: Mapping[str, Any], source: str) -> Frame:
     return Frame(shown, int(found["line"]), str(found["function"]), own and file[:1] != "<")
 
 
+def _is_of_loop(frame: Frame) -> bool:
+    return any(part in frame.file for part in _LOOPS)
+
+
 def where(interpreters: Sequence[Interpreter]) -> str:
     """Return one line about the user's own call that a process is in; empty if it is in none. Pure.
 
-    The main thread goes first: it is where a program loads.
+    The main thread goes first: it is where a program loads. A call that only runs an event loop is
+    none: what the loop runs is.
     """
     for interpreter in interpreters:
         for name, frames in interpreter.stacks:
-            own = [frame for frame in frames if frame.own]
-            if not own:
+            own = [n for n, frame in enumerate(frames) if frame.own]
+            if not own or any(_is_of_loop(frame) for frame in frames[own[-1] + 1 :]):
                 continue
-            last = own[-1]
+            last = frames[own[-1]]
             called = "" if last is frames[-1] else f", which called {frames[-1].function}()"
             what = "module level" if last.function == "<module>" else f"{last.function}()"
             return f"{name or 'A thread'} is in {last.file}, line {last.line}, {what}{called}."

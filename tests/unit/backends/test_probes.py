@@ -273,7 +273,8 @@ async def explained(port: int, more: list[str], **kinds: Probe) -> list[str]:
     left = list(more)
 
     async def explain(probe: Probe, refused: bool) -> str:
-        assert probe.port == port and refused
+        assert probe.port == port
+        assert refused
         return left.pop(0) if len(left) > 1 else left[0]
 
     def report(change: Change) -> None:
