@@ -24,6 +24,7 @@ FOLDER = "KSERVE_LOCAL_CONTROL"
 SOURCE = "KSERVE_LOCAL_SOURCE"
 INSIDE = "/run/kserve-local/control"
 """Where a container sees the folder."""
+_SUFFIX = ".sock"
 _TIMEOUT = 1.0
 _MAX_ANSWER = 4 * 2**20
 _MAX_SOCKETS = 64
@@ -115,9 +116,13 @@ async def describe(folder: Path) -> list[Interpreter]:
 def _sockets(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return [e.name for e in entries if stat.S_ISSOCK(e.stat(follow_symlinks=False).st_mode)]
+            return [e.name for e in entries if e.name.endswith(_SUFFIX) and _is_socket(e)]
     except OSError:
         return []
+
+
+def _is_socket(entry: os.DirEntry[str]) -> bool:
+    return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
 
 
 async def _ask(folder: Path, name: str) -> Interpreter | None:

@@ -60,15 +60,17 @@ class _Control:
 
     def _listen(self) -> None:
         self._main = _thread.get_ident()
-        path = os.path.join(self.folder, f"{os.getpid()}.sock")
+        # A name that is seen is one that answers.
+        hidden = os.path.join(self.folder, f".{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            os.unlink(hidden)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._listener.bind(path)
+            self._listener.bind(hidden)
             # In a container this user is not the one who asks; the folder keeps others out.
-            os.chmod(path, 0o666)
+            os.chmod(hidden, 0o666)
             self._listener.listen(8)
+            os.rename(hidden, os.path.join(self.folder, f"{os.getpid()}.sock"))
         except OSError:
             self._listener.close()
             raise
