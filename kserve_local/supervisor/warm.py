@@ -15,7 +15,12 @@ from kserve_local.settings import Settings
 async def warm_runtimes(
     backend: ProcessBackend, runtimes: Sequence[str], settings: Settings
 ) -> None:
-    """Start a zygote for each of our servers named; unknown names are left alone."""
+    """Start a zygote for each of our servers named; unknown names are left alone.
+
+    Where every Pod is a container, nobody would fork from one.
+    """
+    if settings.backend == "docker":
+        return
     for runtime in runtimes:
         if runtime not in PRELOAD:
             continue

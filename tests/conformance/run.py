@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Judge our model servers by the recorded KServe answers: `make conformance`.
 
-    python tests/conformance/run.py [--show-diff] [--strict] [--keep]
+    python tests/conformance/run.py [--show-diff] [--strict] [--keep] [--backend docker]
     python tests/conformance/run.py --base-url http://127.0.0.1:8080 \
         --host '{model}.default.example.com'             # whatever serves them already
 
@@ -249,7 +249,7 @@ def run_direct(
             shutil.rmtree(state, ignore_errors=True)
 
 
-def run_gateway(models: Path, show_diff: bool, strict: bool) -> Outcome:
+def run_gateway(models: Path, show_diff: bool, strict: bool, backend: str) -> Outcome:
     """Serve the deployments as InferenceServices under `kserve-local up` and replay through it."""
     from tests.conformance.gateway import CUSTOM, write_project
 
@@ -258,14 +258,17 @@ def run_gateway(models: Path, show_diff: bool, strict: bool) -> Outcome:
     write_project(folder, models, HERE, tuple(expected))
     tool = [sys.executable, "-m", "kserve_local.cli.main", "-C", str(folder)]
     try:
-        up = ["up", "-d", "--wait", "--port", "auto", "--api-port", "auto", "--timeout", "180s"]
+        up = ["up", "-d", "--wait", "--port", "auto", "--api-port", "auto", "--backend", backend]
+        # Images may have to be built first.
+        up += ["--timeout", "900s" if backend == "docker" else "180s"]
         subprocess.run([*tool, *up], check=True, stdout=sys.stderr)
         run_file = json.loads((folder / ".kserve-local" / "run" / "supervisor.json").read_text())
         url = run_file["gateway"]["url"]
         targets = {n: {"http": url, "host": f"{n}.default.example.com"} for n in expected}
         cases = load_cases(corpus_folder(), tuple(expected))
         outcome = replay(cases, targets, strict=strict)
-        report("through the gateway", outcome, show_diff=show_diff)
+        where = "through the gateway" + (", in Docker" if backend == "docker" else "")
+        report(where, outcome, show_diff=show_diff)
         return outcome
     finally:
         subprocess.run([*tool, "down"], check=False)
@@ -283,6 +286,12 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="compare status-only bodies too")
     parser.add_argument(
         "--direct", action="store_true", help="leave out the pass through a gateway"
+    )
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        choices=("auto", "process", "docker"),
+        help="what runs the services behind the gateway",
     )
     parser.add_argument("--keep", action="store_true", help="leave model files and logs")
     args = parser.parse_args()
@@ -304,7 +313,7 @@ def main() -> int:
                 keep=args.keep,
                 then=None
                 if args.direct
-                else lambda models: run_gateway(models, args.show_diff, args.strict),
+                else lambda models: run_gateway(models, args.show_diff, args.strict, args.backend),
             )
     except TooFewCases as error:
         print(error, file=sys.stderr)

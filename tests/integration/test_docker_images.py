@@ -75,6 +75,8 @@ def test_a_kserve_runtime_runs_from_the_image_of_our_server(tmp_path: Path) -> N
             if i["name"] == "sklearnserver" and i["current"]
         ]  # fmt: skip
         assert found["usedBy"] == 1
+        # Nobody would fork from a warm parent here.
+        assert [c for c in own.leftovers().values() if "zygote" in c] == []
         # One that a container uses stays.
         own.run("images", "prune")
         assert own.call("/v1/models/sklearn-iris:predict", request) == (200, wanted)
