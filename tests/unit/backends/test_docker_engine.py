@@ -1,16 +1,30 @@
-"""An engine that is not there."""
+"""Engines that are not there, refuse, or hang."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import json
 import socket
 import warnings
+from collections.abc import Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from kserve_local.backends import docker_engine
 from kserve_local.backends.docker_engine import Engine
-from kserve_local.errors import Missing
+from kserve_local.errors import (
+    AlreadyExists,
+    Conflict,
+    KServeLocalError,
+    Missing,
+    NotFound,
+    PortTaken,
+    ServiceUnavailable,
+    TimedOut,
+)
 
 
 @pytest.mark.parametrize("is_left_over", [False, True], ids=["none", "left over"])
@@ -30,3 +44,96 @@ async def test_nobody_at_the_socket_is_told_and_leaves_nothing_open(
         del error
         gc.collect()
     assert [str(w.message) for w in seen if w.category is ResourceWarning] == []
+
+
+# What real engines said: status and message of their answers.
+REFUSALS = [
+    (
+        500,
+        "failed to create shim: write /run/x: no space left on device: unknown",
+        ServiceUnavailable,
+        "the Docker engine's disk is full: failed to create shim",
+        "docker system df",
+    ),
+    (
+        500,
+        "driver failed programming external connectivity on endpoint x: Bind for "
+        "127.0.0.1:8080 failed: port is already allocated",
+        PortTaken,
+        "Bind for 127.0.0.1:8080 failed",
+        "",
+    ),
+    (404, "No such container: x", NotFound, "^No such container: x$", ""),
+    (
+        409,
+        'Conflict. The container name "/x" is already in use by container "y"',
+        AlreadyExists,
+        "is already in use",
+        "",
+    ),
+    (409, "Container x is not running", Conflict, "is not running", ""),
+    (500, "something else", KServeLocalError, "^something else$", ""),
+]
+
+
+@asynccontextmanager
+async def engine_that(answer: Callable[[str], tuple[int, bytes] | None], path: Path):
+    """Serve an engine's API on a socket; None: the call is not answered."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                while (await reader.readline()).strip():
+                    pass
+                found = answer(line.split()[1].decode())
+                if found is None:
+                    await asyncio.sleep(30)
+                    break
+                status, body = found
+                head = f"HTTP/1.1 {status} x\r\nContent-Type: application/json\r\n"
+                writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_unix_server(serve, str(path))
+    engine = await Engine.connect({"DOCKER_HOST": f"unix://{path}"})
+    try:
+        yield engine
+    finally:
+        await engine.close()
+        server.close()
+
+
+def well(path: str) -> tuple[int, bytes] | None:
+    if path.endswith("/_ping"):
+        return 200, b"OK"
+    if path.endswith("/version"):
+        return 200, b'{"ApiVersion": "1.41", "Version": "20.10"}'
+    if path.endswith("/info"):
+        return 200, b"{}"
+    return None
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "words", "hint"), REFUSALS, ids=[r[1][:20] for r in REFUSALS]
+)
+async def test_what_an_engine_refuses_is_said_in_our_terms(
+    tmp_path: Path, status: int, message: str, kind: type[KServeLocalError], words: str, hint: str
+):
+    def answer(path: str) -> tuple[int, bytes] | None:
+        return well(path) or (status, json.dumps({"message": message}).encode())
+
+    async with engine_that(answer, tmp_path / "s") as engine:
+        with pytest.raises(kind, match=words) as raised:
+            await engine.call("start", "x")
+    assert type(raised.value) is kind
+    assert hint in (raised.value.hint or "")
+
+
+async def test_an_engine_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(docker_engine, "TIMEOUT", 1)
+    async with engine_that(well, tmp_path / "s") as engine:
+        with pytest.raises(TimedOut, match="did not answer within 1 s"):
+            await engine.call("inspect_container", "x")
