@@ -258,24 +258,44 @@ def address_of(pod: Object) -> str:
 
 
 def endpoint_of(pod: Object) -> Endpoint:
-    """Return how to reach a ready Pod: the serving container's port, and its gRPC port if named."""
+    """Return how to reach a ready Pod: the serving container's port, and its gRPC port."""
     container = pod_state.serving_container(pod["spec"])
     real = _real_ports(pod)
     port = pod_state.serving_port(container)
-    grpc = next(
-        (
-            int(p["containerPort"])
-            for p in container.get("ports") or ()
-            if str(p.get("name", "")).startswith(("grpc", "h2c"))
-        ),
-        0,
-    )
+    grpc = _grpc_port(container)
     return Endpoint(
         pod=name_of(pod),
         address=address_of(pod),
         port=real.get(port, port),
         grpc_port=real.get(grpc, grpc),
     )
+
+
+def _grpc_port(container: Mapping[str, Any]) -> int:
+    """Return where a container serves gRPC: the port that is named so, else what its server was
+    told, else KServe's default.
+
+    A cluster reaches the port of the first kind only; see "Protocols" in the compatibility page.
+    """
+    for port in container.get("ports") or ():
+        if str(port.get("name", "")).startswith(("grpc", "h2c")):
+            return int(port["containerPort"])
+    words = [str(w) for w in (*(container.get("command") or ()), *(container.get("args") or ()))]
+    for n, word in enumerate(words):
+        flag, _, value = word.partition("=")
+        if flag in _GRPC_FLAGS:
+            value = value or (words[n + 1] if n + 1 < len(words) else "")
+            if value.isdigit():
+                return int(value)
+    for entry in container.get("env") or ():
+        value = str(entry.get("value") or "")
+        if entry.get("name") == "MLSERVER_GRPC_PORT" and value.isdigit():
+            return int(value)
+    return DEFAULT_GRPC_PORT
+
+
+_GRPC_FLAGS = frozenset(("--grpc_port", "--grpc-port"))
+DEFAULT_GRPC_PORT = 8081
 
 
 def _real_ports(pod: Object) -> dict[int, int]:

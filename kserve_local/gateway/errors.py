@@ -27,16 +27,6 @@ PHRASES = {
 }
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-# Sent to HTTP/2 with prior knowledge: an empty SETTINGS frame, then GOAWAY(HTTP_1_1_REQUIRED).
-_NO_HTTP2 = b"HTTP/2 and gRPC are not served on this port yet; use HTTP/1.1"
-HTTP2_REFUSAL = (
-    b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-    + (8 + len(_NO_HTTP2)).to_bytes(3, "big")
-    + b"\x07\x00\x00\x00\x00\x00"
-    + b"\x00\x00\x00\x00\x00\x00\x00\x0d"
-    + _NO_HTTP2
-)
-
 TIMEOUT = b"activator request timeout"
 PROTOCOL_ERROR = (
     b"upstream connect error or disconnect/reset before headers. reset reason: protocol error"

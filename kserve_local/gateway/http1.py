@@ -231,6 +231,9 @@ class ClientConnection(asyncio.Protocol):
             if len(data) > 2:
                 self._read_head(data[2:])
             return
+        if not self.requests and PREFACE.startswith(data):
+            self._buffer = data
+            return
         if data[:2] == b"\r\n":
             why = "empty lines before the request"
         elif end > MAX_HEAD:
@@ -244,11 +247,13 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, data: bytes, why: str) -> None:
         """Answer 400 and end the connection: nothing that follows can be trusted."""
+        if data.startswith(PREFACE) and not self.requests:
+            from kserve_local.gateway import http2
+
+            http2.take_over(self, data)
+            return
         self.plane.refusals += 1
-        if data.startswith(PREFACE):
-            self.transport.write(errors.HTTP2_REFUSAL)
-        else:
-            self.transport.write(errors.bad_request(why).encode(close=True, head_only=False))
+        self.transport.write(errors.bad_request(why).encode(close=True, head_only=False))
         self._buffer = b""
         self._linger()
 

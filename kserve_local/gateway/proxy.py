@@ -14,7 +14,7 @@ import os
 import random
 from collections.abc import Callable, Coroutine
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from kserve_local.aio import backoff
 from kserve_local.gateway import errors
@@ -35,11 +35,22 @@ from kserve_local.interfaces.stats import RequestStat
 if TYPE_CHECKING:
     from kserve_local.gateway.head import RequestHead
     from kserve_local.gateway.http1 import ClientConnection
+    from kserve_local.gateway.rpc import Rpc
 
 logger = logging.getLogger(__name__)
 
 TICK = 0.05
 MAX_TRIES = 8
+
+
+class Client(Protocol):
+    """A client's connection, of either protocol."""
+
+    transport: asyncio.Transport
+
+    def check(self, now: float) -> None: ...
+
+    def drain(self) -> None: ...
 
 
 class Exchange:
@@ -75,6 +86,9 @@ class Exchange:
         "tries",
         "upstream",
     )
+
+    rpc = False
+    """Whether it is a gRPC call (`rpc.Rpc`)."""
 
     def __init__(
         self,
@@ -202,6 +216,9 @@ class TargetState:
             if place is not None:
                 place.in_flight += 1
                 exchange.place = place
+                if exchange.rpc:
+                    self.plane.call(exchange, place)
+                    return
                 connection = place.take()
                 if connection is not None:
                     connection.begin(exchange)
@@ -261,6 +278,9 @@ class TargetState:
         """Send the request to this replica."""
         place.in_flight += 1
         exchange.place = place
+        if exchange.rpc:
+            self.plane.call(exchange, place)
+            return
         connection = place.take()
         if connection is not None:
             connection.begin(exchange)
@@ -328,7 +348,7 @@ class Dataplane:
         self.draw = random.Random(seed)
         self.table = CompiledTable(RouteTable(version=0))
         self.targets: dict[str, TargetState] = {}
-        self.clients: set[ClientConnection] = set()
+        self.clients: set[Client] = set()
         self.draining = False
         self._gone = asyncio.Event()
         self.access_log: Callable[[Exchange, float], None] | None = None
@@ -373,6 +393,53 @@ class Dataplane:
     def connect(self, exchange: Exchange, place: EndpointState) -> None:
         """Open a connection for this request."""
         self._own(self._connect(place, exchange), f"connect {place.endpoint.pod}")
+
+    def call(self, exchange: Exchange, place: EndpointState) -> None:
+        """Send a gRPC call over one of the replica's connections, or the next that is made."""
+        pool = place.rpc
+        rpc = cast("Rpc", exchange)
+        connection = pool.take()
+        if connection is not None:
+            connection.begin(rpc)
+            return
+        pool.waiting.append(rpc)
+        if not pool.dialing:
+            pool.dialing = True
+            self._own(self._dial(place), f"dial {place.endpoint.pod}")
+
+    async def _dial(self, place: EndpointState) -> None:
+        """Make a connection for the calls that wait for one."""
+        from kserve_local.gateway.rpc import RpcConnection
+
+        endpoint, pool = place.endpoint, place.rpc
+        port = endpoint.grpc_port or endpoint.port
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: RpcConnection(place), endpoint.address, port
+                )
+        except (OSError, TimeoutError) as error:
+            waiting, pool.waiting, pool.dialing = pool.waiting, [], False
+            for exchange in waiting:
+                if port == endpoint.port:
+                    self._refused(place, exchange, error)
+                else:
+                    # The replica is well; it only speaks no gRPC.
+                    self.answer(exchange, errors.bad_gateway(_dial_error(place, error, port)))
+            return
+        waiting, pool.waiting, pool.dialing = pool.waiting, [], False
+        pool.connections.append(connection)
+        if port == endpoint.port:
+            place.attempts = 0
+        for exchange in waiting:
+            if exchange.finished or exchange.place is not place:
+                continue
+            if connection.has_room:
+                connection.begin(exchange)
+            else:
+                self.call(exchange, place)
+        if place.retired:
+            pool.retire()
 
     def knock(self, place: EndpointState) -> None:
         """Try a replica that refused, for the sake of those who wait."""
@@ -505,7 +572,7 @@ class Dataplane:
         exchange.target.finished(exchange, perf_counter())
         exchange.client.cut(exchange)
 
-    def client_gone(self, client: ClientConnection) -> None:
+    def client_gone(self, client: Client) -> None:
         """A client's connection has ended."""
         self.clients.discard(client)
         if self.draining and not self.clients:
@@ -537,7 +604,7 @@ class Dataplane:
         self._slow_tick = now
         for state in self.targets.values():
             for place in state.endpoints.values():
-                if place.idle:
+                if place.idle or place.rpc.connections:
                     place.close_idle(now - IDLE_CLOSE)
         for client in list(self.clients):
             client.check(now)
@@ -563,9 +630,9 @@ def _address_order(address: str) -> tuple[int, ...]:
         return (0,)
 
 
-def _dial_error(place: EndpointState, error: OSError | TimeoutError) -> str:
+def _dial_error(place: EndpointState, error: OSError | TimeoutError, port: int = 0) -> str:
     """Return Go's words for a connection that could not be made."""
-    where = f"{place.endpoint.address}:{place.endpoint.port}"
+    where = f"{place.endpoint.address}:{port or place.endpoint.port}"
     if isinstance(error, TimeoutError):
         return f"dial tcp {where}: i/o timeout"
     code = error.errno or errno.ECONNREFUSED

@@ -27,6 +27,11 @@ RESERVED = b"/-/"
 
 _V1_MODEL = re.compile(r"/(?:openai/)?v1/models/(.+?)(?::predict|:explain)?/?")
 _V2_MODEL = re.compile(r"/v2/(?:repository/)?models/([^/]+)(?:/.*)?")
+# Calls whose message says in its first field (`name` or `model_name`, both number 1) which model.
+_RPC_BY_BODY = re.compile(
+    r"/inference\.GRPCInferenceService/"
+    r"(?:Model(?:Ready|Metadata|Infer|StreamInfer)|RepositoryModel(?:Load|Unload))"
+)
 _BY_BODY = re.compile(r"(?:/openai)?/v1/(?:chat/completions|completions|embeddings|rerank)/?")
 _PATH_FORM = re.compile(rb"(/serving/[^/?]+/[^/?]+)(?=[/?]|\Z)")
 _ADDRESS = re.compile(rb"[0-9.]+|\[[0-9a-f:.]+\]")
@@ -37,11 +42,11 @@ class CompiledRoute:
 
     Attributes:
         shares: Running sums of the percents; empty with one target.
-        lines: Header lines that the cluster's gateway adds on this route.
+        lines: Header lines that the cluster's gateway adds on this route; `fields`: for HTTP/2.
         found: The match by host, which every request of the route shares.
     """
 
-    __slots__ = ("found", "ids", "lines", "route", "shares")
+    __slots__ = ("fields", "found", "ids", "lines", "route", "shares")
 
     def __init__(self, route: Route) -> None:
         self.route = route
@@ -50,6 +55,10 @@ class CompiledRoute:
         self.ids = tuple(t.id for t in targets)
         self.shares = (
             list(itertools.accumulate(t.percent for t in targets)) if len(targets) > 1 else []
+        )
+        self.fields = (
+            (b"kserve-isvc-name", route.service.encode()),
+            (b"kserve-isvc-namespace", route.namespace.encode()),
         )
         self.lines = b"KServe-Isvc-Name: %b\r\nKServe-Isvc-Namespace: %b\r\n" % (
             route.service.encode(),
@@ -141,7 +150,7 @@ class CompiledTable:
             return self.find_model(match.group(1))
         if self.only is not None:
             return Found(self.only)
-        if _BY_BODY.fullmatch(path):
+        if _BY_BODY.fullmatch(path) or _RPC_BY_BODY.fullmatch(path):
             return NeedsModel()
         return Missed(self.hint())
 
@@ -182,6 +191,38 @@ class CompiledTable:
         return text[:880] + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
+def rpc_model_of(body: bytes) -> str | None:
+    """Return the first field of a gRPC message, of which `body` is a beginning, if it is a text.
+
+    None: not seen yet. Empty: there will be none (another field, or the message is compressed).
+    """
+    if body[:1] not in (b"\x00", b""):
+        return ""
+    if len(body) < 7:
+        # Five bytes before the message (compressed, length), two for tag and length of a field.
+        return "" if len(body) >= 5 and not any(body[1:5]) else None
+    if body[5] != 0x0A:
+        return ""
+    size, at, shift = 0, 6, 0
+    while True:
+        if at >= len(body):
+            return None
+        byte = body[at]
+        size |= (byte & 0x7F) << shift
+        at += 1
+        shift += 7
+        if not byte & 0x80:
+            break
+        if shift > 28:
+            return ""
+    if size > _LONGEST_MODEL:
+        return ""
+    if len(body) < at + size:
+        return None
+    return body[at : at + size].decode(errors="replace")
+
+
+_LONGEST_MODEL = 4096
 _BLANKS = b" \t\r\n"
 _STRING = re.compile(rb'"((?:[^"\\\x00-\x1f]|\\.)*+)"', re.DOTALL)
 _SCALAR = re.compile(rb"[^\s,{}\[\]\"]++")

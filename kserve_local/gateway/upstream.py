@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from kserve_local.gateway.chunked import ChunkDecoder, ChunkError
 from kserve_local.gateway.head import MAX_HEAD, HeadError, ResponseHead, parse_response
+from kserve_local.gateway.rpc_pool import RpcPool
 
 if TYPE_CHECKING:
     from kserve_local.gateway.proxy import Exchange, TargetState
@@ -50,6 +51,7 @@ class EndpointState:
         "refused",
         "retired",
         "retry_at",
+        "rpc",
         "target",
     )
 
@@ -63,6 +65,7 @@ class EndpointState:
         self.connecting = False
         self.attempts = 0
         self.retry_at = 0.0
+        self.rpc = RpcPool()
         self.error = ""
 
     def take(self) -> UpstreamConnection | None:
@@ -77,6 +80,7 @@ class EndpointState:
 
     def close_idle(self, before: float) -> None:
         """Close connections that rest since before `before`."""
+        self.rpc.close_idle(before)
         keep = [c for c in self.idle if c.since >= before]
         if len(keep) != len(self.idle):
             gone = [c for c in self.idle if c.since < before]
@@ -87,6 +91,7 @@ class EndpointState:
     def retire(self) -> None:
         """Leave the table: requests that run may finish, nothing is pooled any more."""
         self.retired = True
+        self.rpc.retire()
         self.close_idle(float("inf"))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections.abc import AsyncIterator
 
 import pytest
@@ -171,21 +170,6 @@ async def test_a_body_that_breaks_midway_ends_both_connections(
     async with asyncio.timeout(10):
         await upstream.left.wait()
     assert len(upstream.requests) == before
-
-
-async def test_http2_with_prior_knowledge_is_told_to_use_http1(
-    gateway: tuple[World, Upstream],
-) -> None:
-    """GOAWAY with HTTP_1_1_REQUIRED and a text, which gRPC clients print."""
-    one, _ = gateway
-    async with Client(one.port) as client:
-        await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04" + b"\x00" * 5)
-        data = await client.reader.read()
-    assert data[:9] == b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-    size, kind = int.from_bytes(data[9:12], "big"), data[12]
-    assert (size, kind) == (len(data) - 18, 7)
-    assert struct.unpack(">II", data[18:26]) == (0, 13)
-    assert b"HTTP/1.1" in data[26:]
 
 
 async def test_connect_is_not_served(gateway: tuple[World, Upstream]) -> None:

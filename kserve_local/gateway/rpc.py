@@ -1,0 +1,396 @@
+"""gRPC calls on their way: from a client's stream to a stream of the replica's connection and back.
+
+Messages pass as they come, unread; headers and trailers are written anew. A replica has few
+connections, shared by all calls to it. Errors of our own are what Envoy gives a gRPC client for the
+same HTTP answer: trailers with the status that gRPC's table names and the answer's text.
+
+Source: gRPC over HTTP/2 (PROTOCOL-HTTP2.md), http-grpc-status-mapping.md; RFC 9113 section 8.7.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
+
+from kserve_local.gateway import errors, h2_headers
+from kserve_local.gateway.h2_connection import H2Connection, Stream
+from kserve_local.gateway.h2_frames import Code
+from kserve_local.gateway.proxy import Exchange, TargetState
+from kserve_local.gateway.table import CompiledRoute
+
+if TYPE_CHECKING:
+    from kserve_local.gateway.http1 import ClientConnection
+    from kserve_local.gateway.upstream import EndpointState
+
+CONTENT_TYPE = b"application/grpc"
+IDLE_CLOSE = 30.0
+_REPLAY = 64 * 1024
+"""Bytes of a request that are kept until its answer begins: a replica may not have looked at it."""
+_TRIES = 3
+
+INTERNAL, PERMISSION_DENIED, UNAUTHENTICATED, UNIMPLEMENTED, UNAVAILABLE, UNKNOWN = (
+    13, 7, 16, 12, 14, 2,
+)  # fmt: skip
+_STATUS = {
+    400: INTERNAL,
+    401: UNAUTHENTICATED,
+    403: PERMISSION_DENIED,
+    404: UNIMPLEMENTED,
+    429: UNAVAILABLE,
+    502: UNAVAILABLE,
+    503: UNAVAILABLE,
+    504: UNAVAILABLE,
+}
+
+
+def is_grpc(content_type: bytes) -> bool:
+    """Whether a request of this type is a gRPC call."""
+    return content_type.startswith(CONTENT_TYPE) and content_type[16:17] in (b"", b"+", b";")
+
+
+def status_trailers(answer: errors.Answer) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer that consists of trailers only."""
+    text = answer.body.decode(errors="replace").strip()
+    found = [
+        (b":status", b"200"),
+        (b"content-type", CONTENT_TYPE),
+        (b"grpc-status", b"%d" % _STATUS.get(answer.status, UNKNOWN)),
+        (b"grpc-message", quote(text[:1000], safe=" !#$&'()*+,/:;=?@[]\"{}<>|^`").encode()),
+    ]
+    for line in answer.headers.split(b"\r\n"):
+        name, _, value = line.partition(b": ")
+        if name.startswith(b"x-kserve-local"):
+            found.append((name, value))
+    return found
+
+
+class CallHead:
+    """What the data plane asks of a request's head."""
+
+    __slots__ = ("method", "target")
+
+    is_head = False
+    idempotent = False
+    upgrade = b""
+    minor = 1
+
+    def __init__(self, target: bytes) -> None:
+        self.method = b"POST"
+        self.target = target
+
+
+class Call:
+    """One call's client side: what owns the client's stream."""
+
+    __slots__ = ("exchange", "fields", "pending", "stream")
+
+    wants_continue = False
+    read_paused = False
+    write_paused = False
+
+    def __init__(self, stream: Stream, fields: list[tuple[bytes, bytes]]) -> None:
+        self.stream = stream
+        self.fields = fields
+        self.exchange: Rpc | None = None
+        self.pending: list[bytes] = []
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        return cast("ClientConnection", self.stream.connection).peer
+
+    # What its stream tells
+
+    def data(self, data: bytes, *, end: bool) -> None:
+        """Take a part of the request."""
+        exchange = self.exchange
+        if exchange is None or exchange.finished:
+            self.stream.consumed(len(data))
+            return
+        exchange.body_done = exchange.body_done or end
+        exchange.keep(data)
+        leg = exchange.leg
+        if leg is None:
+            self.pending.append(data)
+        else:
+            self.stream.consumed(leg.stream.send(data, end=end))
+
+    def trailers(self) -> None:
+        """The request ends with trailers, which gRPC has none of."""
+        self.data(b"", end=True)
+
+    def reset(self) -> None:
+        """The client gave up, or its connection is gone."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None and not exchange.finished:
+            exchange.target.plane.cancel(exchange)
+
+    def sent(self, size: int) -> None:
+        """Bytes of the answer that had waited are out."""
+        exchange = self.exchange
+        if exchange is not None and exchange.leg is not None:
+            exchange.leg.stream.consumed(size)
+
+    # What the data plane calls
+
+    def held(self, exchange: Exchange) -> None:
+        """The call waits; what came of it stays within the stream's window."""
+
+    def answer(self, answer: errors.Answer, exchange: Exchange) -> None:
+        """End the call with an answer of our own."""
+        self.exchange = None
+        self.stream.send_headers(status_trailers(answer), end=True)
+        self._over()
+
+    def cut(self, exchange: Exchange) -> None:
+        """End an answer that cannot be completed."""
+        self.exchange = None
+        self.stream.reset(Code.INTERNAL_ERROR)
+
+    def close(self) -> None:
+        """End an answer whose time is up."""
+        self.exchange = None
+        self.stream.reset(Code.CANCEL)
+
+    def response_done(self, exchange: Exchange) -> None:
+        """The answer is out."""
+        self.exchange = None
+        self._over()
+
+    def _over(self) -> None:
+        self.pending.clear()
+        stream = self.stream
+        if not stream.peer_done and not stream.waiting:
+            # The rest of the request is of no use to anybody.
+            stream.reset(Code.NO_ERROR)
+
+
+class Rpc(Exchange):
+    """A gRPC call as an exchange of the data plane.
+
+    Attributes:
+        leg: The replica's stream, once there is one.
+    """
+
+    __slots__ = ("_kept", "_kept_size", "authority", "leg")
+
+    rpc = True
+
+    def __init__(
+        self, call: Call, target: bytes, authority: bytes, route: CompiledRoute, to: TargetState
+    ) -> None:
+        super().__init__(
+            cast("ClientConnection", call), cast("h2_headers.RequestFields", CallHead(target)),  # type: ignore[arg-type]  # what is used of it
+            route, to, b"", [], 0, call.stream.peer_done,
+        )  # fmt: skip
+        self.authority = authority
+        self.leg: Leg | None = None
+        self.declared = True
+        self._kept: list[bytes] | None = []
+        self._kept_size = 0
+
+    @property
+    def call(self) -> Call:
+        """The client's side."""
+        return cast("Call", self.client)
+
+    def keep(self, data: bytes) -> None:
+        """Keep a small request as long as it may have to be sent again."""
+        if self._kept is not None and not self.status:
+            self._kept_size += len(data)
+            if self._kept_size > _REPLAY:
+                self._kept = None
+            else:
+                self._kept.append(data)
+
+    def rewind(self) -> bool:
+        """Make the call as new for another connection; False: too much of it is gone."""
+        if self._kept is None or self.status or self.tries >= _TRIES:
+            return False
+        self.tries += 1
+        call = self.call
+        # What waited in the lost stream was not given back to the client yet; now it is sent anew.
+        call.pending = list(self._kept)
+        self.leg = None
+        self.upstream = None
+        return True
+
+
+class Leg:
+    """The replica's side of a call: `upstream` of its exchange."""
+
+    __slots__ = ("exchange", "returned", "stream")
+
+    write_paused = False
+
+    def __init__(self, exchange: Rpc, stream: Stream) -> None:
+        self.exchange = exchange
+        self.stream = stream
+
+    def detach(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.exchange.leg = None
+        self.exchange.upstream = None
+        self.stream.owner = None
+        self.stream.reset(Code.CANCEL)
+
+    def pause_reading(self) -> None:
+        """The windows do this."""
+
+    def resume_reading(self) -> None:
+        """The windows do this."""
+
+
+class RpcConnection(H2Connection):
+    """A connection to a replica's gRPC port, for any number of calls."""
+
+    client = True
+
+    def __init__(self, place: EndpointState) -> None:
+        super().__init__()
+        self.place = place
+        self.ready = False
+        self._next = 1
+
+    def on_ready(self) -> None:
+        self.ready = True
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more call may begin."""
+        return (
+            not self.going_away
+            and len(self.streams) < self.peer_streams
+            and self._next < 2**31 - 1
+            and not self.transport.is_closing()
+        )
+
+    def begin(self, exchange: Rpc) -> None:
+        """Send a call: its headers and what came of its message."""
+        stream = self.streams[self._next] = Stream(self, self._next)
+        self.last_stream = self._next
+        self._next += 2
+        leg = stream.owner = exchange.leg = Leg(exchange, stream)
+        exchange.upstream = leg  # type: ignore[assignment]  # what the data plane calls of it
+        call = exchange.call
+        head = exchange.head
+        headers = [
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", head.target),
+            (b":authority", exchange.authority),
+            *call.fields,
+        ]
+        pending, call.pending = call.pending, []
+        done = exchange.body_done
+        stream.send_headers(headers, end=done and not pending)
+        for n, data in enumerate(pending, 1):
+            call.stream.consumed(stream.send(data, end=done and n == len(pending)))
+
+    # The answer
+
+    def on_headers(self, stream: Stream, headers: list[tuple[bytes, bytes]], *, end: bool) -> None:
+        leg = stream.owner
+        if not isinstance(leg, Leg):
+            return
+        exchange = leg.exchange
+        call = exchange.call
+        try:
+            if exchange.status:
+                if not end:
+                    raise h2_headers.Malformed("headers within an answer")
+                fields = h2_headers.trailers(headers)
+                call.stream.send_headers(fields, end=True)
+            else:
+                status, fields = h2_headers.answer(headers)
+                if status < 200:
+                    return
+                exchange.status = status
+                call.stream.send_headers([(b":status", b"%d" % status), *fields], end=end)
+        except h2_headers.Malformed:
+            leg.detach()
+            exchange.target.plane.upstream_broken(exchange)
+            return
+        if end:
+            self._finish(leg)
+
+    def on_data(self, stream: Stream, data: bytes, *, end: bool) -> None:
+        leg = stream.owner
+        if not isinstance(leg, Leg) or not leg.exchange.status:
+            stream.consumed(len(data))
+            if isinstance(leg, Leg):
+                leg.detach()
+                leg.exchange.target.plane.upstream_broken(leg.exchange)
+            return
+        stream.consumed(leg.exchange.call.stream.send(data, end=end))
+        if end:
+            self._finish(leg)
+
+    def _finish(self, leg: Leg) -> None:
+        exchange = leg.exchange
+        stream = leg.stream
+        stream.owner = None
+        exchange.upstream = None
+        if not stream.closed:
+            stream.reset(Code.NO_ERROR)
+        exchange.target.finished(exchange, perf_counter())
+        exchange.client.response_done(exchange)
+
+    def on_sent(self, stream: Stream, size: int) -> None:
+        leg = stream.owner
+        if isinstance(leg, Leg):
+            leg.exchange.call.stream.consumed(size)
+
+    # Ends
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        leg = stream.owner
+        if not isinstance(leg, Leg):
+            return
+        stream.owner = None
+        exchange = leg.exchange
+        exchange.leg = None
+        exchange.upstream = None
+        if exchange.finished:
+            return
+        if code == Code.REFUSED_STREAM and self._again(exchange):
+            return
+        if exchange.status or not self.transport.is_closing():
+            # As the replica ended it: gRPC reads the reason from the code.
+            exchange.target.finished(exchange, perf_counter())
+            exchange.call.exchange = None
+            exchange.call.stream.reset(Code(code) if code in _CODES else Code.INTERNAL_ERROR)
+        else:
+            exchange.target.plane.upstream_lost(exchange, None, reused=False)
+
+    def on_goaway(self, last: int) -> None:
+        self.place.rpc.forget(self)
+        for id, stream in list(self.streams.items()):
+            leg = stream.owner
+            if id > last and isinstance(leg, Leg):
+                stream.owner = None
+                stream.close()
+                leg.exchange.leg = None
+                leg.exchange.upstream = None
+                if not self._again(leg.exchange):
+                    plane = leg.exchange.target.plane
+                    plane.upstream_lost(leg.exchange, None, reused=False)
+
+    def _again(self, exchange: Rpc) -> bool:
+        """Let a call that the replica did not look at go again."""
+        place = exchange.place
+        if place is None or not exchange.rewind():
+            return False
+        place.in_flight -= 1
+        exchange.place = None
+        exchange.target.breaker.give_back(exchange)
+        exchange.target.settle()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.place.rpc.forget(self)
+        super().connection_lost(exc)
+
+
+_CODES = frozenset(int(code) for code in Code)
