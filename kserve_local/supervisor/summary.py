@@ -110,6 +110,7 @@ async def _service(
         observed,
         max(unhealthy, key=_last_seen, default=None),
         next(iter(stuck), None),
+        next(filter(None, map(_preparation, pods)), ""),
         absent=wanted > 0 and not served,
     )
     return {
@@ -202,6 +203,18 @@ def _failure(pod: Object) -> Failure | None:
     return pod_state.failure_of(pod) or pod_state.is_not_coming(pod) if _waits(pod) else None
 
 
+def _preparation(pod: Object) -> str:
+    """Return what the containers of a Pod wait for, e.g. an image that is being built."""
+    for container in pod_state.statuses(pod) if _waits(pod) else ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") == _CREATING and waiting.get("message"):
+            return str(waiting["message"])
+    return ""
+
+
+_CREATING = "ContainerCreating"
+
+
 def _desired(store: Store, namespace: str, revision: str) -> int:
     """Return how many replicas a Revision should have now; its condition Ready does not tell."""
     found = store.find(Key(scheme.REVISION.id, namespace, revision))
@@ -224,6 +237,7 @@ def why(
     observed: Observed | None = None,
     unhealthy: Object | None = None,
     stuck: Failure | None = None,
+    preparing: str = "",
     *,
     absent: bool = False,
 ) -> tuple[str, str]:
@@ -237,6 +251,7 @@ def why(
         observed: What became of the spec, which on a cluster an Event alone tells.
         unhealthy: The Event about a failed probe of a Pod that is not Ready.
         stuck: Why a Pod of the newest revision cannot be made, which KServe shows as Pending.
+        preparing: What a Pod waits for before it can start.
         absent: No replica is there although some are wanted: a service that was Ready once stays
             so in KServe's words.
     """
@@ -262,6 +277,8 @@ def why(
         return stuck.reason, stuck.message
     if unhealthy is not None:
         return str(unhealthy["reason"]), str(unhealthy.get("message", ""))
+    if preparing:
+        return _CREATING, preparing
     return str(ready.get("reason", "")), str(ready.get("message", ""))
 
 

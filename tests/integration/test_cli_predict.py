@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.project import Project, project, sample, wait_until
+from tests.integration.project import Project, of_processes, project, sample, wait_until
 
 NAME = "sklearn-iris"
 ROWS = [6.8, 2.8, 4.8, 1.4, 6.0, 3.4, 4.5, 1.6]
@@ -64,6 +64,7 @@ def test_a_call_is_found_in_the_logs_by_its_id(iris: Project) -> None:
     assert json.loads(failed.stdout)["error"]["details"]["requestId"]
 
 
+@of_processes
 def test_a_call_that_waits_for_a_start_says_so_on_stderr(tmp_path: Path) -> None:
     folder = sample("custom-model", tmp_path / "slow")
     code = (folder / "model.py").read_text()

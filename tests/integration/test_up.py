@@ -37,7 +37,7 @@ async def serve(reader, writer):
                    if l.lower().startswith(b"content-length")), 0)
     body = await reader.readexactly(length)
     if body:
-        open("asked", "w").close()
+        print("asked", flush=True)
         await asyncio.sleep(json.loads(body)["seconds"])
     answer = b'{"done": true}'
     writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(answer) + answer)
@@ -45,7 +45,7 @@ async def serve(reader, writer):
     writer.close()
 
 async def main():
-    server = await asyncio.start_server(serve, "127.0.0.1", int(os.environ.get("PORT", "8080")))
+    server = await asyncio.start_server(serve, "", int(os.environ.get("PORT", "8080")))
     await server.serve_forever()
 
 asyncio.run(main())
@@ -66,6 +66,12 @@ def iris(tmp_path: Path) -> Iterator[Project]:
     """The iris sample in a folder of its own, not running."""
     with project(sample("sklearn-iris", tmp_path / "iris")) as own:
         yield own
+
+
+def was_asked(own: Project) -> bool:
+    """Whether the slow server has a request."""
+    logs = (own.state / "logs").glob("slow-*/kserve-container.log")
+    return any("asked" in log.read_text() for log in logs)
 
 
 def runtime_of(own: Project) -> Path:
@@ -466,7 +472,7 @@ def test_a_signal_to_up_in_the_foreground_drains_and_stops(
         path = "/serving/default/slow/work"
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(own.call, path, {"seconds": 2})
-            wait_until((own.folder / "asked").exists)
+            wait_until(lambda: was_asked(own))
             process.send_signal(number)
             assert answer.result(timeout=60) == (200, {"done": True})
         _, said = process.communicate(timeout=60)
@@ -512,7 +518,7 @@ def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
         process = follow(own)
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(own.call, "/serving/default/slow/work", {"seconds": 600})
-            wait_until((own.folder / "asked").exists)
+            wait_until(lambda: was_asked(own))
             process.send_signal(signal.SIGINT)
             read_until(process, "stopping")
             process.send_signal(signal.SIGINT)

@@ -97,6 +97,14 @@ def test_a_failed_probe_is_told_where_nothing_else_is_known() -> None:
     assert why(waiting, FINE, REFUSED, stuck) == (stuck.reason, stuck.message)
 
 
+def test_what_is_made_first_is_told_while_nothing_has_failed() -> None:
+    building = "Building image sklearnserver: Collecting numpy"
+    waiting = isvc({"transitionStatus": "InProgress"}, Ready=WAITS)
+    assert why(waiting, FINE, None, None, building) == ("ContainerCreating", building)
+    assert why(waiting, FINE, REFUSED, None, building) == ("Unhealthy", REFUSED["message"])
+    assert why(isvc(Ready=("True", "", "")), FINE, None, None, building) == ("", "")
+
+
 def test_a_service_that_was_ready_once_and_has_nobody_to_serve_says_why() -> None:
     """KServe leaves it Ready, whatever becomes of its Pods."""
     was_ready = isvc(Ready=("True", "", ""))
