@@ -102,7 +102,7 @@ class DockerBackend:
         self._preparing = asyncio.Lock()
         self._building = asyncio.Lock()
         self._built: dict[Build, str] = {}
-        self._standbys = Standbys(settings, engine, self._make_place, self._remove)
+        self._standbys = Standbys(settings, engine, self._make_place)
         self._host = ""
 
     @classmethod
@@ -135,7 +135,7 @@ class DockerBackend:
     async def _adopt(self) -> None:
         specs = {spec.id: spec for spec in await asyncio.to_thread(self._files.load)}
         known: dict[str, dict[str, list[str]]] = {}
-        for found in await self._ours():
+        for found in docker_spec.sandboxes_last(await self._ours()):
             labels = found.get("Labels") or {}
             replica = str(labels.get(docker_spec.REPLICA) or "")
             by_name = known.setdefault(replica, {})
@@ -148,7 +148,7 @@ class DockerBackend:
             if id not in labelled.values():
                 # A start that died before its spec was written, or whose state folder is gone.
                 for container in itertools.chain.from_iterable(containers.values()):
-                    await self._remove(container)
+                    await self._engine.remove(container)
         if specs:
             await self._find_host()
         for id, spec in specs.items():
@@ -182,7 +182,7 @@ class DockerBackend:
         found = [await self._engine.call("inspect_container", id) for id in ids]
         found.sort(key=lambda f: str(f["Created"]))
         for older in found[:-1]:
-            await self._remove(str(older["Id"]))
+            await self._engine.remove(str(older["Id"]))
         container = self._new_container(replica, spec)
         if not found or found[-1]["State"]["Status"] == "created":
             return False
@@ -213,7 +213,7 @@ class DockerBackend:
     async def _listen(self, since: int) -> None:
         wanted = {
             "type": ["container"],
-            "event": ["die", "oom"],
+            "event": ["die", "died", "oom"],  # Podman tells a "die" only if asked for its "died".
             **filters([f"{docker_spec.PROJECT}={self._project}"]),
         }
         news = self._engine.stream(
@@ -547,7 +547,7 @@ class DockerBackend:
         for container in containers:
             await self._forget(container)
         if replica.sandbox:
-            await self._remove(replica.sandbox)
+            await self._engine.remove(replica.sandbox)
         if replica.standby:
             await self._standbys.forget(replica.standby)
         await asyncio.to_thread(self._files.remove, replica.spec.id)
@@ -564,6 +564,8 @@ class DockerBackend:
     async def usage(self, replica: str) -> Usage:
         """Return CPU time and memory of all containers of a replica. See `Backend.usage`."""
         found = self._replica(replica)
+        if not self._engine.has_cgroups:
+            return Usage(0.0, 0)
         running = [c.id for c in found.containers.values() if c.status.state == "running"]
         figures = await asyncio.gather(
             *(self._engine.call("stats", id, stream=False, one_shot=True) for id in running)
@@ -602,11 +604,25 @@ class DockerBackend:
                 if found["State"].get("Running"):
                     return replica.place
             # Its network is gone, and with it that of all containers: they get a new one.
-            await self._remove(replica.sandbox)
+            await self._end_all(replica)
+            await self._engine.remove(replica.sandbox)
             replica.sandbox, replica.place = "", None
         replica.place = await self._make_place(replica.spec, self._files.of(replica.spec.id))
         replica.sandbox = replica.place.sandbox
         return replica.place
+
+    async def _end_all(self, replica: _Replica) -> None:
+        """Remove all containers that join the Pod's sandbox; who restarts them finds them ended."""
+        own = (replica.spec.id, replica.standby or replica.spec.id)
+        for found in docker_spec.sandboxes_last(await self._ours()):
+            labels = found["Labels"]
+            if labels[docker_spec.REPLICA] not in own or found["Id"] == replica.sandbox:
+                continue
+            container = self._by_container.get(str(found["Id"]))
+            if container is not None:
+                await container.signal(signal.SIGKILL)
+                await asyncio.wait_for(container.gone(), _KILL_WAIT)
+            await self._engine.remove(str(found["Id"]))
 
     async def _make_place(self, spec: ReplicaSpec, folder: Path) -> Place:
         """Make a Pod's sandbox, and its hosts file in `folder`; leaves nothing when it raises."""
@@ -623,7 +639,7 @@ class DockerBackend:
             text = docker_spec.hosts_file(spec, place.inner, host=self._host)
             await asyncio.to_thread(_write_readable, text, [place.hosts])
         except BaseException:
-            await asyncio.shield(self._remove(str(made["Id"])))
+            await asyncio.shield(self._engine.remove(str(made["Id"])))
             raise
         return place
 
@@ -644,20 +660,7 @@ class DockerBackend:
         """Make the project's network and the sandbox's image, unless they are there."""
         async with self._preparing:
             if not await docker_builds.has_image(self._engine, docker_pause.IMAGE):
-                try:
-                    archive = docker_pause.archive(self._engine.architecture)
-                except KeyError:
-                    raise Missing(
-                        f"the engine's machine is {self._engine.architecture}; there is no pause "
-                        "program for it, only for x86_64 and arm64"
-                    ) from None
-                await self._engine.call(
-                    "import_image_from_data",
-                    archive,
-                    repository=docker_pause.REPOSITORY,
-                    tag=docker_pause.TAG,
-                    changes=['ENTRYPOINT ["/pause"]'],
-                )
+                await self._import_pause()
             if not await self._engine.call("networks", names=[f"^{self._network}$"]):
                 labels = {
                     docker_spec.PROJECT: self._project,
@@ -668,6 +671,26 @@ class DockerBackend:
                 )
             await asyncio.to_thread(self._files.mark, _NETWORK)
             await self._find_host()
+
+    async def _import_pause(self) -> None:
+        """Give the engine the sandbox's image.
+
+        Raises:
+            Missing: There is no program for the engine's machine.
+        """
+        try:
+            archive = docker_pause.archive(self._engine.architecture)
+        except KeyError:
+            raise Missing(
+                f"the engine's machine is {self._engine.architecture}; there is no pause "
+                "program for it, only for x86_64 and arm64"
+            ) from None
+        told = await self._engine.call(
+            "import_image_from_data", archive, changes=['ENTRYPOINT ["/pause"]']
+        )
+        # Named afterwards: Podman 4.3 takes no tag with the import.
+        id = docker_spec.imported(told)
+        await self._engine.call("tag", id, docker_pause.REPOSITORY, tag=docker_pause.TAG)
 
     async def _find_host(self) -> None:
         """Remember where containers of the project's network reach this machine."""
@@ -723,10 +746,6 @@ class DockerBackend:
         self._by_container.pop(container.id, None)
         await container.remove()
 
-    async def _remove(self, id: str) -> None:
-        with contextlib.suppress(NotFound):
-            await self._engine.call("remove_container", id, force=True, v=True)
-
 
 def _write_readable(text: str, paths: Sequence[Path]) -> None:
     """Write files that any user of a container can read, in folders that are private here."""
@@ -756,10 +775,10 @@ async def remove_orphans(environ: Mapping[str, str] | None = None) -> list[str]:
 
     wanted = filters([docker_spec.STATE])
     try:
-        for found in await engine.call("containers", all=True, filters=wanted):
+        containers = await engine.call("containers", all=True, filters=wanted)
+        for found in docker_spec.sandboxes_last(containers):
             if await asyncio.to_thread(is_orphan, found):
-                with contextlib.suppress(NotFound):
-                    await engine.call("remove_container", found["Id"], force=True, v=True)
+                await engine.remove(str(found["Id"]))
         for found in await engine.call("networks", filters=wanted):
             if await asyncio.to_thread(is_orphan, found):
                 with contextlib.suppress(NotFound):

@@ -99,6 +99,7 @@ class Container:
             address=place.inner,
             hosts=place.hosts,
             launcher=launcher,
+            with_hostname=self.engine.is_podman,
         )
         made = await self.engine.call("create_container_from_config", request, name=name)
         self.id = str(made["Id"])
@@ -215,9 +216,9 @@ class Container:
     def target(self) -> Target:
         """Return where this container's probes go."""
         place = self._place
-        return Target(
-            ip=place.ip if place else "", ports=place.ports if place else {}, run=self._run
-        )
+        if place is None:
+            return Target(ip="", run=self._run)
+        return Target(ip=place.ip, ports=place.ports, is_proxied=not place.ip, run=self._run)
 
     async def _run(self, command: Sequence[str]) -> tuple[int, bytes]:
         """Run a command inside the container; return exit code and output."""
@@ -313,8 +314,7 @@ class Container:
         """Remove what the engine has of it, running or not. Idempotent."""
         await self.leave()
         if self.id:
-            with contextlib.suppress(NotFound):
-                await self.engine.call("remove_container", self.id, force=True, v=True)
+            await self.engine.remove(self.id)
 
     async def _stop_watching(self) -> None:
         tasks, self._tasks = self._tasks, []

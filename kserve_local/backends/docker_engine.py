@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import re
+import signal
 import socket
 import threading
 from collections import deque
@@ -49,7 +50,7 @@ NO_ENGINE = (
     "start Docker (Debian: apt-get install docker.io; then: dockerd), or set DOCKER_HOST to the "
     "socket of a rootless Docker or of Podman (podman system service)"
 )
-_DEFAULT_HOST = "unix:///var/run/docker.sock"
+DEFAULT_HOST = "unix:///var/run/docker.sock"
 _BUILD_TAIL = 12
 _NARRATION = ("--->", "Step ", "Removing intermediate container", "Successfully ")
 _RUN = re.compile(r"^The command '.*'(?= returned a non-zero code)", re.DOTALL)
@@ -75,7 +76,7 @@ class Engine:
 
         def connect() -> Engine:
             given = dict(os.environ if environ is None else environ)
-            _knock(given.get("DOCKER_HOST") or _DEFAULT_HOST)
+            _knock(given.get("DOCKER_HOST") or DEFAULT_HOST)
             client = docker.APIClient(
                 **kwargs_from_env(environment=given), version="auto", timeout=TIMEOUT
             )
@@ -95,9 +96,21 @@ class Engine:
     def is_rootless(self) -> bool:
         """Whether its networks are out of reach from here: rootless, or in a virtual machine."""
         options = [str(o) for o in self.info.get("SecurityOptions") or ()]
-        return any("rootless" in o for o in options) or "Desktop" in str(
-            self.info.get("OperatingSystem")
+        return (
+            any("rootless" in o for o in options)
+            or bool(self.info.get("Rootless"))  # Podman's word
+            or "Desktop" in str(self.info.get("OperatingSystem"))
         )
+
+    @property
+    def is_podman(self) -> bool:
+        """Whether it is Podman that answers, in Docker's words."""
+        return "BuildahVersion" in self.info
+
+    @property
+    def has_cgroups(self) -> bool:
+        """Whether its figures of a container are that container's, not the whole machine's."""
+        return self.info.get("CgroupDriver") != "none"
 
     async def close(self) -> None:
         """Give up the connection. Streams must have ended."""
@@ -114,6 +127,20 @@ class Engine:
         """
         call = functools.partial(getattr(self._client, method), *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, _translated, call)
+
+    async def remove(self, container: str) -> None:
+        """Remove a container and its anonymous volumes, running or not. Idempotent.
+
+        Raises:
+            Conflict: Others have joined its network (Podman).
+            ServiceUnavailable, TimedOut: As `call`.
+        """
+        if self.is_podman:
+            # Its removal alone would leave a running container the 10 s of a stop.
+            with contextlib.suppress(KServeLocalError):
+                await self.call("kill", container, signal.SIGKILL)
+        with contextlib.suppress(NotFound):
+            await self.call("remove_container", container, force=True, v=True)
 
     async def build(
         self,
@@ -260,8 +287,11 @@ def _ours(error: docker.errors.APIError) -> KServeLocalError:
         return PortTaken(words)
     if code == 404:
         return NotFound(words)
-    if code == 409:
-        return AlreadyExists(words) if "already in use" in words else Conflict(words)
+    # Podman says both with 500.
+    if "already in use" in words:
+        return AlreadyExists(words)
+    if code == 409 or "has dependent containers" in words:
+        return Conflict(words)
     return KServeLocalError(words)
 
 

@@ -47,8 +47,9 @@ async def inventory(engine: Engine) -> list[Found]:
 
 
 def _names(image: Mapping[str, Any]) -> list[str]:
-    names = [name for name in image.get("RepoTags") or () if name != "<none>:<none>"]
-    return names or [""]
+    # Podman tells names in full.
+    names = [name.removeprefix("docker.io/") for name in image.get("RepoTags") or ()]
+    return [name for name in names if name != "<none>:<none>"] or [""]
 
 
 def _found(image: Mapping[str, Any], name: str, uses: Mapping[str, int]) -> Found:

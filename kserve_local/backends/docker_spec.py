@@ -7,7 +7,8 @@ it. Labels carry all that a later supervisor needs: adoption reads nothing but t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -60,6 +61,11 @@ def container_name(replica: ReplicaSpec, container: str, attempt: int = 0) -> st
     return f"k8s_{container or 'POD'}_{replica.pod}_{replica.namespace}_{replica.id}_{attempt}"
 
 
+def hostname(replica: ReplicaSpec) -> str:
+    """Return the Pod's hostname: its name, as far as Linux takes it."""
+    return replica.pod[:63].rstrip("-.")
+
+
 def pod_ports(replica: ReplicaSpec) -> list[int]:
     """Return the ports that the Pod names, in order, each once."""
     return list(dict.fromkeys(port for c in replica.containers for _, port in c.ports))
@@ -87,7 +93,7 @@ def sandbox(
     bindings = {port: [{"HostIp": "127.0.0.1", "HostPort": ""}] for port in ports}
     return {
         "ExposedPorts": {port: {} for port in ports},
-        "Hostname": replica.pod[:63].rstrip("-."),
+        "Hostname": hostname(replica),
         "Image": docker_pause.IMAGE,
         "Labels": labels(state, replica, SANDBOX),
         "HostConfig": {
@@ -104,6 +110,20 @@ def address(found: Mapping[str, Any], network: str) -> str:
     """Return the address that a sandbox's inspection names, empty if it has none."""
     networks = (found.get("NetworkSettings") or {}).get("Networks") or {}
     return str((networks.get(network) or {}).get("IPAddress") or "")
+
+
+def sandboxes_last(listed: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return an engine's containers in the order in which they can be removed.
+
+    Podman removes none whose network others have joined.
+    """
+    return sorted(listed, key=lambda found: (found.get("Labels") or {}).get(CONTAINER) == SANDBOX)
+
+
+def imported(told: str) -> str:
+    """Return the image's id from what an engine says of an import: lines of JSON, the id last."""
+    lines = [json.loads(line) for line in told.splitlines() if line.strip()]
+    return str(lines[-1]["status"])
 
 
 def published(found: Mapping[str, Any]) -> dict[int, int]:
@@ -135,6 +155,7 @@ def container(
     address: str,
     hosts: Path,
     launcher: Launcher | None = None,
+    with_hostname: bool = False,
 ) -> dict[str, Any]:
     """Return the engine's request for one of the Pod's containers.
 
@@ -143,6 +164,8 @@ def container(
         address: The Pod's address, as its containers know it.
         hosts: The Pod's `/etc/hosts`.
         launcher: What goes along with the user's own code.
+        with_hostname: Name the Pod's hostname: on Podman it does not come with the network that is
+            joined. Docker's engine refuses to be told.
     """
 
     def placed(text: str) -> str:
@@ -176,6 +199,8 @@ def container(
         "Labels": labels(state, replica, spec.name),
         "HostConfig": {k: v for k, v in host.items() if v is not None},
     }
+    if with_hostname:
+        request["Hostname"] = hostname(replica)
     if spec.command:
         request["Entrypoint"] = [placed(word) for word in spec.command]
     arguments = spec.argv[len(spec.command) :]
@@ -302,7 +327,7 @@ def hosts_file(replica: ReplicaSpec, ip: str, *, host: str = "") -> str:
     lines = [
         "127.0.0.1\tlocalhost",
         "::1\tlocalhost ip6-localhost ip6-loopback",
-        f"{ip}\t{replica.pod[:63].rstrip('-.')}",
+        f"{ip}\t{hostname(replica)}",
     ]
     for name, address in replica.resolve:
         ours = address.startswith("127.") and address != "127.0.0.1"

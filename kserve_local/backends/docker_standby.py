@@ -116,13 +116,11 @@ class Standbys:
 
     Args:
         make_place: Makes the sandbox of a Pod, with its hosts file in a folder.
-        remove: Removes a container, there or not.
     """
 
     settings: Settings
     engine: Engine
     make_place: Callable[[ReplicaSpec, Path], Awaitable[Place]]
-    remove: Callable[[str], Awaitable[None]]
     _by_key: dict[str, Standby] = field(default_factory=dict)
     _making: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _waking: set[asyncio.Event] = field(default_factory=set)
@@ -225,10 +223,12 @@ class Standbys:
                 for one in begun.values():
                     await one.remove()
                 if place is not None:
-                    await self.remove(place.sandbox)
+                    await self.engine.remove(place.sandbox)
                 await asyncio.to_thread(shutil.rmtree, logs, ignore_errors=True)
 
     async def _memory(self, standby: Standby) -> int:
+        if not self.engine.has_cgroups:
+            return 0
         figures = [
             await self.engine.call("stats", id, stream=False, one_shot=True)
             for id in standby.containers.values()
@@ -238,6 +238,10 @@ class Standbys:
     async def _keep(self, standby: Standby) -> bool:
         """Take a standby in, giving up others for it; tell if it fits at all."""
         budget = self.settings.standby_memory_bytes
+        if standby.memory <= 0:
+            # A rootless engine without cgroups: nobody could say when the budget is spent.
+            log.info("no standby is kept: the engine does not tell what it takes")
+            return False
         if standby.memory > budget:
             log.info("a standby of %d MiB is over the budget", standby.memory >> 20)
             return False
@@ -250,8 +254,8 @@ class Standbys:
     async def _give_up(self, standby: Standby) -> None:
         self._by_key.pop(standby.key, None)
         for container in standby.containers.values():
-            await self.remove(container)
-        await self.remove(standby.place.sandbox)
+            await self.engine.remove(container)
+        await self.engine.remove(standby.place.sandbox)
         await self.forget(standby.id)
 
     async def claim(self, spec: ReplicaSpec) -> Standby | None:

@@ -29,6 +29,8 @@ _BODY = 1024
 # Most servers listen by then; the kubelet with its longer periods would tell about as late.
 _PATIENCE = 5.0
 _REFUSED = "connect: connection refused"
+_PROXY_DIALS = 0.1
+"""Seconds in which an engine's proxy finds out that nobody listens behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Target:
     Args:
         ports: The Pod's ports -> those really listened on.
         env, cwd: For exec probes.
+        is_proxied: The ports are an engine's proxy's, which accepts for a Pod that does not listen
+            yet, and then closes the connection.
         run: Runs an exec probe's command where the container is and returns exit code and output;
             None: as a process beside it, with `env` and `cwd`.
     """
@@ -46,6 +50,7 @@ class Target:
     ports: Mapping[int, int] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
+    is_proxied: bool = False
     run: Callable[[Sequence[str]], Awaitable[tuple[int, bytes]]] | None = None
 
 
@@ -95,6 +100,10 @@ def _timed_out(probe: Probe, target: Target) -> str:
     )
 
 
+def _refused(probe: Probe, target: Target) -> str:
+    return f"dial tcp {_host(probe, target)}:{_port(probe, target)}: {_REFUSED}"
+
+
 async def _open(
     probe: Probe, target: Target, context: ssl.SSLContext | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -102,14 +111,29 @@ async def _open(
     try:
         return await asyncio.open_connection(host, port, ssl=context, limit=65536)
     except ConnectionRefusedError:
-        raise ProbeFailed(f"dial tcp {host}:{port}: {_REFUSED}") from None
+        raise ProbeFailed(_refused(probe, target)) from None
     except OSError as error:
         raise ProbeFailed(f"dial tcp {host}:{port}: {error.strerror or error}") from None
 
 
 async def _tcp(probe: Probe, target: Target) -> None:
-    _, writer = await _open(probe, target)
-    writer.close()
+    reader, writer = await _open(probe, target)
+    try:
+        if target.is_proxied and await _is_closed(reader):
+            raise ProbeFailed(_refused(probe, target))
+    finally:
+        writer.close()
+
+
+async def _is_closed(reader: asyncio.StreamReader) -> bool:
+    """Whether the other side ends the connection by itself, soon."""
+    try:
+        async with asyncio.timeout(_PROXY_DIALS):
+            return not await reader.read(1)
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
 
 
 async def _http(probe: Probe, target: Target) -> None:
@@ -133,9 +157,16 @@ async def _http(probe: Probe, target: Target) -> None:
         lines += [f"{name}: {value}" for name, value in headers.items() if value]
         writer.write(("\r\n".join(lines) + "\r\nconnection: close\r\n\r\n").encode("latin-1"))
         try:
-            status = (await reader.readline()).split(b" ", 2)
+            line = await reader.readline()
+            status = line.split(b" ", 2)
         except (OSError, ValueError) as error:
+            if target.is_proxied and isinstance(error, OSError):
+                raise ProbeFailed(
+                    f'Get "{_url(probe, target)}": {_refused(probe, target)}'
+                ) from None
             raise ProbeFailed(f'Get "{_url(probe, target)}": {error}') from None
+        if target.is_proxied and not line:
+            raise ProbeFailed(f'Get "{_url(probe, target)}": {_refused(probe, target)}')
         if len(status) < 2 or not status[0].startswith(b"HTTP/") or not status[1].isdigit():
             raise ProbeFailed(f'Get "{_url(probe, target)}": EOF')
         code = int(status[1])

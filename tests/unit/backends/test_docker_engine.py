@@ -1,4 +1,4 @@
-"""Engines that are not there, refuse, or hang."""
+"""Engines that are not there, refuse, or hang; and what they say of themselves."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import warnings
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import docker
+import docker.errors
 import pytest
+import requests
 
 from kserve_local.backends import docker_engine
-from kserve_local.backends.docker_engine import Engine
+from kserve_local.backends.docker_engine import Engine, _ours
 from kserve_local.errors import (
     AlreadyExists,
     Conflict,
@@ -137,3 +141,45 @@ async def test_an_engine_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.
     async with engine_that(well, tmp_path / "s") as engine:
         with pytest.raises(TimedOut, match="did not answer within 1 s"):
             await engine.call("inspect_container", "x")
+
+
+@pytest.mark.parametrize(
+    ("info", "is_rootless", "is_podman"),
+    [
+        ({"SecurityOptions": ["name=seccomp,profile=default"]}, False, False),
+        ({"SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"]}, True, False),
+        ({"OperatingSystem": "Docker Desktop"}, True, False),
+        # Podman 4.3 names no option.
+        ({"SecurityOptions": [], "Rootless": False, "BuildahVersion": "1.28.2"}, False, True),
+        ({"SecurityOptions": [], "Rootless": True, "BuildahVersion": "1.28.2"}, True, True),
+    ],
+)
+def test_an_engine_is_known_by_what_it_says(
+    info: dict[str, Any], is_rootless: bool, is_podman: bool
+) -> None:
+    engine = Engine(docker.APIClient(version="1.41"), info)
+    assert (engine.is_rootless, engine.is_podman) == (is_rootless, is_podman)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "kind"),
+    [
+        (
+            409,
+            'Conflict. The container name "/a" is already in use by container "1".',
+            AlreadyExists,
+        ),
+        (409, "You cannot remove a running container", Conflict),
+        # Podman's.
+        (500, 'the container name "a" is already in use by 1. You have to remove', AlreadyExists),
+        (500, "container 1 has dependent containers which must be removed before it: 2", Conflict),
+        (500, "runc create failed", KServeLocalError),
+    ],
+)
+def test_an_engines_refusal_becomes_ours(
+    code: int, words: str, kind: type[KServeLocalError]
+) -> None:
+    response = requests.Response()
+    response.status_code = code
+    error = docker.errors.APIError("refused", response=response, explanation=words)
+    assert type(_ours(error)) is kind

@@ -303,3 +303,25 @@ def test_a_machine_without_gpus_says_nothing_of_them() -> None:
     made = request(spec(env=(("NVIDIA_VISIBLE_DEVICES", "all"),)))
     assert made["Env"] == ["NVIDIA_VISIBLE_DEVICES=all"]
     assert not {"DeviceRequests", "Devices"} & set(made["HostConfig"])
+
+
+def test_what_an_engine_says_of_an_import_names_the_image() -> None:
+    docker = '{"status":"sha256:abc"}\r\n'
+    podman = '{"status":"sha256:abc","progress":"","progressDetail":{},"id":"sha256:abc"}\n'
+    assert docker_spec.imported(docker) == docker_spec.imported(podman) == "sha256:abc"
+
+
+def test_a_sandbox_goes_after_those_that_have_joined_it() -> None:
+    def listed(id: str, container: str) -> dict[str, Any]:
+        return {"Id": id, "Labels": {docker_spec.CONTAINER: container}}
+
+    found = [listed("1", ""), listed("2", "kserve-container"), listed("3", ""), listed("4", "b")]
+    assert [c["Id"] for c in docker_spec.sandboxes_last(found)] == ["2", "4", "1", "3"]
+
+
+def test_only_podman_is_told_the_hostname_again() -> None:
+    assert "Hostname" not in request(spec())
+    made = docker_spec.container(
+        STATE, replica(), spec(), sandbox_id="s", address="", hosts=Path("/h"), with_hostname=True
+    )
+    assert made["Hostname"] == "iris-predictor-00001-x"

@@ -323,3 +323,24 @@ async def test_a_container_that_does_not_listen_yet_is_given_time():
         server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", port)
         async with server:
             assert await changes.until(1) == ["ready"]
+
+
+async def test_behind_an_engines_proxy_a_connection_that_ends_at_once_was_refused():
+    """It accepts before it knows; only then it finds that nobody listens in the Pod."""
+
+    async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pass
+
+    async def waits(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with serving(closes) as port:
+        proxied = Target(ip="", ports={8080: port}, is_proxied=True)
+        for probe in (Probe("tcp", port=8080), Probe("http", port=8080, path="/")):
+            with pytest.raises(ProbeFailed, match=r"connect: connection refused$"):
+                await probes.check(probe, proxied)
+        await probes.check(Probe("tcp", port=8080), replace(proxied, is_proxied=False))
+    async with serving(waits) as port:
+        await probes.check(
+            Probe("tcp", port=8080, timeout=1), Target(ip="", ports={8080: port}, is_proxied=True)
+        )
