@@ -1,5 +1,5 @@
-"""Builds an image: with the engine's classic builder, or through the `docker` command with BuildKit
-where a Dockerfile needs that.
+"""Builds an image: over the engine's socket, or with BuildKit through the `docker` command where a
+Dockerfile needs that. Podman's builder knows all of it and needs no command.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 
-from kserve_local.backends.docker_engine import Engine
+from kserve_local.backends.docker_engine import DEFAULT_HOST, Engine
 from kserve_local.backends.docker_images import Recipe
 from kserve_local.errors import Missing, NotFound
 
 _TAIL = 12
 _STEPS = ("Step ", "#", "Collecting ", "Downloading ", "Installing ", "Get:")
 _STEP_LENGTH = 60
+_NO_BUILDX = "buildx component is missing"
 
 
 def step_of(line: str) -> str:
@@ -55,7 +56,7 @@ async def build(
         Missing: It failed; ends with the builder's last lines.
     """
     context = await asyncio.to_thread(recipe.archive)
-    if recipe.needs_buildkit:
+    if recipe.needs_buildkit and not engine.is_podman:
         lines = _with_buildkit(recipe, context, environ)
     else:
         lines = engine.build(
@@ -73,24 +74,14 @@ async def build(
 async def _with_buildkit(
     recipe: Recipe, context: bytes, environ: Mapping[str, str]
 ) -> AsyncGenerator[str, None]:
-    """Build with `docker buildx`, whose session no SDK speaks."""
-    hint = (
-        "install Docker's buildx plugin, or write the Dockerfile without RUN --mount and "
-        "here-documents"
-    )
-    try:
-        asked = await asyncio.create_subprocess_exec(
-            "docker", "buildx", "version", stdout=-3, stderr=-3, env=dict(environ)
-        )
-        has_buildx = await asked.wait() == 0
-    except FileNotFoundError:
-        has_buildx = False
-    if not has_buildx:
-        raise Missing(
-            f"the Dockerfile of {recipe.label} needs BuildKit, and `docker buildx` is not there",
-            hint=hint,
-        )
-    words = ["docker", "buildx", "build", "--load", "--progress", "plain", "--tag", recipe.image]
+    """Build with the `docker` command, whose session with BuildKit no SDK speaks.
+
+    Up to version 22 the command has BuildKit's client in itself, later ones hand over to the buildx
+    plugin: one way to ask both.
+    """
+    # The command would take its current context where none is named.
+    asked = {"DOCKER_HOST": DEFAULT_HOST} | dict(environ) | {"DOCKER_BUILDKIT": "1"}
+    words = ["docker", "build", "--progress", "plain", "--tag", recipe.image]
     for name, value in recipe.labels.items():
         words += ["--label", f"{name}={value}"]
     for name, value in recipe.arguments.items():
@@ -98,10 +89,13 @@ async def _with_buildkit(
     with tempfile.TemporaryFile() as file:
         file.write(context)
         file.seek(0)
-        process = await asyncio.create_subprocess_exec(
-            *words, "-", stdin=file, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT, env=dict(environ), start_new_session=True,
-        )  # fmt: skip
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *words, "-", stdin=file, stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT, env=asked, start_new_session=True,
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise _no_buildkit(recipe, "there is no docker command") from None
     last: deque[str] = deque(maxlen=_TAIL)
     try:
         assert process.stdout is not None  # a pipe was asked for
@@ -117,4 +111,14 @@ async def _with_buildkit(
             await process.wait()
     if code != 0:
         told = "\n".join(last)
+        if _NO_BUILDX in told:
+            raise _no_buildkit(recipe, "the docker command has no buildx plugin")
         raise Missing(f"cannot build image {recipe.image}:\n{told}")
+
+
+def _no_buildkit(recipe: Recipe, why: str) -> Missing:
+    return Missing(
+        f"the Dockerfile of {recipe.label} needs BuildKit, and {why}",
+        hint="install Docker's command with its buildx plugin (Debian 12's docker.io needs no "
+        "plugin), or write the Dockerfile without RUN --mount and here-documents",
+    )
