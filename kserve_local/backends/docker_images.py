@@ -62,6 +62,9 @@ USER 1000:1000
 ENTRYPOINT {command}
 """
 _PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
+_INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's own index of builds for CPUs: PyPI's for Linux brings gigabytes of CUDA."""
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 """Build arguments that every engine knows, and keeps out of the image's history."""
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
@@ -128,7 +131,8 @@ def runtime(server: str, environ: Mapping[str, str], *, base: str = BASE) -> Rec
     """Return how the image of one of our model servers is built. Blocking: reads files.
 
     Args:
-        environ: Where pip's settings are looked up; they reach the build, not the image.
+        environ: Where pip's settings are looked up; they reach the build, not the image. Without an
+            index among them PyTorch is the build for CPUs.
 
     Raises:
         Missing: kserve-local-runtimes is not installed, or has no such server.
@@ -146,12 +150,15 @@ def runtime(server: str, environ: Mapping[str, str], *, base: str = BASE) -> Rec
         "SYSTEM": _SYSTEM.get(server, ""),
     }
     digest = _digest(files, arguments)
+    network = _network(environ)
+    if "torch" in EXTRAS[server] and not any(name in network for name in _INDEXES):
+        network["PIP_EXTRA_INDEX_URL"] = _TORCH_INDEX
     return Recipe(
         image=f"{_REPOSITORY}/{server}:{__version__}-{digest}",
         label=server,
         files=files,
         texts={_CERTIFICATES: _certificates(environ)},
-        arguments={**arguments, **_network(environ)},
+        arguments={**arguments, **network},
     )
 
 

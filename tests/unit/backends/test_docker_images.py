@@ -57,6 +57,16 @@ def test_pips_settings_reach_the_build_and_not_the_name(tmp_path: Path) -> None:
     assert other.image != plain.image
 
 
+def test_pytorch_comes_without_cuda_unless_an_index_is_named() -> None:
+    def index(server: str, environ: dict[str, str]) -> str | None:
+        return docker_images.runtime(server, environ).arguments.get("PIP_EXTRA_INDEX_URL")
+
+    assert index("torchserver", {}) == "https://download.pytorch.org/whl/cpu"
+    assert index("torchserver", {"PIP_INDEX_URL": "http://mirror/simple"}) is None
+    assert index("torchserver", {"PIP_EXTRA_INDEX_URL": "http://cu/whl"}) == "http://cu/whl"
+    assert index("sklearnserver", {}) is None
+
+
 def test_there_is_no_image_of_a_server_that_is_not_there() -> None:
     with pytest.raises(Missing, match="no model server") as error:
         docker_images.runtime("nope", {})
