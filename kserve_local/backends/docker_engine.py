@@ -110,7 +110,8 @@ class Engine:
     @property
     def has_cgroups(self) -> bool:
         """Whether its figures of a container are that container's, not the whole machine's."""
-        return self.info.get("CgroupDriver") != "none"
+        unmade = self.info.get("Rootless") and self.info.get("CgroupVersion") == "1"
+        return self.info.get("CgroupDriver") != "none" and not unmade
 
     async def close(self) -> None:
         """Give up the connection. Streams must have ended."""

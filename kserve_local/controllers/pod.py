@@ -351,7 +351,9 @@ class NodeAgent:
         Before the status says ready: who routes to the Pod must not find the ports it only names.
         """
         replica = self._replicas.get(work.uid)
-        if work.ip or replica is None or replica.ip:
+        # The address that a process would have says nothing of a container.
+        own = "" if work.in_docker else work.ip
+        if own or replica is None or replica.ip:
             return pod
         real = {str(k): v for c in replica.containers for k, v in c.ports.items() if k != v}
         text = json.dumps(real, sort_keys=True) if real else ""

@@ -25,6 +25,8 @@ from kserve_local.interfaces.backend import (
     ReplicaStatus,
 )
 from kserve_local.settings import Settings
+from tests.integration.project import ENGINE, ROOT, project
+from tests.integration.test_podman import MANIFEST
 
 pytestmark = pytest.mark.docker
 
@@ -112,3 +114,26 @@ async def test_a_pod_is_reached_on_ports_of_the_loopback_which_it_keeps(
         assert await pid_told(adopted) == 1
     finally:
         await later.close(stop_replicas=True)
+
+
+# Every Python process of a project takes the engine for a rootless one.
+TOLD = """from kserve_local.backends.docker_engine import Engine
+Engine.is_rootless = True
+"""
+
+
+def test_the_gateway_reaches_such_a_pod_also_after_an_adoption(tmp_path: Path) -> None:
+    folder, told = tmp_path / "any", tmp_path / "told"
+    folder.mkdir()
+    told.mkdir()
+    (folder / "any.yaml").write_text(MANIFEST)
+    (told / "sitecustomize.py").write_text(TOLD)
+    paths = os.pathsep.join(map(str, (told, ROOT, ROOT / "runtimes")))
+    with project(folder, env={"DOCKER_HOST": ENGINE, "PYTHONPATH": paths}) as own:
+        own.up()
+        assert own.call("/serving/default/any/", timeout=10) == (200, "own")
+        [pod] = json.loads(own.run("get", "pods", "-o", "json").stdout)["items"]
+        assert "podIP" not in pod["status"]
+        os.kill(int(own.run_file["pid"]), signal.SIGKILL)
+        own.run("up", "-d", "--wait")
+        assert own.call("/serving/default/any/", timeout=10) == (200, "own")

@@ -183,3 +183,19 @@ def test_an_engines_refusal_becomes_ours(
     response.status_code = code
     error = docker.errors.APIError("refused", response=response, explanation=words)
     assert type(_ours(error)) is kind
+
+
+@pytest.mark.parametrize(
+    ("info", "has_cgroups"),
+    [
+        ({"CgroupDriver": "cgroupfs", "CgroupVersion": "1"}, True),
+        # Docker's rootless engine on cgroup v1, and Podman's.
+        ({"CgroupDriver": "none", "CgroupVersion": "1"}, False),
+        ({"CgroupDriver": "cgroupfs", "CgroupVersion": "1", "Rootless": True}, False),
+        ({"CgroupDriver": "systemd", "CgroupVersion": "2", "Rootless": True}, True),
+    ],
+)
+def test_figures_are_those_of_a_container_where_it_has_a_cgroup(
+    info: dict[str, Any], has_cgroups: bool
+) -> None:
+    assert Engine(docker.APIClient(version="1.41"), info).has_cgroups is has_cgroups
