@@ -5,6 +5,7 @@ private engine of this test's own, so that no other container on the machine not
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import shutil
@@ -102,10 +103,12 @@ class Engine:
 
 def bridge_of_the_machine() -> str:
     """Return address and prefix of the default bridge of the machine's engine."""
-    form = "{{range .IPAM.Config}}{{.Gateway}} {{.Subnet}}{{end}}"
+    form = "{{range .IPAM.Config}}{{.Subnet}} {{.Gateway}}{{end}}"
     words = ["docker", "--host", ENGINE, "network", "inspect", "bridge", "--format", form]
-    gateway, subnet = subprocess.check_output(words, text=True).split()
-    return f"{gateway}/{subnet.partition('/')[2]}"
+    subnet, *gateway = subprocess.check_output(words, text=True).split()
+    network = ipaddress.ip_network(subnet)
+    # An engine names none where it has made the bridge itself: the first address then.
+    return f"{gateway[0] if gateway else next(network.hosts())}/{network.prefixlen}"
 
 
 @pytest.fixture(scope="module")
