@@ -108,7 +108,7 @@ def test_every_way_of_addressing_leads_to_the_service() -> None:
     assert component.models == ()
     (target,) = entry.targets
     assert target.id == f"default/{ONE}"
-    assert target.endpoints == (Endpoint("p", "127.64.0.2", 8080),)
+    assert target.endpoints == (Endpoint("p", "127.64.0.2", 8080, 8081),)
     assert (target.state, target.container_concurrency, target.timeout) == ("ready", 2, 60.0)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kserve_local.gateway.head import (
@@ -79,10 +81,11 @@ def test_what_is_passed_on_reads_the_same_again(raw: bytes) -> None:
 
 
 @given(st.binary(max_size=300))
+@example(b"HTTP/1.0 100\r\n\r\n")
 def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
     for parse in (parse_request, parse_response):
-        with pytest.raises(HeadError):
-            parse(raw)
+        with contextlib.suppress(HeadError):
+            assert parse(raw)
     assert isinstance(refuse_early(raw), str)
 
 
