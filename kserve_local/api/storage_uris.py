@@ -27,7 +27,7 @@ PREFIXES = (
     "oci+fetch://",
     "hf://",
 )
-FETCHED = ("file", "gs", "hf", "http", "https", "pvc", "s3")
+FETCHED = ("file", "gs", "hf", "http", "https", "oci", "pvc", "s3")
 """Schemes that kserve-local itself fetches, besides local paths."""
 _AZURE = re.compile(
     r"https://(.+?)\.(blob|file)\.core\.windows\.net/"
@@ -36,9 +36,6 @@ _AZURE = re.compile(
 _LATER = {
     "hdfs": "HDFS",
     "webhdfs": "WebHDFS",
-    "oci": "an OCI image",
-    "oci+fetch": "an OCI image",
-    "oci+native": "an OCI image",
     "modelscope": "ModelScope",
     "abfs": "Azure Data Lake",
     "wasb": "Azure Blob Storage",
@@ -141,6 +138,8 @@ def _search(pattern: str, text: str) -> bool:
 
 def without_secrets(uri: str) -> str:
     """Return the URI as logs may show it: no login, and no query of an http URL (signatures)."""
+    if uri.startswith(("oci://", "oci+")):
+        return uri  # An `@` is before a digest, which no login is.
     try:
         parts = urlsplit(uri)
     except ValueError:

@@ -75,17 +75,11 @@ class Engine:
         """
 
         def connect() -> Engine:
-            given = dict(os.environ if environ is None else environ)
-            _knock(given.get("DOCKER_HOST") or DEFAULT_HOST)
-            client = docker.APIClient(
-                **kwargs_from_env(environment=given), version="auto", timeout=TIMEOUT
-            )
-            return cls(client, client.info())
+            with _reached():
+                client = _client(os.environ if environ is None else environ)
+                return cls(client, client.info())
 
-        try:
-            return await asyncio.to_thread(connect)
-        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-            raise Missing(f"no Docker engine answers: {_words(error)}", hint=NO_ENGINE) from error
+        return await asyncio.to_thread(connect)
 
     @property
     def architecture(self) -> str:
@@ -211,7 +205,7 @@ class Engine:
                 stream = _translated(lambda: open_(self._client))
                 opened.append(stream)
                 if not closed.is_set():
-                    for item in _translated_items(stream):
+                    for item in translated_items(stream):
                         hand_over(item)
             except KServeLocalError as error:
                 failed = error
@@ -232,6 +226,42 @@ class Engine:
             for stream in opened:
                 with contextlib.suppress(Exception):
                     stream.close()
+
+
+@contextlib.contextmanager
+def blocking(environ: Mapping[str, str]) -> Iterator[Callable[[str], Callable[..., Any]]]:
+    """Give what calls methods of the SDK's `APIClient` in this thread, for work without a loop:
+    `call("inspect_image")(name)`.
+
+    Raises:
+        Missing: No engine answers.
+        KServeLocalError: As `Engine.call`, from the calls.
+    """
+    with _reached():
+        client = _client(environ)
+
+    def method(name: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: _translated(lambda: getattr(client, name)(*args, **kwargs))
+
+    try:
+        yield method
+    finally:
+        client.close()
+
+
+def _client(environ: Mapping[str, str]) -> docker.APIClient:
+    _knock(environ.get("DOCKER_HOST") or DEFAULT_HOST)
+    return docker.APIClient(
+        **kwargs_from_env(environment=dict(environ)), version="auto", timeout=TIMEOUT
+    )
+
+
+@contextlib.contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise Missing(f"no Docker engine answers: {_words(error)}", hint=NO_ENGINE) from error
 
 
 def _knock(host: str) -> None:
@@ -264,7 +294,8 @@ def _translated(call: Callable[[], T]) -> T:
         ) from error
 
 
-def _translated_items(stream: Iterator[T]) -> Iterator[T]:
+def translated_items(stream: Iterator[T]) -> Iterator[T]:
+    """Yield what a stream of the SDK yields, its errors as ours."""
     iterator = iter(stream)
     ended = object()
     while True:

@@ -21,6 +21,7 @@ from kserve_local.api.manifest import Document
 from kserve_local.api.meta import Object, annotations_of, name_of, namespace_of
 from kserve_local.api.review import FileReport, Finding, ModelSource, Project, Severity
 from kserve_local.api.storage_uris import without_secrets
+from kserve_local.backends.engine_images import engine_images
 from kserve_local.cli.project_files import base_folder
 from kserve_local.controllers import pod_mutators, podspec
 from kserve_local.controllers.environment import ConfigError, NodeFacts, Sources
@@ -65,7 +66,9 @@ async def with_reachability(
         namespace: Where objects go that name none.
         patience: Longest time for one source.
     """
-    initializer = Initializer.of(settings, os.environ, limits=_LIMITS)
+    initializer = Initializer.of(
+        settings, os.environ, limits=_LIMITS, images=engine_images(settings, os.environ)
+    )
     with tempfile.TemporaryDirectory(prefix="kserve-local-") as folder:
         project = Project(files, namespace)
         checks = _Checks(project, settings, initializer, Path(folder), patience)

@@ -42,6 +42,7 @@ from kserve_local.interfaces.backend import (
     Security,
 )
 from kserve_local.interfaces.devices import Device
+from kserve_local.interfaces.registries import pull_policy_of
 from kserve_local.settings import RuntimeConfig, Settings
 
 RUNTIME_ANNOTATION = f"{names.LOCAL_PREFIX}/runtime"
@@ -222,9 +223,7 @@ def pull_policy(container: Mapping[str, Any]) -> Literal["Always", "IfNotPresent
     given = container.get("imagePullPolicy")
     if given in ("Always", "IfNotPresent", "Never"):
         return given  # type: ignore[no-any-return]  # one of the three
-    image = str(container.get("image") or "")
-    tag = image.rpartition("/")[2].partition(":")[2]
-    return "Always" if "@" not in image and tag in ("", "latest") else "IfNotPresent"
+    return pull_policy_of(str(container.get("image") or ""))
 
 
 def list_files(folder: Path, *, depth: int = _LISTED_DEPTH) -> frozenset[str]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
-from kserve_local.interfaces.backend import Progress
+from kserve_local.interfaces.backend import Login, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,15 @@ class StorageRequest:
             GOOGLE_APPLICATION_CREDENTIALS as a real file path, STORAGE_ALLOW_PATTERNS, ...), on
             top of the user's own environment credentials.
         base: Folder that relative paths start at: that of the YAML file.
+        logins: What an image (`oci://`) may be pulled with, tried in order.
+        pull: `imagePullPolicy` of an image; None: by its tag.
     """
 
     uri: str
     env: Mapping[str, str] = field(default_factory=dict)
     base: Path | None = None
+    logins: tuple[Login, ...] = ()
+    pull: Literal["Always", "IfNotPresent"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,38 @@ class StorageInitializer(Protocol):
             StorageError: In the words of KServe's storage initializer plus cause and next step;
             nothing is left
                 half done.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class EngineImage:
+    """An image that a container engine has.
+
+    Args:
+        id: Names its content.
+        digests: `sha256:...` of its manifests in registries; empty: it was made here.
+    """
+
+    id: str
+    digests: frozenset[str]
+
+
+class EngineImages(Protocol):
+    """The images of a container engine on this machine. All calls block."""
+
+    def find(self, image: str) -> EngineImage | None:
+        """Return the image of this name, None if the engine has none, or no engine answers."""
+
+    def export(self, id: str, folder: str, into: Path, check: Callable[[int], None]) -> None:
+        """Write a folder of an image, name and all, to the file `into`, as a tar archive.
+
+        Args:
+            folder: One name at the image's root, e.g. `models`.
+            check: Called with the number of bytes of each part; what it raises ends the export.
+
+        Raises:
+            NotFound: The image has no such folder, or is gone.
+            KServeLocalError: The engine fails.
         """
 
 

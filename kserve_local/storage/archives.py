@@ -8,6 +8,7 @@ and archives that grow beyond `Bounds`. On failure nothing of the archive is lef
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -18,6 +19,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -48,7 +50,7 @@ class Bounds:
     ratio: int = 100
 
 
-class _Unsafe(Exception):
+class Unsafe(Exception):
     """A member that must not be unpacked; the text says why."""
 
 
@@ -70,32 +72,12 @@ def unpack(archive: Path, into: Path, bounds: Bounds, stop: Stop) -> None:
     limit = max(bounds.size_bytes, bounds.ratio * archive.stat().st_size)
     place = Path(tempfile.mkdtemp(prefix=".unpack-", dir=into.parent))
     try:
-        target = _Target(place, bounds.files, limit, stop)
-        try:
+        with translated(
+            archive.name, "pack the model again, with plain files and relative names only"
+        ):
+            target = Target(place, bounds.files, limit, stop)
             (_unpack_zip if kind_of(archive.name) == "zip" else _unpack_tar)(archive, target)
             target.finish()
-        except _Unsafe as error:
-            raise StorageError(
-                f"{_INVALID} {archive.name}: {error}",
-                hint="pack the model again, with plain files and relative names only",
-            ) from error
-        except (
-            tarfile.TarError,
-            zipfile.BadZipFile,
-            zlib.error,
-            lzma.LZMAError,
-            EOFError,
-            # zipfile: encrypted members, unknown compression; tarfile: broken numbers and names.
-            RuntimeError,
-            NotImplementedError,
-            ValueError,
-        ) as error:
-            raise StorageError(f"{_INVALID} {archive.name}: {error}") from error
-        except OSError as error:
-            # gzip and bz2 report broken data as an OSError without a number.
-            if error.errno is not None:
-                raise
-            raise StorageError(f"{_INVALID} {archive.name}: {error}") from error
         archive.unlink()
         for entry in sorted(place.iterdir()):
             entry.rename(into / entry.name)
@@ -103,7 +85,37 @@ def unpack(archive: Path, into: Path, bounds: Bounds, stop: Stop) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-class _Target:
+@contextlib.contextmanager
+def translated(name: str, hint: str) -> Iterator[None]:
+    """Tell what is wrong with an archive of this name as a StorageError.
+
+    Args:
+        hint: What helps where a member must not be unpacked.
+    """
+    try:
+        yield
+    except Unsafe as error:
+        raise StorageError(f"{_INVALID} {name}: {error}", hint=hint) from error
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        # zipfile: encrypted members, unknown compression; tarfile: broken numbers and names.
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
+        raise StorageError(f"{_INVALID} {name}: {error}") from error
+    except OSError as error:
+        # gzip and bz2 report broken data as an OSError without a number.
+        if error.errno is not None:
+            raise
+        raise StorageError(f"{_INVALID} {name}: {error}") from error
+
+
+class Target:
     """The folder that members are written to, with what they may still take."""
 
     def __init__(self, root: Path, files: int, size_bytes: int, stop: Stop) -> None:
@@ -117,28 +129,32 @@ class _Target:
 
     def path(self, name: str) -> Path | None:
         """Return where a member goes, None for the root itself."""
-        self._members += 1
-        if self._members > self._files:
-            raise _Unsafe(f"more than {self._files} members")
+        self.count()
         if name.startswith("/") or "\0" in name:
-            raise _Unsafe(f'"{name}" is no relative name')
+            raise Unsafe(f'"{name}" is no relative name')
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
-            raise _Unsafe(f'"{name}" leaves the folder')
+            raise Unsafe(f'"{name}" leaves the folder')
         return self.root.joinpath(*parts) if parts else None
+
+    def count(self) -> None:
+        """Count a member."""
+        self._members += 1
+        if self._members > self._files:
+            raise Unsafe(f"more than {self._files} members")
 
     def folder(self, path: Path) -> None:
         """Make a folder, also one that is there already."""
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise _Unsafe(f'"{path.relative_to(self.root)}" is a file and a folder') from error
+            raise Unsafe(f'"{path.relative_to(self.root)}" is a file and a folder') from error
 
     def file(self, path: Path, content: IO[bytes], *, executable: bool) -> None:
         """Write a file, replacing one of the same name, within what is left."""
         self.folder(path.parent)
         if path.is_dir():
-            raise _Unsafe(f'"{path.relative_to(self.root)}" is a file and a folder')
+            raise Unsafe(f'"{path.relative_to(self.root)}" is a file and a folder')
         path.unlink(missing_ok=True)
         with path.open("xb") as file:
             while chunk := content.read(_CHUNK):
@@ -151,24 +167,24 @@ class _Target:
         """Count unpacked bytes."""
         self.size_left -= size
         if self.size_left < 0:
-            raise _Unsafe(f"it unpacks to more than {self._size / 2**30:.1f} GiB")
+            raise Unsafe(f"it unpacks to more than {self._size / 2**30:.1f} GiB")
 
     def hard_link(self, path: Path, source: Path | None) -> None:
         """Make `path` the same file as a member that came before."""
         if source is None or source.is_symlink() or not source.is_file():
-            raise _Unsafe(f'"{path.relative_to(self.root)}" links to what is not in the archive')
+            raise Unsafe(f'"{path.relative_to(self.root)}" links to what is not in the archive')
         self.folder(path.parent)
         if path == source:
             return
         if path.is_dir():
-            raise _Unsafe(f'"{path.relative_to(self.root)}" is a file and a folder')
+            raise Unsafe(f'"{path.relative_to(self.root)}" is a file and a folder')
         path.unlink(missing_ok=True)
         os.link(source, path)
 
     def symbolic_link(self, path: Path, target: str) -> None:
         """Remember a link; it is made when every file is written, so that none goes through it."""
         if target.startswith("/") or "\0" in target or not target or len(target) > _MAX_LINK:
-            raise _Unsafe(f'the link "{path.relative_to(self.root)}" leads out of the folder')
+            raise Unsafe(f'the link "{path.relative_to(self.root)}" leads out of the folder')
         self._links.append((path, target))
 
     def finish(self) -> None:
@@ -178,12 +194,12 @@ class _Target:
             parent = path.parent.relative_to(self.root)
             # A link made before may have been bent by one made since; nothing goes through any.
             if os.path.realpath(path.parent) != os.path.normpath(os.path.join(root, parent)):
-                raise _Unsafe(f'"{path.relative_to(self.root)}" goes through a link')
+                raise Unsafe(f'"{path.relative_to(self.root)}" goes through a link')
             self.folder(path.parent)
             if path.is_symlink():
                 path.unlink()
             if path.exists():
-                raise _Unsafe(f'"{path.relative_to(self.root)}" is a link and something else')
+                raise Unsafe(f'"{path.relative_to(self.root)}" is a link and something else')
             path.symlink_to(target)
         for path, _ in self._links:
             self._inside(path)
@@ -193,12 +209,12 @@ class _Target:
         try:
             real = os.path.realpath(path)
         except OSError as error:
-            raise _Unsafe(f'the link "{path.relative_to(self.root)}" leads nowhere') from error
+            raise Unsafe(f'the link "{path.relative_to(self.root)}" leads nowhere') from error
         if real != root and not real.startswith(root + os.sep):
-            raise _Unsafe(f'the link "{path.relative_to(self.root)}" leads out of the folder')
+            raise Unsafe(f'the link "{path.relative_to(self.root)}" leads out of the folder')
 
 
-class _Guarded(io.RawIOBase):
+class Guarded(io.RawIOBase):
     """A decompressed tar stream that refuses huge headers and counts what it gives."""
 
     def __init__(
@@ -210,10 +226,10 @@ class _Guarded(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         if size < 0 or size > _MAX_HEADER:
-            raise _Unsafe("a header is too large")
+            raise Unsafe("a header is too large")
         data = self._raw.read(size)
         if self._raw.tell() > self._limit:
-            raise _Unsafe("it unpacks to too much")
+            raise Unsafe("it unpacks to too much")
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
@@ -223,7 +239,8 @@ class _Guarded(io.RawIOBase):
         return self._raw.tell()
 
 
-def _decompressed(archive: Path) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile | BinaryIO:
+def decompressed(archive: Path) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile | BinaryIO:
+    """Open an archive to read what is in it, decompressed as its first bytes say."""
     with archive.open("rb") as file:
         start = file.read(6)
     if start.startswith(b"\x1f\x8b"):
@@ -235,9 +252,9 @@ def _decompressed(archive: Path) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile 
     return archive.open("rb")
 
 
-def _unpack_tar(archive: Path, target: _Target) -> None:
-    with _decompressed(archive) as raw:
-        guarded: BinaryIO = _Guarded(raw, target.size_left)  # type: ignore[assignment]  # all that tarfile uses is there
+def _unpack_tar(archive: Path, target: Target) -> None:
+    with decompressed(archive) as raw:
+        guarded: BinaryIO = Guarded(raw, target.size_left)  # type: ignore[assignment]  # all that tarfile uses is there
         # Not streaming ("r|"): its reads come in blocks, which hides what a header asks for.
         with tarfile.open(fileobj=guarded, mode="r:", encoding="utf-8") as tar:
             for member in tar:
@@ -256,12 +273,12 @@ def _unpack_tar(archive: Path, target: _Target) -> None:
                 elif member.issym():
                     target.symbolic_link(path, member.linkname)
                 else:
-                    raise _Unsafe(f'"{member.name}" is a device or a pipe')
+                    raise Unsafe(f'"{member.name}" is a device or a pipe')
                 # tarfile keeps every member for lookups by name, which nobody does here.
                 tar.members = []  # type: ignore[attr-defined]  # not in typeshed
 
 
-def _unpack_zip(archive: Path, target: _Target) -> None:
+def _unpack_zip(archive: Path, target: Target) -> None:
     with zipfile.ZipFile(archive) as packed:
         for info in packed.infolist():
             path = target.path(info.filename)
@@ -279,4 +296,4 @@ def _unpack_zip(archive: Path, target: _Target) -> None:
                 with packed.open(info) as content:
                     target.file(path, content, executable=bool(mode & stat.S_IXUSR))
             else:
-                raise _Unsafe(f'"{info.filename}" is a device or a pipe')
+                raise Unsafe(f'"{info.filename}" is a device or a pipe')

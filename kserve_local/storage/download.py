@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kserve_local.errors import StorageError
 from kserve_local.interfaces.storage import Fetched
-from kserve_local.storage import archives
+from kserve_local.storage import archives, layers
 from kserve_local.storage.cache import CacheEntry, Entry, is_full, remove, snapshot_of
 from kserve_local.storage.http import Broken, HttpClient, Refused, Response, Stop
 from kserve_local.storage.remote import (
@@ -218,7 +218,11 @@ class Download:
             job.place(target)
         if not snapshot:
             snapshot = _digest_of(files)
-        if listing.unpack:
+        if listing.folder:
+            self._meter.note(f"Unpacking /{listing.folder} of the image")
+            packed = [files / file.path for file in listing.files]
+            layers.unpack(packed, listing.folder, files, self._unpacking, self._stop)
+        elif listing.unpack:
             self._meter.note(f"Unpacking {listing.files[0].path}")
             archives.unpack(files / listing.files[0].path, files, self._unpacking, self._stop)
         content = self._entry.commit(files, snapshot, listing, self._source.reader)

@@ -13,13 +13,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kserve_local.api.storage_uris import without_secrets
 from kserve_local.errors import StorageError
 from kserve_local.interfaces.backend import Progress
-from kserve_local.interfaces.storage import Fetched, StorageRequest
+from kserve_local.interfaces.storage import EngineImages, Fetched, StorageRequest
 from kserve_local.settings import Settings
 from kserve_local.storage.local import (
     as_folder,
@@ -58,6 +59,7 @@ class Initializer:
         offline: Nothing is asked of any remote source; what is not cached is an error.
         limits: Timeouts and tries; the defaults of `http.Limits`.
         unpacking: How far archives may grow; the defaults of `archives.Bounds`.
+        images: The images of a container engine; None: there is none.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Initializer:
         offline: bool = False,
         limits: Limits | None = None,
         unpacking: Bounds | None = None,
+        images: EngineImages | None = None,
     ) -> None:
         self.cache = cache
         self.project = project
@@ -80,17 +83,24 @@ class Initializer:
         self.offline = offline
         self._limits = limits
         self._unpacking = unpacking
+        self._images = images
         self._fetches = concurrent.futures.ThreadPoolExecutor(_MAX_FETCHES, "storage-fetch")
         self._files: concurrent.futures.ThreadPoolExecutor | None = None
 
     @classmethod
     def of(
-        cls, settings: Settings, environ: Mapping[str, str], *, limits: Limits | None = None
+        cls,
+        settings: Settings,
+        environ: Mapping[str, str],
+        *,
+        limits: Limits | None = None,
+        images: EngineImages | None = None,
     ) -> Initializer:
         """Return the initializer of a project as it is configured.
 
         Args:
             environ: The user's environment; the project's own `storage` settings go before it.
+            images: The images of a container engine that the project may use.
         """
         return cls(
             cache=settings.cache,
@@ -100,6 +110,7 @@ class Initializer:
             env={**environ, **settings.storage_env},
             offline=settings.offline,
             limits=limits,
+            images=images,
         )
 
     async def fetch(self, request: StorageRequest, report: Callable[[Progress], None]) -> Fetched:
@@ -139,8 +150,12 @@ class Initializer:
 
     def _reach(self, request: StorageRequest, stop: Stop) -> bool:
         from kserve_local.storage.http import Broken, Limits, Refused
+        from kserve_local.storage.oci import image_of
         from kserve_local.storage.remote import unreachable
 
+        image = image_of(request.uri)
+        if image and self._images is not None and self._images.find(image) is not None:
+            return True
         source, offline = self._source(request, self._limits or Limits(), stop)
         try:
             if not offline:
@@ -215,14 +230,57 @@ class Initializer:
     ) -> Fetched:
         from kserve_local.storage.cache import CacheEntry
         from kserve_local.storage.download import Download
+        from kserve_local.storage.oci import empty, image_of
 
-        source, offline = self._source(request, limits, stop)
-        # What names the entry is written down and shown; logins and signatures must not be.
-        shown = without_secrets(request.uri)
-        entry = CacheEntry(self.cache / "models", shown, source.place)
-        return Download(
-            source, entry, stop, files, meter, offline=offline, unpacking=self._unpacking
-        ).run()
+        image = image_of(request.uri)
+        fetched = self._on_engine(request, limits, stop, meter) if image else None
+        if fetched is None:
+            source, offline = self._source(request, limits, stop)
+            # What names the entry is written down and shown; logins and signatures must not be.
+            shown = without_secrets(request.uri)
+            entry = CacheEntry(self.cache / "models", shown, source.place)
+            fetched = Download(
+                source, entry, stop, files, meter, offline=offline, unpacking=self._unpacking
+            ).run()
+        # Cached as well, so that trying again costs nothing.
+        if image and is_empty(fetched.path):
+            raise empty(image)
+        return fetched
+
+    def _on_engine(
+        self,
+        request: StorageRequest,
+        limits: Limits,
+        stop: Stop,
+        meter: Meter,
+    ) -> Fetched | None:
+        """Return the content of an image that the container engine has, None if it is not it."""
+        if self._images is None:
+            return None
+        from kserve_local.storage.archives import Bounds
+        from kserve_local.storage.images import from_engine, on_engine
+        from kserve_local.storage.oci import OciSource, image_of
+
+        def registry() -> OciSource:
+            # There is another way, so one try is enough.
+            source, _ = self._source(request, replace(limits, attempts=1), stop)
+            assert isinstance(source, OciSource)
+            return source
+
+        found, meter.warning = on_engine(
+            request, self._images, registry, offline=self.offline, note=meter.note
+        )
+        if found is None:
+            return None
+        return from_engine(
+            image_of(request.uri),
+            found,
+            self._images,
+            self.cache / "models",
+            stop=stop,
+            meter=meter,
+            bounds=self._unpacking or Bounds(),
+        )
 
     def _source(self, request: StorageRequest, limits: Limits, stop: Stop) -> tuple[Source, bool]:
         """Return the remote source, and whether it must not be asked."""
@@ -231,7 +289,7 @@ class Initializer:
         from kserve_local.storage.sources import source_of
 
         env = request_env(self.env, request.env)
-        source = source_of(request.uri, env, limits, stop)
+        source = source_of(request.uri, env, limits, stop, request.logins)
         return source, self.offline or (request.uri.startswith("hf://") and is_offline(env))
 
 

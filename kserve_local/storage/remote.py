@@ -44,10 +44,16 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All files of a source at one moment. `unpack`: it is an archive to be unpacked."""
+    """All files of a source at one moment.
+
+    Args:
+        unpack: They are packed: one archive, or layers.
+        folder: They are an image's layers, the lowest first, and this folder of it is the content.
+    """
 
     files: tuple[RemoteFile, ...]
     unpack: bool = False
+    folder: str = ""
 
 
 class SourceChanged(Exception):

@@ -9,16 +9,27 @@ from collections.abc import Mapping
 
 from kserve_local.api.storage_uris import FETCHED, unfetched
 from kserve_local.errors import StorageError
+from kserve_local.interfaces.backend import Login
 from kserve_local.storage.gcs import GcsSource
 from kserve_local.storage.http import Limits, Stop
 from kserve_local.storage.huggingface import HuggingFaceSource
+from kserve_local.storage.oci import OciSource, image_of
 from kserve_local.storage.remote import Source
 from kserve_local.storage.s3 import S3Source
 from kserve_local.storage.web import WebSource
 
 
-def source_of(uri: str, env: Mapping[str, str], limits: Limits, stop: Stop) -> Source:
+def source_of(
+    uri: str,
+    env: Mapping[str, str],
+    limits: Limits,
+    stop: Stop,
+    logins: tuple[Login, ...] = (),
+) -> Source:
     """Return the source of a remote URI. Blocking: reads credentials.
+
+    Args:
+        logins: What an image may be pulled with, before the user's own logins.
 
     Raises:
         StorageError: No such scheme, a wrong URI, or credentials that cannot be read.
@@ -34,6 +45,8 @@ def source_of(uri: str, env: Mapping[str, str], limits: Limits, stop: Stop) -> S
         return GcsSource(uri, env, limits, stop)
     if scheme == "hf":
         return HuggingFaceSource(uri, env, limits, stop)
+    if image_of(uri):
+        return OciSource(uri, env, limits, stop, logins)
     raise StorageError(
         f'storageUri "{uri}" has no provider; known schemes: {", ".join(FETCHED)}',
         hint=_mirror(uri),

@@ -17,6 +17,7 @@ from kserve_local.api import builtin, scheme
 from kserve_local.api.config import InferenceServiceConfig, parse
 from kserve_local.api.meta import Key, Object, timestamp
 from kserve_local.apiserver.discovery import VERSION
+from kserve_local.backends.engine_images import engine_images
 from kserve_local.controllers import pod_mutators
 from kserve_local.controllers.addresses import AddressPool
 from kserve_local.controllers.chain import ChainSettings, ensure_local_gateway, knative_chain
@@ -78,7 +79,7 @@ class ControlPlane:
         self._agent = NodeAgent(
             store,
             backend,
-            Initializer.of(settings, os.environ),
+            Initializer.of(settings, os.environ, images=engine_images(settings, os.environ)),
             recorder,
             settings,
             addresses,

@@ -255,7 +255,6 @@ async def test_a_bomb_is_refused(server: FileServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "what"),
     [
-        ("oci://registry/model:1", "an OCI image"),
         ("hdfs://user/me/model", "HDFS"),
         ("webhdfs://user/me/model", "WebHDFS"),
         ("modelscope://owner/model", "ModelScope"),
@@ -270,5 +269,7 @@ async def test_what_is_not_there_yet_names_the_way_out(world: World, uri: str, w
 
 
 async def test_an_unknown_scheme_names_the_known_ones(world: World) -> None:
-    with pytest.raises(StorageError, match="known schemes: file, gs, hf, http, https, pvc, s3"):
+    with pytest.raises(
+        StorageError, match="known schemes: file, gs, hf, http, https, oci, pvc, s3"
+    ):
         await world.fetch("s4://b/m")

@@ -114,9 +114,9 @@ NOTED = {
     ),
     "no storage": HEAD + "spec:\n  predictor:\n    sklearn: # HERE\n      protocolVersion: v1\n",
     "Azure": HEAD + MODEL.replace("s3://a/b", "https://x.blob.core.windows.net/y/b # HERE"),
-    "oci": (
+    "HDFS": (
         HEAD + "spec:\n  predictor:\n    model: {modelFormat: {name: sklearn}}\n    storageUris:\n"
-        "    - uri: gs://a/b\n    - uri: oci://a/b # HERE\n      mountPath: /mnt/models/b\n"
+        "    - uri: gs://a/b\n    - uri: hdfs://a/b # HERE\n      mountPath: /mnt/models/b\n"
     ),
     "graph": (
         f"{SERVING}kind: InferenceGraph # HERE\nmetadata: {{name: g}}\n"
@@ -148,5 +148,5 @@ def test_validate_notes_it_at_its_line(case: str, strict: bool) -> None:
 
 
 def test_what_a_mirror_holds_is_fetched() -> None:
-    (report,) = review({"f.yaml": load(NOTED["oci"])}, mirrors=["oci://a/"])
+    (report,) = review({"f.yaml": load(NOTED["HDFS"])}, mirrors=["hdfs://a/"])
     assert report.findings == ()
