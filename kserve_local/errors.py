@@ -155,6 +155,10 @@ class StorageError(KServeLocalError):
     exit_code = 8
 
 
+class NoModel(StorageError):
+    """A source is there and can be read, and no model is where it should be in it."""
+
+
 class ModelError(KServeLocalError):
     """A model answered with an error."""
 

@@ -1,4 +1,5 @@
-"""Carries out a Pod's `storage-initializer` init container through the `StorageInitializer` seam.
+"""Carries out a Pod's `storage-initializer` or `modelcar-init` init container through the
+`StorageInitializer` seam.
 
 Reads the container's `source target` argument pairs, environment and mounted credentials; writes
 its log file and gives what was fetched. Copies the contract of KServe's image: pairs run one after
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import orjson
 
@@ -19,15 +20,18 @@ from kserve_local.api import names, storage_uris
 from kserve_local.api.meta import Object, annotations_of, name_of
 from kserve_local.controllers.credentials import storage_config_env
 from kserve_local.controllers.environment import resolve_command, resolve_env
-from kserve_local.controllers.pod_containers import Surroundings
+from kserve_local.controllers.modelcars import modelcar_of
+from kserve_local.controllers.oci_models import INSECURE_ENV
+from kserve_local.controllers.pod_containers import Surroundings, pull_policy
 from kserve_local.controllers.pod_volumes import (
     Content,
     VolumePlaces,
     make_mounts,
     rewrite_paths,
 )
-from kserve_local.errors import KServeLocalError
-from kserve_local.interfaces.backend import Progress
+from kserve_local.controllers.pull_secrets import logins
+from kserve_local.errors import KServeLocalError, NoModel
+from kserve_local.interfaces.backend import Login, Progress
 from kserve_local.interfaces.storage import StorageInitializer, StorageRequest
 
 # One line and one Event at most in this many seconds; a fetch reports many times a second.
@@ -38,15 +42,31 @@ _STATE_FILE = ".storage.json"
 
 @dataclass(frozen=True, slots=True)
 class Fetches:
-    """What an init container is to fetch: `(source, target)` pairs and the environment."""
+    """What an init container is to fetch: `(source, target)` pairs and the environment.
+
+    Args:
+        logins, pull: How an image is pulled; see `StorageRequest`.
+        linked: See `Content.linked`.
+    """
 
     pairs: tuple[tuple[str, str], ...]
     env: Mapping[str, str]
     base: Path
+    logins: tuple[Login, ...] = ()
+    pull: Literal["Always", "IfNotPresent"] | None = None
+    linked: bool = False
 
 
 class InitFailed(Exception):
-    """The init container failed; the text is its last log lines."""
+    """The init container failed; the text is its last log lines.
+
+    Args:
+        is_there: The source could be read, and holds no model.
+    """
+
+    def __init__(self, text: str, *, is_there: bool = False) -> None:
+        super().__init__(text)
+        self.is_there = is_there
 
 
 def base_folder(pod: Object, project: Path) -> Path:
@@ -64,6 +84,17 @@ def plan_fetches(
         ConfigError: A Secret or ConfigMap is missing, in kubelet's words.
         InitFailed: The arguments are no pairs.
     """
+    car = modelcar_of(pod, str(container.get("name")))
+    if car is not None:
+        request = image_request(pod, car.image, around, pull=pull_policy(car.container))
+        return Fetches(
+            pairs=((request.uri, car.target),),
+            env=request.env,
+            base=base_folder(pod, around.settings.project),
+            logins=request.logins,
+            pull=request.pull,
+            linked=True,
+        )
     env = resolve_env(pod, container, around.sources, around.node)
     _, args = resolve_command(container, env)
     if not args or len(args) % 2:
@@ -81,6 +112,20 @@ def plan_fetches(
         pairs=pairs,
         env=rewrite_paths(storage_config_env(env), mounts),
         base=base_folder(pod, around.settings.project),
+    )
+
+
+def image_request(pod: Object, image: str, around: Surroundings, *, pull: str) -> StorageRequest:
+    """Return what storage is asked for to have an image's model, as a node would pull it.
+
+    Args:
+        pull: `imagePullPolicy`.
+    """
+    return StorageRequest(
+        uri=f"oci://{image}",
+        env={INSECURE_ENV: "true"} if around.insecure_registries else {},
+        logins=logins(pod, image, around.sources.secret)[0],
+        pull="Always" if pull == "Always" else "IfNotPresent",
     )
 
 
@@ -167,7 +212,14 @@ async def fetch_all(
             started = time.monotonic()
             try:
                 fetched = await storage.fetch(
-                    StorageRequest(uri=source, env=fetches.env, base=fetches.base), log.report
+                    StorageRequest(
+                        uri=source,
+                        env=fetches.env,
+                        base=fetches.base,
+                        logins=fetches.logins,
+                        pull=fetches.pull,
+                    ),
+                    log.report,
                 )
             except KServeLocalError as error:
                 lines = [error.message]
@@ -175,7 +227,8 @@ async def fetch_all(
                     lines.append(f"Next step: {error.hint}")
                 for line in lines:
                     log.line(line)
-                raise InitFailed("\n".join(lines)) from error
+                there = isinstance(error, NoModel)
+                raise InitFailed("\n".join(lines), is_there=there) from error
             # How it ended may be what matters: that the cached copy could not be compared.
             log.catch_up()
             took = time.monotonic() - started
@@ -185,7 +238,7 @@ async def fetch_all(
                 else f"{_megabytes(fetched.transferred_bytes)} transferred"
             )
             log.line(f"Successfully copied {shown} to {target} ({how}, {took:.1f} s)")
-            contents.append(Content(target=target, path=fetched.path))
+            contents.append(Content(target, fetched.path, linked=fetches.linked))
         return tuple(contents)
     finally:
         log.close()
@@ -195,7 +248,7 @@ def remember(folder: Path, done: Mapping[str, tuple[Content, ...]]) -> None:
     """Write which init containers are done and what they fetched, for a later supervisor."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
-        name: [{"target": c.target, "path": str(c.path)} for c in contents]
+        name: [{"target": c.target, "path": str(c.path), "linked": c.linked} for c in contents]
         for name, contents in done.items()
     }
     temporary = folder / f"{_STATE_FILE}.new"
@@ -208,7 +261,9 @@ def recall(folder: Path) -> dict[str, tuple[Content, ...]]:
     try:
         content = orjson.loads((folder / _STATE_FILE).read_bytes())
         found = {
-            str(name): tuple(Content(str(c["target"]), Path(c["path"])) for c in contents)
+            str(name): tuple(
+                Content(str(c["target"]), Path(c["path"]), bool(c.get("linked"))) for c in contents
+            )
             for name, contents in content.items()
         }
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError):

@@ -37,10 +37,10 @@ from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.init_containers import recall
 from kserve_local.controllers.pod_containers import (
     Interpreter,
-    all_containers,
     grace_of,
     host_aliases,
     init_containers,
+    spec_containers,
 )
 from kserve_local.controllers.pod_plan import Plan, Record, id_of, plan_pod, restarted
 from kserve_local.controllers.pod_start import CONFIG_ERROR, PodStarter
@@ -515,7 +515,7 @@ class NodeAgent:
     def _terminate(self, work: Work, pod: Object) -> None:
         """Begin to stop a Pod that was deleted; a second, shorter grace shortens the first."""
         if not work.stopping and work.uid in self._replicas:
-            for container in all_containers(pod):
+            for container in spec_containers(pod):
                 self._note(pod, "Normal", "Killing", f"Stopping container {container.get('name')}")
         grace = grace_of(pod)
         self._end(work, grace=grace, drain=grace > 0)

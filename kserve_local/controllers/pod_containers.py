@@ -22,6 +22,7 @@ from kserve_local.controllers.environment import (
     resolve_command,
     resolve_env,
 )
+from kserve_local.controllers.modelcars import modelcar_of, modelcars
 from kserve_local.controllers.pod_volumes import VolumePlaces, make_mounts
 from kserve_local.controllers.pull_secrets import logins
 from kserve_local.controllers.standins import (
@@ -65,17 +66,28 @@ class Interpreter:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Everything but the Pod that its containers depend on."""
+    """Everything but the Pod that its containers depend on.
+
+    Args:
+        insecure_registries: Models in images may come without TLS (config ociInsecureRegistry).
+    """
 
     settings: Settings
     node: NodeFacts
     sources: Sources
     interpreter: Interpreter
+    insecure_registries: bool = False
+
+
+def spec_containers(pod: Object) -> list[Mapping[str, Any]]:
+    """Return all containers of the Pod that keep running, in order."""
+    return list((pod.get("spec") or {}).get("containers") or ())
 
 
 def all_containers(pod: Object) -> list[Mapping[str, Any]]:
-    """Return the Pod's containers that keep running, in order."""
-    return list((pod.get("spec") or {}).get("containers") or ())
+    """Return the Pod's containers that a backend keeps running, in order: no modelcars."""
+    played = {car.sidecar for car in modelcars(pod)}
+    return [c for c in spec_containers(pod) if c.get("name") not in played]
 
 
 def init_containers(pod: Object) -> list[Mapping[str, Any]]:
@@ -83,9 +95,14 @@ def init_containers(pod: Object) -> list[Mapping[str, Any]]:
     return list((pod.get("spec") or {}).get("initContainers") or ())
 
 
+def is_played(pod: Object, init: str) -> bool:
+    """Whether an init container is KServe's own, which the node agent carries out itself."""
+    return init == names.STORAGE_INITIALIZER or modelcar_of(pod, init) is not None
+
+
 def custom_init_containers(pod: Object) -> list[Mapping[str, Any]]:
-    """Return the init containers that are not KServe's own storage initializer, in order."""
-    return [c for c in init_containers(pod) if c.get("name") != names.STORAGE_INITIALIZER]
+    """Return the init containers that are not KServe's own, in order."""
+    return [c for c in init_containers(pod) if not is_played(pod, str(c.get("name")))]
 
 
 def host_aliases(pod: Object) -> dict[str, str]:

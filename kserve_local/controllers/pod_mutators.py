@@ -16,6 +16,7 @@ from typing import Any
 from kserve_local.api import names, scheme, storage_uris, strategic_merge
 from kserve_local.api.config import InferenceServiceConfig
 from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of
+from kserve_local.controllers import oci_models
 from kserve_local.controllers.credentials import (
     SCHEME_PLACEHOLDER,
     Credentials,
@@ -93,6 +94,14 @@ def _inject_storage(pod: Object, config: InferenceServiceConfig, lookup: Lookup)
     annotations = annotations_of(pod)
     source = annotations.get(names.SOURCE_URI)
     if not source:
+        return
+    mode, image = oci_models.mode_of(source, config)
+    if mode:
+        # STORAGE_URI of a custom container stays what it is, as upstream.
+        oci_models.inject(spec, image, names.MODEL_DIR, mode, config)
+        fetcher = _named(spec.get("initContainers") or (), names.STORAGE_INITIALIZER)
+        if fetcher is not None:
+            _add_ca_bundle(spec, fetcher, config)
         return
     source, credentials = _credentials(pod, source, config, lookup)
     read_only = annotations.get(names.STORAGE_READONLY, "true").lower() != "false"

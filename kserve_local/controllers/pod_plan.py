@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from kserve_local.api.meta import Object, name_of, namespace_of, uid_of
-from kserve_local.controllers.pod_containers import all_containers, init_containers
+from kserve_local.controllers.modelcars import modelcars
+from kserve_local.controllers.pod_containers import init_containers, spec_containers
 from kserve_local.controllers.pod_status import (
     ContainerView,
     Running,
@@ -252,6 +254,8 @@ def _init_plan(
         record = seen.records.get(name, Record())
         blocked = seen.blocked.waiting.get(name) if seen.blocked else None
         waiting = Waiting(_INITIALIZING.reason, seen.progress.get(name, ""))
+        if name in seen.refused and not seen.progress.get(name):
+            waiting = seen.refused[name]  # As on a node, until it has worked.
         state: State = seen.init.get(name) or blocked or waiting
         last = record.last
         if done and isinstance(state, Terminated) and state.exit_code != 0:
@@ -283,6 +287,18 @@ def _init_plan(
     return views, plan, done
 
 
+def _modelcar_view(container: Mapping[str, Any], seen: Seen, *, initialized: bool) -> ContainerView:
+    """Return the view of a sidecar that holds a model image: it runs once the model is there."""
+    name = str(container.get("name"))
+    ends = [s.finished_at or 0.0 for s in seen.init.values() if isinstance(s, Terminated)]
+    return ContainerView(
+        name=name,
+        image=str(container.get("image") or ""),
+        state=Running(max(ends, default=0.0), ready=True) if initialized else _INITIALIZING,
+        image_id=seen.images.get(name, ""),
+    )
+
+
 def _container_id(status: ContainerStatus | None) -> str:
     return id_of(status) if status is not None else ""
 
@@ -308,8 +324,13 @@ def plan_pod(pod: Object, seen: Seen, now: float) -> Plan:
     looks = [plan.again] if plan.again is not None else []
     running = {c.name: c for c in seen.replica.containers} if seen.replica else {}
     create = initialized and not running and not seen.creating and seen.blocked is None
-    for container in all_containers(pod):
+    played = {car.sidecar for car in modelcars(pod)}
+    for container in spec_containers(pod):
         name = str(container.get("name"))
+        if name in played:
+            final = final and not initialized
+            containers.append(_modelcar_view(container, seen, initialized=initialized))
+            continue
         record = seen.records.get(name, Record())
         status = running.get(name)
         creating = Waiting(_CREATING.reason, seen.progress.get(name, ""))

@@ -23,11 +23,20 @@ from kserve_local.controllers.empty_models import empty_models
 from kserve_local.controllers.environment import ConfigError, NodeFacts, Sources
 from kserve_local.controllers.init_containers import (
     InitFailed,
+    base_folder,
     fetch_all,
+    image_request,
     log_path,
     plan_fetches,
     remember,
 )
+from kserve_local.controllers.modelcars import (
+    has_images,
+    image_volumes,
+    modelcar_of,
+    modelcars,
+)
+from kserve_local.controllers.oci_models import insecure_registries
 from kserve_local.controllers.pod_containers import (
     Built,
     Interpreter,
@@ -38,6 +47,7 @@ from kserve_local.controllers.pod_containers import (
     grace_of,
     host_aliases,
     init_containers,
+    is_played,
     replica_spec,
 )
 from kserve_local.controllers.pod_faults import tail
@@ -50,8 +60,8 @@ from kserve_local.controllers.pod_plan import (
     seen_termination,
 )
 from kserve_local.controllers.pod_status import Running, Terminated, Waiting
-from kserve_local.controllers.pod_terminations import explain
-from kserve_local.controllers.pod_volumes import VolumePlaces
+from kserve_local.controllers.pod_terminations import LogFile, explain
+from kserve_local.controllers.pod_volumes import Content, VolumePlaces
 from kserve_local.controllers.pod_work import Note, PodStore, Work, container_of
 from kserve_local.controllers.pull_secrets import logins
 from kserve_local.controllers.standins import NoStandIn, source_for
@@ -70,6 +80,7 @@ from kserve_local.interfaces.devices import Device
 from kserve_local.interfaces.storage import StorageInitializer
 from kserve_local.settings import Settings
 
+_CONFIG = Key(scheme.CONFIG_MAP.id, names.KSERVE_NAMESPACE, names.CONFIG_MAP)
 _CONFIG_RETRY = 2.0
 _PROGRESS_STEP = 0.25
 _NEVER_PULLED = "ErrImageNeverPull"
@@ -177,7 +188,7 @@ class PodStarter:
     ) -> None:
         """Carry out one init container; the outcome is its termination."""
         name = str(container.get("name"))
-        if name != names.STORAGE_INITIALIZER:
+        if not is_played(pod, name):
             await self._run_init(work, pod, container)
             return
         exit_code, reason, message = 1, "Error", ""
@@ -190,6 +201,11 @@ class PodStarter:
             self._block(work, pod, waiting, retry=_CONFIG_RETRY)
             return
         except InitFailed as error:
+            car = modelcar_of(pod, name)
+            if car is not None and not error.is_there:
+                work.init.pop(name, None)
+                self._not_pulled(work, pod, (name,), car.image, str(error))
+                return
             message = tail(str(error))
         except OSError as error:
             message = f"{error.strerror or error}: {error.filename or self.settings.state}"
@@ -225,7 +241,7 @@ class PodStarter:
         try:
             await self.backend.prepare(spec, self._reporter(work, pod, name))
             preparing, spec = None, replace(spec, logins=())
-            before = _File.at(spec.log_path)
+            before = LogFile.at(spec.log_path)
             replica = self._replica_spec(work, pod, (spec,))
             self.ends[id] = ended
             await self.backend.start(replace(replica, id=id))
@@ -245,7 +261,7 @@ class PodStarter:
             container,
             status,
             spec.log_path,
-            offset=before.offset_in(_File.at(spec.log_path)),
+            offset=before.offset_in(LogFile.at(spec.log_path)),
             ip=replica.ip,
             source=self._is_source(container),
         )
@@ -269,9 +285,12 @@ class PodStarter:
 
     async def _fetch(self, work: Work, pod: Object, container: Mapping[str, Any]) -> None:
         name = str(container.get("name"))
+        car = modelcar_of(pod, name)
         work.images[name] = "kserve-local://storage-initializer"
         around = self._around(work, pod)
-        fetches = await asyncio.to_thread(plan_fetches, pod, container, self._places(work), around)
+        fetches = await asyncio.to_thread(
+            plan_fetches, pod, container, self._places(work, pod), around
+        )
         work.contents[name] = await fetch_all(
             fetches,
             self.storage,
@@ -279,6 +298,30 @@ class PodStarter:
             event=lambda line: self.note(pod, "Normal", "Downloading", line),
         )
         await asyncio.to_thread(remember, self.folder(work.uid), work.contents)
+        if car is not None:
+            work.failures, work.refused = 0, {}
+            work.images[name] = work.images[car.sidecar] = "kserve-local://modelcar"
+            # A sidecar has a log, if nothing to say.
+            (self.settings.log_dir / name_of(pod) / f"{car.sidecar}.log").touch()
+
+    async def _bring_images(self, work: Work, pod: Object) -> bool:
+        """Have what the Pod's image volumes hold; tell whether all of it is there."""
+        for volume in image_volumes(pod):
+            if volume.key in work.contents:
+                continue
+            affected = [str(c.get("name")) for c in all_containers(pod)]
+            around = self._around(work, pod)
+            request = image_request(pod, volume.image, around, pull=volume.pull)
+            request = replace(request, base=base_folder(pod, self.settings.project))
+            try:
+                report = self._reporter(work, pod, affected[0])
+                fetched = await self.storage.fetch(request, report)
+            except KServeLocalError as error:
+                self._not_pulled(work, pod, affected, volume.image, _told(error))
+                return False
+            work.contents[volume.key] = (Content(volume.key, fetched.path),)
+            await asyncio.to_thread(remember, self.folder(work.uid), work.contents)
+        return True
 
     # -- making all containers --------------------------------------------------------------------
 
@@ -295,12 +338,12 @@ class PodStarter:
             specs = tuple(replace(spec, logins=()) for spec in specs)
             work.progress.clear()
             for spec in specs:
-                work.log_offsets[spec.name] = _File.at(spec.log_path).size
+                work.log_offsets[spec.name] = LogFile.at(spec.log_path).size
             await self.backend.start(self._replica_spec(work, pod, specs))
             work.failures, work.refused = 0, {}
             await self._refresh(work.uid)
-            for spec in specs:
-                self._announce_start(work, pod, spec.name)
+            for name in (*(s.name for s in specs), *(car.sidecar for car in modelcars(pod))):
+                self._announce_start(work, pod, name)
         except KServeLocalError as error:
             self._creation_failed(work, pod, error, preparing, affected=specs or ())
         finally:
@@ -342,9 +385,7 @@ class PodStarter:
             preparing: The container that could not be prepared; None: the start failed.
             affected: All that were to be started.
         """
-        work.failures += 1
-        delay = max(1.0, backoff_delay(work.failures - 1))
-        text = f"{error.message}\nNext step: {error.hint}" if error.hint else error.message
+        text = _told(error)
         without = work.no_stand_in.get(preparing.name if preparing else "")
         if without:
             # Docker was the second choice; what the first lacks is the other way out.
@@ -355,13 +396,26 @@ class PodStarter:
             every = [spec.name for spec in affected]
             waiting = dict.fromkeys(every, Waiting("RunContainerError", text))
         else:
-            pulled = Waiting("ErrImagePull", text)
-            if work.failures > 1:
-                image = preparing.image if preparing else ""
-                pulled = Waiting("ImagePullBackOff", f'Back-off pulling image "{image}": {text}')
             missing = (preparing,) if preparing else affected
-            waiting = dict.fromkeys([spec.name for spec in missing], pulled)
-        self._block(work, pod, waiting, retry=delay)
+            image = preparing.image if preparing else ""
+            self._not_pulled(work, pod, [spec.name for spec in missing], image, text)
+            return
+        self._block(work, pod, waiting, retry=self._next_delay(work))
+
+    def _not_pulled(
+        self, work: Work, pod: Object, containers: Sequence[str], image: str, text: str
+    ) -> None:
+        """Let containers wait for an image that cannot be had, in kubelet's words."""
+        delay = self._next_delay(work)
+        pulled = Waiting("ErrImagePull", text)
+        if work.failures > 1:
+            pulled = Waiting("ImagePullBackOff", f'Back-off pulling image "{image}": {text}')
+        self._block(work, pod, dict.fromkeys(containers, pulled), retry=delay)
+
+    def _next_delay(self, work: Work) -> float:
+        """Count a failure to make the containers; return the wait before the next try."""
+        work.failures += 1
+        return max(1.0, backoff_delay(work.failures - 1))
 
     def _reporter(self, work: Work, pod: Object, container: str) -> Callable[[Progress], None]:
         """Return what turns a backend's progress into the container's waiting message, a few times
@@ -386,7 +440,7 @@ class PodStarter:
         self, work: Work, pod: Object, containers: Sequence[Mapping[str, Any]]
     ) -> dict[str, Built | NoStandIn | ConfigError]:
         """Resolve containers; what cannot be resolved is its own answer."""
-        places, around = self._places(work), self._around(work, pod)
+        places, around = self._places(work, pod), self._around(work, pod)
 
         def build() -> dict[str, Built | NoStandIn | ConfigError]:
             made: dict[str, Path] = {}
@@ -433,7 +487,7 @@ class PodStarter:
         """Return containers resolved; None when one cannot be, which is then in `blocked`."""
         for container in init_containers(pod):
             name = str(container.get("name"))
-            if name == names.STORAGE_INITIALIZER and name not in work.contents:
+            if is_played(pod, name) and name not in work.contents:
                 # Adopted without its folder: ask the shared cache where the model lies.
                 try:
                     await self._fetch(work, pod, container)
@@ -446,6 +500,8 @@ class PodStarter:
                         retry=_CONFIG_RETRY,
                     )
                     return None
+        if not await self._bring_images(work, pod):
+            return None
         specs: list[ContainerSpec] = []
         blocked: dict[str, Waiting] = {}
         retry: float | None = None
@@ -468,7 +524,7 @@ class PodStarter:
         return tuple(specs)
 
     def _tell_missing_logins(self, work: Work, pod: Object) -> None:
-        if not work.in_docker:
+        if not (work.in_docker or has_images(pod)):
             return
         _, missing = logins(pod, "", self._around(work, pod).sources.secret)
         for name in missing:
@@ -508,7 +564,7 @@ class PodStarter:
             message = work.messages.get((name, status.finished_at), "")
             ended = seen_termination(status, message, now=now)
             work.records[name] = restarted(work.records.get(name, Record()), ended, now=now)
-        before = _File.at(specs[0].log_path)
+        before = LogFile.at(specs[0].log_path)
         try:
             await self.backend.start_container(work.uid, replace(specs[0], logins=()))
         except NotFound:
@@ -530,7 +586,7 @@ class PodStarter:
             self._replace_status(work.uid, failed)
             work.messages[name, now] = error.message
             return
-        work.log_offsets[name] = before.offset_in(_File.at(specs[0].log_path))
+        work.log_offsets[name] = before.offset_in(LogFile.at(specs[0].log_path))
         if container_of(self.replicas.get(work.uid), name) is status:
             # The event of the start is on its way; until it comes, do not start it twice.
             running = replace(
@@ -584,12 +640,17 @@ class PodStarter:
 
     # -- surroundings -----------------------------------------------------------------------------
 
-    def _places(self, work: Work) -> VolumePlaces:
+    def _places(self, work: Work, pod: Object) -> VolumePlaces:
         return VolumePlaces(
             folder=self.folder(work.uid),
             project=self.settings.project,
             claims=self.settings.claims,
             contents=tuple(c for contents in work.contents.values() for c in contents),
+            images={
+                volume.name: work.contents[volume.key][0].path
+                for volume in image_volumes(pod)
+                if volume.key in work.contents
+            },
         )
 
     def _around(self, work: Work, pod: Object) -> Surroundings:
@@ -607,31 +668,15 @@ class PodStarter:
             node=replace(self.node, pod_ip=POD_IP if work.in_docker else own),
             sources=Sources(secret=secret, config_map=config_map),
             interpreter=self.interpreter,
+            insecure_registries=has_images(pod) and insecure_registries(self.store.find(_CONFIG)),
         )
+
+
+def _told(error: KServeLocalError) -> str:
+    return f"{error.message}\nNext step: {error.hint}" if error.hint else error.message
 
 
 def _same_end(a: Terminated, b: Terminated) -> bool:
     if a.finished_at is None or b.finished_at is None:
         return a.finished_at is b.finished_at
     return int(a.finished_at) == int(b.finished_at)  # statuses keep whole seconds
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A log file at one moment."""
-
-    number: int = 0
-    size: int = 0
-
-    @classmethod
-    def at(cls, path: Path) -> _File:
-        try:
-            found = path.stat()
-        except OSError:
-            return cls()
-        return cls(found.st_ino, found.st_size)
-
-    def offset_in(self, later: _File) -> int:
-        """Return where what was written since begins: a backend may begin a new file for a run."""
-        same = self.number == later.number and later.size >= self.size
-        return self.size if same else 0

@@ -9,6 +9,7 @@ how the container ended where the log does not say why (a signal, its exit code)
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,28 @@ from kserve_local.controllers.pod_faults import (
 from kserve_local.interfaces.backend import ContainerStatus
 
 _WINDOW = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """A log file at one moment."""
+
+    number: int = 0
+    size: int = 0
+
+    @classmethod
+    def at(cls, path: Path) -> LogFile:
+        """Return the file as it is now."""
+        try:
+            found = path.stat()
+        except OSError:
+            return cls()
+        return cls(found.st_ino, found.st_size)
+
+    def offset_in(self, later: LogFile) -> int:
+        """Return where what was written since begins: a backend may begin a new file for a run."""
+        same = self.number == later.number and later.size >= self.size
+        return self.size if same else 0
 
 
 def read_end(path: Path, offset: int) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kserve_local.api import names
 from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of
 from kserve_local.controllers.environment import (
     ConfigError,
@@ -24,6 +25,7 @@ from kserve_local.controllers.environment import (
     secret_keys,
     secret_value,
 )
+from kserve_local.controllers.oci_models import FOLDER
 from kserve_local.interfaces.backend import Mount
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -31,10 +33,15 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What the storage initializer put at one target path of the Pod."""
+    """What the storage initializer put at one target path of the Pod.
+
+    Args:
+        linked: The Pod itself links it there, from an image: read-only in any volume.
+    """
 
     target: str
     path: Path
+    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +53,14 @@ class VolumePlaces:
         project: Project folder; `hostPath` volumes must lie in it.
         claims: PersistentVolumeClaim name -> folder.
         contents: What the storage initializer fetched, by target path.
+        images: What volumes of images hold, by name: the image's `/models`.
     """
 
     folder: Path
     project: Path
     claims: Mapping[str, Path]
     contents: tuple[Content, ...] = ()
+    images: Mapping[str, Path] = field(default_factory=dict)
 
 
 def missing_claims(pod: Object, claims: Mapping[str, Path]) -> tuple[str, ...]:
@@ -177,6 +186,8 @@ def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources:
         if str(ref.get("type") or "") == "DirectoryOrCreate":
             path.mkdir(parents=True, exist_ok=True)
         return path
+    if volume.get("image") is not None and name in places.images:
+        return places.images[name]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (ref := volume.get("secret")) is not None:
         files = _secret_files(ref, str(ref.get("secretName") or ""), sources)
@@ -187,10 +198,10 @@ def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources:
         _write(folder, _downward_files(ref, pod), mode=0o644)
     elif (ref := volume.get("projected")) is not None:
         _write(folder, _projected(ref, pod, sources), mode=0o600)
-    elif volume.get("emptyDir") is None and set(volume) - {"name"}:
+    elif not {"emptyDir", "image"} & set(volume) and set(volume) - {"name"}:
         kind = next(iter(set(volume) - {"name"}))
         raise ConfigError(
-            f'volume "{name}": {kind} volumes cannot be mounted on this machine; emptyDir, '
+            f'volume "{name}": {kind} volumes cannot be mounted on this machine; emptyDir, image, '
             "configMap, secret, projected, downwardAPI, persistentVolumeClaim and hostPath can"
         )
     return folder
@@ -310,6 +321,11 @@ def make_mounts(
             raise ConfigError(f'volumeMount "{name}" has no volume of that name')
         read_only = bool(entry.get("readOnly"))
         inside = [c for c in places.contents if _below(c.target, path) is not None]
+        if volume.get("emptyDir") is not None and any(c.linked for c in inside):
+            mounts += _with_links(
+                name, path, [c for c in inside if c.linked], places, linked=linked
+            )
+            continue
         if volume.get("emptyDir") is not None and inside:
             source = _with_contents(
                 name, path, inside, places, read_only=read_only, made=made, linked=linked
@@ -319,6 +335,8 @@ def make_mounts(
                 made[name] = _make(volume, pod, places, sources)
             source = made[name]
         sub_path = str(entry.get("subPath") or "")
+        if volume.get("image") is not None:
+            sub_path = _inside_models(name, sub_path)
         if sub_path:
             source = _inside(source, sub_path)
             if not source.exists() and volume.get("emptyDir") is not None:
@@ -328,6 +346,40 @@ def make_mounts(
             _open_up(source)
         mounts.append(Mount(path=path.rstrip("/") or "/", source=source, read_only=read_only))
     return tuple(sorted(mounts, key=lambda m: -len(m.path)))
+
+
+def _with_links(
+    name: str, path: str, contents: Sequence[Content], places: VolumePlaces, *, linked: bool
+) -> Iterator[Mount]:
+    """Yield the mounts of a volume in which a sidecar links what images hold."""
+    folder = places.folder / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for content in contents:
+        if linked:
+            link = _inside(folder, _below(content.target, path) or "")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(content.path)
+        yield Mount(path=content.target, source=content.path, read_only=True)
+    if not linked:
+        _open_up(folder)
+    # Nothing else is in `/mnt`, and a process may know a real path there (WSL: /mnt/c).
+    if not linked or PurePosixPath(path) != PurePosixPath(names.MODEL_DIR).parent:
+        yield Mount(path=path.rstrip("/") or "/", source=folder, read_only=False)
+
+
+def _inside_models(volume: str, sub_path: str) -> str:
+    """Return a path in an image relative to its `/models`, which is all that is brought here.
+
+    Raises:
+        ConfigError: It leads elsewhere in the image.
+    """
+    relative = _below(f"/{sub_path.strip('/')}", f"/{FOLDER}")
+    if relative is None:
+        raise ConfigError(
+            f'volume "{volume}": only subPath {FOLDER} of an image can be mounted on this machine'
+        )
+    return relative
 
 
 def _with_contents(

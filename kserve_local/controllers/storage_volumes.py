@@ -2,8 +2,8 @@
 
 Pure; changes the PodSpec it is given, which its caller has just built. Entries that are no claims
 share one `storage-initializer` init container and one emptyDir at the common parent of their
-paths; a claim is mounted whole at its path, a sub-path in the URI is ignored, as upstream does
-(pkg/utils/storage.go; control-plane.md 7.2, 7.3).
+paths; a claim is mounted whole at its path, a sub-path in the URI is ignored, and an image comes in
+as `oci_models` says, as upstream does (pkg/utils/storage.go; control-plane.md 7.2, 7.3, 7.4).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from kserve_local.api import names, storage_uris
 from kserve_local.api.config import InferenceServiceConfig
 from kserve_local.api.meta import Object, name_of
+from kserve_local.controllers import oci_models
 from kserve_local.errors import Invalid
 
-MAX_OCI_SOURCES = 10
 INITIALIZER_ENV = (
     ("HF_HUB_ENABLE_HF_TRANSFER", "1"),
     ("HF_XET_HIGH_PERFORMANCE", "1"),
@@ -40,12 +40,16 @@ def add(
             one source only.
     """
     claims = [u for u in uris if u["uri"].startswith("pvc://")]
-    others = [u for u in uris if not u["uri"].startswith("pvc://")]
-    oci = sum(u["uri"].startswith(("oci://", "oci+")) for u in others)
-    if oci > MAX_OCI_SOURCES:
-        raise Invalid(f"too many OCI sources ({oci}); maximum is {MAX_OCI_SOURCES} per pod")
-    for entry in others:
+    images = [u for u in uris if oci_models.mode_of(u["uri"], config)[0]]
+    others = [u for u in uris if u not in claims and u not in images]
+    for entry in (*images, *others):
         storage_uris.check(entry["uri"], storage_containers)
+    paths = [mount_path(u) for u in uris if oci_models.parse(u["uri"])[1]]
+    oci_models.check_paths(paths, config.storage_initializer.oci_mode)
+    for number, entry in enumerate(images):
+        mode, uri = oci_models.mode_of(entry["uri"], config)
+        oci_models.inject(spec, uri, mount_path(entry), mode, config, number=number)
+    for entry in others:
         found = storage_uris.matching_container(entry["uri"], storage_containers)
         if found is not None and not (found.get("spec") or {}).get("supportsMultiModelDownload"):
             raise Invalid(
@@ -57,7 +61,11 @@ def add(
         volume = f"{claim}-{number}" if number else claim
         _volume(spec, {"name": volume, "persistentVolumeClaim": {"claimName": claim}})
         _mount(spec, volume, mount_path(entry), read_only=True)
-    if others:
+    fetching = any(
+        c.get("name") == names.STORAGE_INITIALIZER for c in spec.get("initContainers") or ()
+    )
+    # Beside an image that is fetched nothing else is: upstream finds the init container there.
+    if others and not fetching:
         _add_initializer(spec, others, config)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from kserve_local.errors import StorageError
+from kserve_local.errors import NoModel, StorageError
 from kserve_local.interfaces.backend import Login
 from kserve_local.interfaces.registries import HUB, full_name
 from kserve_local.storage.http import (
@@ -337,9 +337,9 @@ class OciSource:
         )
 
 
-def empty(image: str) -> StorageError:
+def empty(image: str) -> NoModel:
     """Return the error for an image without a model."""
-    return StorageError(
+    return NoModel(
         f"Failed to fetch model. Image {image} has no folder /{FOLDER}, or nothing is in it.",
         hint=f"put the model there, in its Dockerfile:  COPY model/ /{FOLDER}/",
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import socket
-import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -18,52 +16,16 @@ from kserve_local.backends.docker import DockerBackend
 from kserve_local.errors import Missing
 from kserve_local.interfaces.backend import ContainerSpec, Login, Progress
 from kserve_local.settings import Settings
+from tests.integration.registry_world import LOGIN, registry_of_ana
 
 pytestmark = pytest.mark.docker
-
-LOGIN = Login("ana", "s3cret")
-# bcrypt of that password, as htpasswd -B writes it.
-HTPASSWD = "ana:$2y$04$abcdefghijklmnopqrstuuLZYjhNQAOdpbzt4WxWlUHjv1wsyH5DG\n"
-CONFIG = """version: 0.1
-storage: {{filesystem: {{rootdirectory: {folder}/data}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}
-log: {{level: error}}
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """Return `host:port` of a registry that knows one user."""
-    port = free_port()
-    (tmp_path / "htpasswd").write_text(HTPASSWD)
-    config = tmp_path / "registry.yml"
-    config.write_text(CONFIG.format(folder=tmp_path, port=port))
-    process = subprocess.Popen(["docker-registry", "serve", str(config)])
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None
-            process_wait(process, 0.1)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def process_wait(process: subprocess.Popen[bytes], seconds: float) -> None:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
+    with registry_of_ana(tmp_path / "registry") as name:
+        yield name
 
 
 @pytest.fixture
