@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,14 @@ from kserve_local.backends.engine_images import engine_images
 from kserve_local.cli.project_files import base_folder
 from kserve_local.controllers import pod_mutators, podspec
 from kserve_local.controllers.environment import ConfigError, NodeFacts, Sources
-from kserve_local.controllers.init_containers import InitFailed, plan_fetches
-from kserve_local.controllers.pod_containers import Interpreter, Surroundings, init_containers
+from kserve_local.controllers.init_containers import InitFailed, image_request, plan_fetches
+from kserve_local.controllers.modelcars import image_volumes
+from kserve_local.controllers.pod_containers import (
+    Interpreter,
+    Surroundings,
+    init_containers,
+    is_played,
+)
 from kserve_local.controllers.pod_volumes import VolumePlaces
 from kserve_local.errors import KServeLocalError
 from kserve_local.interfaces.storage import StorageRequest
@@ -130,7 +136,8 @@ class _Checks:
             return _refusal(source.uri, error)
         if request is None:
             return None
-        key = (request.uri, tuple(sorted(request.env.items())), request.base)
+        env = tuple(sorted(request.env.items()))
+        key = (request.uri, env, request.base, request.logins, request.pull)
         async with self._asked.setdefault(key, asyncio.Lock()):
             if key not in self._answers:
                 async with self._slots:
@@ -161,13 +168,8 @@ class _Checks:
         """
         base = base_folder(source.document.path, self._settings.project)
         lookup = self._project.lookup
-        pod = pod_mutators.mutate(self._pod(source), config=self._project.config, lookup=lookup)
-        container = next(
-            (c for c in init_containers(pod) if c.get("name") == names.STORAGE_INITIALIZER), None
-        )
-        if container is None:
-            # A claim is mounted, not fetched.
-            return StorageRequest(source.uri, base=base) if source.uri else None
+        config = self._project.config
+        pod = pod_mutators.mutate(self._pod(source), config=config, lookup=lookup)
         secrets = {name_of(o): o for o in lookup(scheme.SECRET.id, namespace_of(pod))}
         maps = {name_of(o): o for o in lookup(scheme.CONFIG_MAP.id, namespace_of(pod))}
         places = VolumePlaces(
@@ -180,9 +182,22 @@ class _Checks:
             node=_NODE,
             sources=Sources(secret=secrets.get, config_map=maps.get),
             interpreter=Interpreter(path=Path(sys.executable), has_kserve=False),
+            insecure_registries=config.storage_initializer.oci_insecure_registry,
         )
-        fetches = plan_fetches(pod, container, places, around)
-        return StorageRequest(fetches.pairs[0][0], env=fetches.env, base=base)
+        for volume in image_volumes(pod):
+            return replace(image_request(pod, volume.image, around, pull=volume.pull), base=base)
+        for container in init_containers(pod):
+            if is_played(pod, str(container.get("name"))):
+                fetches = plan_fetches(pod, container, places, around)
+                return StorageRequest(
+                    fetches.pairs[0][0],
+                    env=fetches.env,
+                    base=base,
+                    logins=fetches.logins,
+                    pull=fetches.pull,
+                )
+        # A claim is mounted, not fetched.
+        return StorageRequest(source.uri, base=base) if source.uri else None
 
     def _pod(self, source: ModelSource) -> Object:
         """Return as much of the component's Pod as its storage depends on."""
@@ -196,8 +211,14 @@ class _Checks:
             containers = self._project.lookup(scheme.CLUSTER_STORAGE_CONTAINER.id, None)
             annotations |= podspec.storage_annotations(component, containers, annotations)
         spec: dict[str, Any] = {"containers": [{"name": names.PREDICTOR_CONTAINER}]}
-        if component.get("serviceAccountName"):
-            spec["serviceAccountName"] = component["serviceAccountName"]
+        account = str(component.get("serviceAccountName") or "")
+        if account:
+            spec["serviceAccountName"] = account
+        accounts = self._project.lookup(scheme.SERVICE_ACCOUNT.id, namespace_of(obj))
+        found = next((a for a in accounts if name_of(a) == (account or "default")), None)
+        pull = component.get("imagePullSecrets") or (found or {}).get("imagePullSecrets")
+        if pull:
+            spec["imagePullSecrets"] = pull
         return {
             "apiVersion": "v1",
             "kind": "Pod",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from kserve_local.api.meta import Object, name_of, namespace_of
-from kserve_local.api.names import PREDICTOR_CONTAINER, STORAGE_INITIALIZER
+from kserve_local.api.names import PREDICTOR_CONTAINER
 from kserve_local.controllers import pod_state
 from kserve_local.controllers.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.controllers.pod_state import Failure
@@ -162,8 +162,7 @@ class StatusDraft:
             self._target("FailedToLoad" if blocked else "Pending")
             return True
         pod = pod_state.newest_first(pods)[0]
-        init = pod_state.container_status(pod, STORAGE_INITIALIZER, init=True)
-        if init is not None:
+        for init in pod_state.model_inits(pod):
             if (init.get("state") or {}).get("running") is not None:
                 if pod_state.last_terminated(init):
                     return False

@@ -286,7 +286,7 @@ class PodStarter:
     async def _fetch(self, work: Work, pod: Object, container: Mapping[str, Any]) -> None:
         name = str(container.get("name"))
         car = modelcar_of(pod, name)
-        work.images[name] = "kserve-local://storage-initializer"
+        work.images[name] = f"kserve-local://{'modelcar' if car else names.STORAGE_INITIALIZER}"
         around = self._around(work, pod)
         fetches = await asyncio.to_thread(
             plan_fetches, pod, container, self._places(work, pod), around
@@ -300,7 +300,7 @@ class PodStarter:
         await asyncio.to_thread(remember, self.folder(work.uid), work.contents)
         if car is not None:
             work.failures, work.refused = 0, {}
-            work.images[name] = work.images[car.sidecar] = "kserve-local://modelcar"
+            work.images[car.sidecar] = work.images[name]
             # A sidecar has a log, if nothing to say.
             (self.settings.log_dir / name_of(pod) / f"{car.sidecar}.log").touch()
 

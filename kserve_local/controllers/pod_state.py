@@ -5,6 +5,7 @@ Pure. Reads Kubernetes' PodStatus; shared by the controllers that look at Pods.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from kserve_local.api.meta import Object, condition_is, get_condition, labels_of
 from kserve_local.api.names import DEFAULT_PORT, PREDICTOR_CONTAINER, STORAGE_INITIALIZER
 
 CRASH_LOOP = "CrashLoopBackOff"
+_MODEL_INIT = re.compile(rf"{STORAGE_INITIALIZER}|modelcar-init(-\d+)?")
 _STARTING_REASONS = ("", "PodInitializing", "ContainerCreating", CRASH_LOOP)
 
 
@@ -69,6 +71,14 @@ def container_status(pod: Object, name: str, *, init: bool = False) -> Mapping[s
     return next((s for s in statuses(pod, init=init) if s.get("name") == name), None)
 
 
+def model_inits(pod: Object) -> list[Mapping[str, Any]]:
+    """Return the statuses of the init containers that bring models.
+
+    A cluster tells of a `modelcar-init` that fails in its Pod only; the rest is ours.
+    """
+    return [s for s in statuses(pod, init=True) if _MODEL_INIT.fullmatch(str(s.get("name")))]
+
+
 def terminated(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the termination that stands: the current one, or the last one while backing off."""
     state = status.get("state") or {}
@@ -122,8 +132,7 @@ def failure_of(pod: Object) -> Failure | None:
 
     Storage first, then the predictor's container, then any other container of the Pod.
     """
-    init = container_status(pod, STORAGE_INITIALIZER, init=True)
-    if init is not None:
+    for init in model_inits(pod):
         ended = terminated(init)
         if failed(ended):
             return _load_failed(ended)

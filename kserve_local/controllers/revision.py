@@ -38,6 +38,7 @@ from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import pod_state
 from kserve_local.controllers.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.controllers.knative_service import RESERVE, with_status
+from kserve_local.controllers.modelcars import image_volumes
 from kserve_local.errors import AlreadyExists, Conflict
 from kserve_local.reconcile.controller import Watch, controlling, itself, labelled
 from kserve_local.reconcile.result import DONE, Result
@@ -292,11 +293,13 @@ def _missing_image(pods: Sequence[Object]) -> str | None:
     here the Pod is where an image is looked for first.
     """
     for pod in _live(pods)[:1]:
-        for status in pod_state.statuses(pod):
+        for status in (*pod_state.model_inits(pod), *pod_state.statuses(pod)):
             waiting = (status.get("state") or {}).get("waiting") or {}
             if waiting.get("reason") in _NO_IMAGE:
-                image = status.get("image") or ""
-                return f'Unable to fetch image "{image}": {waiting.get("message", "")}'
+                message = str(waiting.get("message", ""))
+                mounted = (v.image for v in image_volumes(pod) if v.image in message)
+                image = next(mounted, str(status.get("image") or ""))
+                return f'Unable to fetch image "{image}": {message}'
     return None
 
 
