@@ -172,13 +172,20 @@ def container(
         return text.replace(POD_IP, address)
 
     security = spec.security
-    binds = [_bind(m.source, m.path, m.read_only) for m in spec.mounts]
+    # A bind is one word with colons in it; a folder named after an image's tag has one itself.
+    binds = [_bind(m.source, m.path, m.read_only) for m in spec.mounts if ":" not in str(m.source)]
+    others = [
+        {"Type": "bind", "Source": str(m.source), "Target": m.path, "ReadOnly": m.read_only}
+        for m in spec.mounts
+        if ":" in str(m.source)
+    ]
     if launcher is not None:
         binds.append(_bind(launcher.package, f"{LAUNCHER}/podlauncher", read_only=True))
         binds.append(_bind(launcher.sockets, INSIDE, read_only=False))
     host: dict[str, Any] = {
         "NetworkMode": f"container:{sandbox_id}",
         "Binds": [*binds, _bind(hosts, "/etc/hosts", read_only=True)],
+        "Mounts": others or None,
         "CapAdd": list(security.add) or None,
         "CapDrop": list(security.drop) or None,
         "GroupAdd": [str(g) for g in security.groups] or None,

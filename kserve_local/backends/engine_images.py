@@ -7,6 +7,7 @@ the SDK is imported when the first image is asked for.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kserve_local.settings import Settings
 logger = logging.getLogger(__name__)
 
 _NOTHING = "/"
+_LONGEST = 86_400.0
 _LABEL = "kserve-local.dev/reads-image"
 
 
@@ -54,6 +56,10 @@ class DockerImages:
         from kserve_local.backends.docker_engine import blocking, translated_items
 
         with blocking(self._environ) as call:
+            for left in call("containers")(all=True, filters={"label": [_LABEL]}):
+                # Of a reader that was killed; nobody reads that long.
+                if time.time() - float(left["Created"]) > _LONGEST:
+                    call("remove_container")(left["Id"], force=True, v=True)
             # An image may name no program; this one is never started.
             made = call("create_container")(id, command=[_NOTHING], labels={_LABEL: id})
             try:

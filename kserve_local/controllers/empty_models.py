@@ -15,7 +15,7 @@ from pathlib import Path
 from kserve_local.api import names
 from kserve_local.api.meta import Object, annotations_of
 from kserve_local.api.storage_uris import without_secrets
-from kserve_local.controllers.modelcars import modelcar_of
+from kserve_local.controllers.modelcars import sources_of
 from kserve_local.controllers.pod_containers import init_containers
 from kserve_local.controllers.pod_volumes import Content
 from kserve_local.interfaces.backend import ContainerSpec
@@ -43,10 +43,7 @@ def empty_models(
     found = []
     for container in init_containers(pod):
         fetched = contents.get(str(container.get("name")), ())
-        car = modelcar_of(pod, str(container.get("name")))
-        # Pairs of source and target, fetched in this order.
-        sources = [car.uri] if car else [str(a) for a in (container.get("args") or ())[::2]]
-        for uri, content in zip(sources, fetched, strict=False):
+        for uri, content in zip(sources_of(pod, container), fetched, strict=False):
             if not _has_files(content.path):
                 found.append(without_secrets(uri))
             elif len(fetched) == 1 and content.target == names.MODEL_DIR:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kserve_local.api.meta import Object
+from kserve_local.api.names import STORAGE_INITIALIZER
 from kserve_local.controllers.oci_models import FOLDER, MODELCAR, MODELCAR_INIT
 
 _INIT = re.compile(rf"{MODELCAR_INIT}(-\d+)?")
@@ -78,6 +79,17 @@ def modelcars(pod: Object) -> tuple[Modelcar, ...]:
 def modelcar_of(pod: Object, init: str) -> Modelcar | None:
     """Return the modelcar that an init container checks, None if it does something else."""
     return next((car for car in modelcars(pod) if car.init == init), None)
+
+
+def sources_of(pod: Object, init: Mapping[str, Any]) -> list[str]:
+    """Return what one of KServe's init containers fetches, in order; nothing of a user's own."""
+    car = modelcar_of(pod, str(init.get("name")))
+    if car is not None:
+        return [car.uri]
+    if init.get("name") != STORAGE_INITIALIZER:
+        return []
+    # Pairs of source and target.
+    return [str(arg) for arg in (init.get("args") or ())[::2]]
 
 
 def _target(sidecar: Mapping[str, Any]) -> str:

@@ -169,8 +169,8 @@ class OciSource:
             layers = [(str(e["digest"]), int(e["size"])) for e in manifest["layers"]]
         except (KeyError, TypeError, ValueError) as error:
             raise self._unreadable("its manifest has no layers") from error
-        if not all(_DIGEST.fullmatch(digest) for digest, _ in layers):
-            raise self._unreadable("a layer has no digest")
+        if not all(_DIGEST.fullmatch(digest) and size >= 0 for digest, size in layers):
+            raise self._unreadable("a layer has no digest or no size")
         files = tuple(
             RemoteFile(
                 path=f"{number:04}-{digest.partition(':')[2][:12]}.layer",

@@ -16,6 +16,7 @@ from kserve_local.api.meta import Object, condition_is, name_of
 from kserve_local.api.names import STORAGE_INITIALIZER
 from kserve_local.controllers import pod_state
 from kserve_local.controllers.init_containers import base_folder
+from kserve_local.controllers.modelcars import sources_of
 from kserve_local.controllers.standins import source_for
 from kserve_local.settings import Settings
 from kserve_local.storage.local import local_path, mirrored, only_archive
@@ -61,11 +62,9 @@ def _inputs(pod: Object, settings: Settings) -> Iterator[tuple[Path, float, froz
     unpacked = fetched.get(STORAGE_INITIALIZER)
     serving = started.get(pod_state.serving_container(spec).get("name", ""))
     for container in spec.get("initContainers") or ():
-        if container["name"] != STORAGE_INITIALIZER:
-            continue
-        for uri in (container.get("args") or ())[::2]:
-            path = mirrored(str(uri), settings.mirrors) or local_path(
-                str(uri), base_folder(pod, settings.project)
+        for uri in sources_of(pod, container):
+            path = mirrored(uri, settings.mirrors) or local_path(
+                uri, base_folder(pod, settings.project)
             )
             # Used where it is, so a container that restarts reads it anew; an archive is a copy.
             since = unpacked if path is not None and _is_archive(path) else serving

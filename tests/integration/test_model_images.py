@@ -192,7 +192,7 @@ def test_a_mirror_goes_before_the_registry(tmp_path: Path) -> None:
 @pytest.fixture
 def built(tmp_path: Path) -> Iterator[str]:
     """An image that was made on this machine's engine, and is nowhere else."""
-    name = "kserve-local-test/iris-model"
+    name = "localhost:1/iris-model"
     model = sample("sklearn-iris", tmp_path / "sample") / "model"
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
@@ -224,5 +224,5 @@ def test_without_an_engine_a_built_image_is_not_found(built: str, tmp_path: Path
     """`--backend process` does without Docker altogether."""
     env = {**home(tmp_path), "DOCKER_HOST": ENGINE, "KSERVE_LOCAL_BACKEND": "process"}
     with project(tmp_path / "p", env=env) as p:
-        (p.folder / "iris.yaml").write_text(manifest("none", f"oci://localhost:1/{built}"))
-        assert "Connection refused" in p.up(check=4).stdout
+        (p.folder / "iris.yaml").write_text(manifest("none", f"oci://{built}"))
+        assert "Connection refused" in p.up(check=4).stderr

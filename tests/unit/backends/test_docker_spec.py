@@ -133,6 +133,10 @@ def test_a_container_joins_the_sandbox_and_can_be_found_again() -> None:
     host = made["HostConfig"]
     assert host["NetworkMode"] == "container:sandbox"
     assert host["Binds"] == ["/m:/mnt/models:ro", "/v:/w:rw", "/run/hosts:/etc/hosts:ro"]
+    made = request(spec(mounts=(Mount("/mnt/models", Path("/m/iris:v1")),)))
+    assert made["HostConfig"]["Mounts"] == [
+        {"Type": "bind", "Source": "/m/iris:v1", "Target": "/mnt/models", "ReadOnly": True}
+    ]
     assert made["Labels"][docker_spec.PROJECT] == docker_spec.project_id(STATE)
     assert made["Labels"][docker_spec.REPLICA] == "u-1"
     assert made["Labels"]["io.kubernetes.container.name"] == "kserve-container"
