@@ -297,7 +297,7 @@ def _missing_image(pods: Sequence[Object]) -> str | None:
             waiting = (status.get("state") or {}).get("waiting") or {}
             if waiting.get("reason") in _NO_IMAGE:
                 message = str(waiting.get("message", ""))
-                mounted = (v.image for v in image_volumes(pod) if v.image in message)
+                mounted = (v.image for v in image_volumes(pod) if v.image and v.image in message)
                 image = next(mounted, str(status.get("image") or ""))
                 return f'Unable to fetch image "{image}": {message}'
     return None

@@ -534,7 +534,7 @@ async def test_unsupported_storage_is_an_event_only(tmp_path: Path) -> None:
         assert first.endswith("StorageUri [s4://bucket/model] is not supported")
         assert step.startswith("Next step: ")
         assert step.endswith(
-            "a local path, file://, gs://, hf://, http://, https://, pvc://, s3://"
+            "a local path, file://, gs://, hf://, http://, https://, oci://, pvc://, s3://"
         )
         isvc = w.store.get(Key(ISVC, "default", "sklearn-iris"))
         assert "modelStatus" not in isvc["status"]
