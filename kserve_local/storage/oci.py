@@ -56,6 +56,7 @@ _MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+_REGISTRY = re.compile(r"([A-Za-z0-9-]+([.][A-Za-z0-9-]+)*|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?")
 _REPOSITORY = re.compile(r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
@@ -90,7 +91,8 @@ class Reference:
             repository = f"library/{repository}"
         version = digest or (tag if colon else "latest")
         right = _DIGEST.fullmatch(version) if digest else _TAG.fullmatch(version)
-        if not right or not _REPOSITORY.fullmatch(repository):
+        named = _REGISTRY.fullmatch(registry) and _REPOSITORY.fullmatch(repository)
+        if not right or not named:
             raise StorageError(
                 f'Failed to fetch model. "{image}" is no image name.',
                 hint="write oci://REGISTRY/NAME:TAG or oci://REGISTRY/NAME@sha256:DIGEST, the name "
@@ -133,7 +135,6 @@ class OciSource:
             self._is_private,
         )
         self._base = ""
-        self._top: tuple[str, Mapping[str, Any]] | None = None
 
     @property
     def place(self) -> str:
@@ -159,10 +160,10 @@ class OciSource:
         Raises:
             StorageError, Broken, Refused: As `listing`.
         """
-        return self._manifest(note)[0]
+        return self._read(self._reference.version, note)[0]
 
     def listing(self, note: Callable[[str], None]) -> Listing:
-        manifest = self._manifest(note)[1]
+        manifest = self._read(self._reference.version, note)[1]
         if manifest.get("manifests") is not None:
             manifest = self._read(self._for_this_machine(manifest), note)[1]
         try:
@@ -202,11 +203,6 @@ class OciSource:
         return file.digest
 
     # -- manifests --------------------------------------------------------------------------------
-
-    def _manifest(self, note: Callable[[str], None]) -> tuple[str, Mapping[str, Any]]:
-        if self._top is None:
-            self._top = self._read(self._reference.version, note)
-        return self._top
 
     def _read(self, version: str, note: Callable[[str], None]) -> tuple[str, Mapping[str, Any]]:
         """Return a manifest's digest and content."""

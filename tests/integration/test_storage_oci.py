@@ -163,6 +163,9 @@ async def test_what_a_registry_has_not_is_told(registry: RegistryServer, world: 
     for wrong in ("Iris:v1", "iris:", "iris@sha256:1", "iris:v1@x", ""):
         with pytest.raises(StorageError, match="is no image name"):
             await world.fetch(f"oci://{registry.name}/{wrong}")
+    for wrong in ("[::1/iris", "a b.c/iris", "registry:port/iris", "../iris"):
+        with pytest.raises(StorageError, match="is no image name"):
+            await world.fetch(f"oci://{wrong}")
 
 
 async def test_an_image_without_a_model_is_told_each_time_and_fetched_once(
