@@ -320,7 +320,11 @@ def make_mounts(
         if volume is None:
             raise ConfigError(f'volumeMount "{name}" has no volume of that name')
         read_only = bool(entry.get("readOnly"))
-        inside = [c for c in places.contents if _below(c.target, path) is not None]
+        inside = [
+            c
+            for c in places.contents
+            if _below(c.target, path) is not None and not (c.linked and _deeper(container, c, path))
+        ]
         if volume.get("emptyDir") is not None and any(c.linked for c in inside):
             mounts += _with_links(
                 name, path, [c for c in inside if c.linked], places, linked=linked
@@ -346,6 +350,12 @@ def make_mounts(
             _open_up(source)
         mounts.append(Mount(path=path.rstrip("/") or "/", source=source, read_only=read_only))
     return tuple(sorted(mounts, key=lambda m: -len(m.path)))
+
+
+def _deeper(container: Mapping[str, Any], content: Content, path: str) -> bool:
+    """Whether a linked content lies in another volume that is mounted below `path`."""
+    paths = (str(entry.get("mountPath", "")) for entry in container.get("volumeMounts") or ())
+    return any(_below(content.target, p) is not None and _below(p, path) for p in paths)
 
 
 def _with_links(

@@ -118,6 +118,19 @@ def test_the_other_modes_serve(registry: str, tmp_path: Path, mode: str) -> None
         assert " 1/1 " in p.run("get", "pods").stdout
 
 
+def test_several_images_in_one_pod(registry: str, tmp_path: Path) -> None:
+    with project(tmp_path / "p", env=home(tmp_path)) as p:
+        text = manifest(registry, f"oci://{registry}/iris:v1")
+        one, _, _ = text.rpartition("      storageUri:")
+        (p.folder / "iris.yaml").write_text(
+            f"{one}    storageUris:\n    - {{uri: 'oci://{registry}/iris:v1'}}\n"
+            f"    - {{uri: 'oci://{registry}/iris:v1', mountPath: /mnt/more/models}}\n"
+        )
+        p.up()
+        assert p.call("/v1/models/iris:predict", IRIS) == (200, {"predictions": [1, 1]})
+        assert " 3/3 " in p.run("get", "pods").stdout
+
+
 # Each case: the storageUri, where the Pod says it, and the words.
 FAILURES = {
     "no image": (

@@ -377,6 +377,23 @@ def test_a_container_gets_one_mount_in_another(tmp_path: Path) -> None:
     assert list(outer.source.iterdir()) == []
 
 
+@pytest.mark.parametrize("linked", [True, False])
+def test_each_model_is_in_its_own_volume(tmp_path: Path, linked: bool) -> None:
+    """Also where one volume is mounted below another."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    pod = pod_with((URI, "/mnt/models"), (URI, "/mnt/more/models"))
+    contents = [
+        Content("/mnt/models", one, linked=True),
+        Content("/mnt/more/models", two, linked=True),
+    ]
+    found = mounts_of(pod, tmp_path, *contents, linked=linked)
+    assert [m for m in found if m.source in (one, two)] == [
+        Mount("/mnt/more/models", two),
+        Mount("/mnt/models", one),
+    ]
+    assert len({m.path for m in found}) == len(found)
+
+
 def test_an_image_volume_is_the_shared_folder(tmp_path: Path) -> None:
     pod = pod_with((f"oci+native://{IMAGE}", "/mnt/models"))
     (volume,) = image_volumes(pod)
