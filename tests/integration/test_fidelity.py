@@ -22,7 +22,10 @@ from kserve_local.errors import KServeLocalError
 from tests.integration.project import Project, project, wait_until
 
 WHO = """
-import http.server, json, sys
+import http.server, json, signal, sys
+
+# As the first process of a container it would ignore the signal.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
