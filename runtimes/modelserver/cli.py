@@ -1,6 +1,6 @@
 """The command line that every model server shares: KServe's arguments, and a few of ours.
 
-Arguments that mean nothing here yet (gRPC, predictor_*) are accepted, so that a runtime's `args`
+Arguments that mean nothing here yet (predictor_*) are accepted, so that a runtime's `args`
 work unchanged. Unknown arguments are ignored, as upstream.
 """
 
@@ -36,11 +36,12 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
     add = parser.add_argument
     add("--http_port", type=int, default=8080, help="HTTP port")
-    add("--grpc_port", type=int, default=8081, help="gRPC port (gRPC is not served yet)")
+    # None is 8081, unless somebody else has that: on one machine servers share an address.
+    add("--grpc_port", type=int, default=None, help="gRPC port (default 8081, where it is free)")
     add("--workers", type=int, default=1, help="number of processes that answer requests")
     add("--max_threads", type=int, default=4, help="accepted, no effect")
     add("--max_asyncio_workers", type=int, default=None, help="accepted, no effect")
-    add("--enable_grpc", type=boolean, default=True, help="accepted, no effect yet")
+    add("--enable_grpc", type=boolean, default=True, help="serve gRPC, where grpcio is installed")
     add("--enable_docs_url", type=boolean, default=False, help="serve /docs")
     add("--enable_latency_logging", type=boolean, default=True, help="log latencies per request")
     add("--configure_logging", type=boolean, default=True, help="set up logging to stderr")
@@ -68,8 +69,8 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--predictor_request_timeout_seconds", type=int, default=600, help="no effect")
     add("--predictor_request_retries", type=int, default=0, help="accepted, no effect")
     add("--enable_predictor_health_check", action="store_true", help="accepted, no effect")
-    add("--grpc_max_send_message_length", type=int, default=8388608, help="no effect yet")
-    add("--grpc_max_receive_message_length", type=int, default=8388608, help="no effect yet")
+    add("--grpc_max_send_message_length", type=int, default=8388608, help="bytes")
+    add("--grpc_max_receive_message_length", type=int, default=8388608, help="bytes")
     ours = parser.add_argument_group("kserve-local")
     ours.add_argument(
         "--enable_batching",

@@ -1,5 +1,6 @@
 """Every error the data plane answers with, and the one place that turns an exception into a status
-and a body. Names, texts and statuses are KServe's (`kserve.errors`, its exception handlers).
+and a body, or into a gRPC code and details. Names, texts and statuses are KServe's
+(`kserve.errors`, its exception handlers).
 
 A model raises these to choose the answer; any other exception becomes a 500
 `<ClassName> : <text>`.
@@ -23,9 +24,10 @@ class InvalidInput(DataPlaneError):
 
 
 class InferenceError(DataPlaneError):
-    """The model could not answer: 500, `[<code>] <text>` when a code is given."""
+    """The model could not answer: 500, `[<code>] <text>` when a code is given; gRPC has no code."""
 
     def __init__(self, reason: str, code: str | None = None) -> None:
+        self.reason = reason
         super().__init__(f"[{code}] {reason}" if code else reason)
 
 
@@ -123,3 +125,24 @@ def answer_of(error: BaseException) -> tuple[int, dict[str, object], dict[str, s
     if isinstance(error, NotImplementedError):
         return 501, {"error": str(error)}, {}
     return 500, {"error": f"{type(error).__name__} : {error}"}, {}
+
+
+# gRPC status codes by name; of the classes in an error's ancestry the first one counts.
+_GRPC: dict[type[Exception], str] = {
+    InvalidInput: "INVALID_ARGUMENT",
+    InferenceError: "INVALID_ARGUMENT",
+    UnsupportedProtocol: "INVALID_ARGUMENT",
+    ModelNotFound: "NOT_FOUND",
+    ModelNotReady: "UNAVAILABLE",
+    ServerNotReady: "UNAVAILABLE",
+    ServerNotLive: "UNAVAILABLE",
+    NotImplementedError: "UNIMPLEMENTED",
+}
+
+
+def grpc_answer_of(error: BaseException) -> tuple[str, str]:
+    """Return the name of the gRPC status code and the details of the answer to `error`."""
+    code = next((_GRPC[kind] for kind in type(error).__mro__ if kind in _GRPC), None)
+    if code is None:
+        return "INTERNAL", "Internal server error"
+    return code, error.reason if isinstance(error, InferenceError) else str(error)

@@ -121,6 +121,6 @@ def v2_input(request: InferRequest) -> Any:
     if tensor.datatype == "BYTES" and data and isinstance(data[0], str):
         return data
     x = tensor.as_numpy()
-    if tensor.datatype == "BYTES" and x.size and tensor.raw is not None:
+    if tensor.datatype == "BYTES" and x.size and tensor.raw is not None and not request.from_grpc:
         return x.ravel().tolist()
     return x

@@ -104,10 +104,21 @@ class InferRequest:
     Args:
         id: The client's id, or None; the server fills in a new one when the response has none.
         outputs: Requested outputs; None or empty: all.
-        headers: Request headers, names in lower case.
+        headers: Request headers (gRPC: metadata), names in lower case.
+        model_version: As asked for over gRPC; REST refuses versions.
+        raw: Over gRPC whether the tensors came as raw bytes, and so go back; None: it is REST.
     """
 
-    __slots__ = ("headers", "id", "inputs", "model_name", "outputs", "parameters")
+    __slots__ = (
+        "headers",
+        "id",
+        "inputs",
+        "model_name",
+        "model_version",
+        "outputs",
+        "parameters",
+        "raw",
+    )
 
     def __init__(
         self,
@@ -117,13 +128,22 @@ class InferRequest:
         parameters: Parameters | None = None,
         outputs: list[RequestedOutput] | None = None,
         headers: Mapping[str, str] | None = None,
+        model_version: str | None = None,
+        raw: bool | None = None,
     ) -> None:
         self.model_name = model_name
+        self.model_version = model_version
+        self.raw = raw
         self.inputs = inputs
         self.id = id
         self.parameters = parameters
         self.outputs = outputs
         self.headers: Mapping[str, str] = headers if headers is not None else {}
+
+    @property
+    def from_grpc(self) -> bool:
+        """The request came over gRPC."""
+        return self.raw is not None
 
     @property
     def binary_by_default(self) -> bool:
@@ -133,6 +153,8 @@ class InferRequest:
     @property
     def wants_binary(self) -> bool:
         """At least one output is to be sent as a binary tensor."""
+        if self.raw is not None:
+            return self.raw
         if self.outputs:
             return any(output.binary_data for output in self.outputs)
         return self.binary_by_default

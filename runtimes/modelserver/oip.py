@@ -228,7 +228,7 @@ def encode(response: InferResponse | dict[str, Any], request: InferRequest) -> E
         return _encode_dict(response), None
     outputs = response.outputs
     if request.outputs:
-        outputs = _select(response, request.outputs)
+        outputs = select_outputs(response, request.outputs)
     if (request.outputs or request.parameters) and request.wants_binary:
         binary = _binary_flags(request, len(outputs))
         if any(binary):
@@ -281,7 +281,12 @@ def encode_rows(model_name: str, output_name: str, y: Any, request: InferRequest
     return orjson.dumps(body)
 
 
-def _select(response: InferResponse, wanted: list[RequestedOutput]) -> list[InferOutput]:
+def select_outputs(response: InferResponse, wanted: list[RequestedOutput]) -> list[InferOutput]:
+    """Return the requested outputs, in the order they were asked for.
+
+    Raises:
+        InvalidInput: One of them does not exist.
+    """
     by_name = {output.name: output for output in response.outputs}
     selected: list[InferOutput] = []
     for request in wanted:
@@ -308,11 +313,16 @@ def _json_parameters(parameters: dict[str, Any] | None) -> dict[str, Any] | None
     return parameters or None
 
 
+def missing_data(output: InferOutput, model_name: str) -> InvalidInput:
+    """Return the error of an output that is sent but holds nothing."""
+    return InvalidInput(
+        f"'data' field is missing for output '{output.name}' for model '{model_name}'"
+    )
+
+
 def _json_data(output: InferOutput, model_name: str) -> Any:
     if output.data is None:
-        raise InvalidInput(
-            f"'data' field is missing for output '{output.name}' for model '{model_name}'"
-        )
+        raise missing_data(output, model_name)
     if output.datatype == "FP16" and len(output.data):
         raise InvalidInput(
             "Sending FP16 data via JSON is not supported. "
@@ -335,10 +345,7 @@ def _encode_binary(
         parameters = dict(_json_parameters(output.parameters) or {})
         if as_binary:
             if output.data is None:
-                raise InvalidInput(
-                    f"'data' field is missing for output '{output.name}' "
-                    f"for model '{response.model_name}'"
-                )
+                raise missing_data(output, response.model_name)
             raw.append(tensors.to_raw(output.data, output.datatype))
             parameters["binary_data_size"] = len(raw[-1])
         if parameters:
@@ -413,5 +420,7 @@ __all__ = [
     "encode",
     "encode_rows",
     "is_json",
+    "missing_data",
     "new_id",
+    "select_outputs",
 ]

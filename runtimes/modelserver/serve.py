@@ -8,7 +8,8 @@
 
 Order, exit codes and signals are KServe's: models are loaded before the port listens; a model that
 does not load, or a port that is taken, is exit 1; SIGTERM, SIGINT and SIGQUIT stop accepting at
-once, let open requests finish (30 s) and exit 0.
+once, let open requests finish (30 s) and exit 0. gRPC is served beside REST where grpcio is
+installed; a gRPC port that nobody asked for may be taken.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from modelserver.dataplane import DataPlane, ModelRepository
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 # The KServe whose data plane this is; `GET /v2` says so.
 VERSION = "0.20.0"
 GRACE = 30.0
+GRPC_PORT = 8081
 
 Opener = Callable[[], tuple[Sequence[Model], ModelRepository | None]]
 
@@ -63,6 +66,12 @@ def serve(args: argparse.Namespace, open_models: Opener, *, max_workers: int | N
         return 1
     with listener:
         try:
+            grpc_server = _grpc(args)
+        except OSError as error:
+            where, why = f"{args.http_host}:{args.grpc_port}", error.strerror or error
+            logger.error("cannot listen on %s for gRPC: %s", where, why)
+            return 1
+        try:
             models, repository = open_models()
             _load(models)
         except (LoadError, ModelNotReady) as error:
@@ -78,8 +87,8 @@ def serve(args: argparse.Namespace, open_models: Opener, *, max_workers: int | N
         gc.set_threshold(20_000, 20, 20)
         workers = max(1, min(args.workers, max_workers or args.workers))
         if workers > 1:
-            return _run_workers(workers, args, listener, models, repository)
-        return _run(args, listener, models, repository)
+            return _run_workers(workers, args, listener, grpc_server, models, repository)
+        return _run(args, listener, grpc_server, models, repository)
 
 
 def configure_logging(config_file: str | None = None) -> None:
@@ -120,6 +129,30 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _grpc(args: argparse.Namespace) -> ModuleType | None:
+    """Return the module that serves gRPC; None: there will be none, which the log explains.
+
+    Raises:
+        OSError: The port that was asked for cannot be had.
+    """
+    if not args.enable_grpc:
+        return None
+    try:
+        from modelserver import grpc_server
+    except ImportError as error:
+        logger.warning("gRPC is not served (pip install grpcio protobuf): %s", error)
+        return None
+    try:
+        # Without SO_REUSEPORT, with which grpcio would share the port of another server.
+        _bind(args.http_host, GRPC_PORT if args.grpc_port is None else args.grpc_port).close()
+    except OSError as error:
+        if args.grpc_port is not None:
+            raise
+        logger.warning("gRPC is not served: port %d: %s", GRPC_PORT, error.strerror or error)
+        return None
+    return grpc_server
+
+
 def _load(models: Sequence[Model]) -> None:
     for model in models:
         logger.info("Loading model %s", model.name)
@@ -134,13 +167,18 @@ def _load(models: Sequence[Model]) -> None:
 def _run(
     args: argparse.Namespace,
     listener: socket.socket,
+    grpc_server: ModuleType | None,
     models: Sequence[Model],
     repository: ModelRepository | None,
+    *,
+    shared: bool = False,
 ) -> int:
     loop = _new_loop(args.event_loop)
     try:
         asyncio.set_event_loop(loop)
-        loop.run_until_complete(_serve(args, loop, listener, models, repository))
+        loop.run_until_complete(
+            _serve(args, loop, listener, grpc_server, models, repository, shared=shared)
+        )
         return 0
     finally:
         asyncio.set_event_loop(None)
@@ -163,8 +201,11 @@ async def _serve(
     args: argparse.Namespace,
     loop: asyncio.AbstractEventLoop,
     listener: socket.socket,
+    grpc_server: ModuleType | None,
     models: Sequence[Model],
     repository: ModelRepository | None,
+    *,
+    shared: bool,
 ) -> None:
     dataplane = DataPlane(loop, repository=repository, batching=args.enable_batching)
     dataplane.register(model for model in models if model.ready)
@@ -180,6 +221,18 @@ async def _serve(
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, on_signal)
+    grpc: Any = None
+    if grpc_server is not None:
+        service = grpc_server.Service(dataplane, loop, version=VERSION, latency=latency)
+        grpc = grpc_server.GrpcServer(
+            service,
+            send_bytes=args.grpc_max_send_message_length,
+            receive_bytes=args.grpc_max_receive_message_length,
+            shared=shared,
+        )
+        port = GRPC_PORT if args.grpc_port is None else args.grpc_port
+        port = await grpc.start(args.http_host, port)
+        logger.info("Serving gRPC on %s:%d", args.http_host, port)
     listening = await loop.create_server(server.protocol, sock=listener, backlog=2048)
     host, port = listener.getsockname()[:2]
     logger.info(
@@ -190,7 +243,8 @@ async def _serve(
     finally:
         logger.info("Stopping: open requests have %.0f s to finish", GRACE)
         listening.close()
-        await server.drain(GRACE)
+        drains = [server.drain(GRACE)] if grpc is None else [server.drain(GRACE), grpc.stop(GRACE)]
+        await asyncio.gather(*drains)
         dataplane.close()
         if latency is not None:
             latency.flush()
@@ -200,6 +254,7 @@ def _run_workers(
     count: int,
     args: argparse.Namespace,
     listener: socket.socket,
+    grpc_server: ModuleType | None,
     models: Sequence[Model],
     repository: ModelRepository | None,
 ) -> int:
@@ -226,7 +281,7 @@ def _run_workers(
                 for number in signals:
                     signal.signal(number, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-                code = _run(args, listener, models, repository)
+                code = _run(args, listener, grpc_server, models, repository, shared=True)
             finally:
                 logging.shutdown()
                 os._exit(code)

@@ -157,8 +157,8 @@ def summary(request: InferRequest, *, show_headers: bool) -> InferOutput:
         {
             "id": request.id,
             "model_name": request.model_name,
-            "model_version": None,
-            "from_grpc": False,
+            "model_version": request.model_version,
+            "from_grpc": request.from_grpc,
             "use_binary_outputs": request.wants_binary,
             "parameters": {
                 name: value

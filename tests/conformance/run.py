@@ -2,14 +2,14 @@
 """Judge our model servers by the recorded KServe answers: `make conformance`.
 
     python tests/conformance/run.py [--show-diff] [--strict] [--keep] [--backend docker]
-    python tests/conformance/run.py --base-url http://127.0.0.1:8080 \
+    python tests/conformance/run.py --base-url http://127.0.0.1:8080 --grpc 127.0.0.1:8080 \
         --host '{model}.default.example.com'             # whatever serves them already
 
 Trains the models, starts sklearnserver, xgbserver, lgbserver and `echo_port.py` as
-`deployments.json` says, and replays every case of `oip_rest.jsonl` for those deployments with
-`replay.py`. The last line is `N/M match`, M the full count of their non-advisory cases; the exit
-status is 0 only if N == M. `KSERVE_LOCAL_CONFORMANCE=DIR` takes the cases from another folder;
-fewer cases than `EXPECTED` is an error.
+`deployments.json` says, and replays every case of `oip_rest.jsonl` and `oip_grpc.jsonl` for those
+deployments with `replay.py`. The last line is `N/M match`, M the full count of their non-advisory
+cases; the exit status is 0 only if N == M. `KSERVE_LOCAL_CONFORMANCE=DIR` takes the cases from
+another folder; fewer cases than `EXPECTED` is an error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
-# Non-advisory REST cases per deployment that our own servers answer.
+# Non-advisory cases per deployment that our own servers answer, over REST and over gRPC.
 EXPECTED = {
     "sklearn-iris": 113,
     "sklearn-proba": 7,
@@ -49,7 +49,16 @@ EXPECTED = {
     "docs": 8,
     "echo": 656,
 }
-# Where a deployment can be reached: keys as in replay.py's targets.json ("http", "host").
+EXPECTED_GRPC = {
+    "sklearn-iris": 29,
+    "sklearn-repo": 13,
+    "xgb-iris": 15,
+    "xgb-reg": 3,
+    "lgb-iris": 1,
+    "lgb-reg": 2,
+    "echo": 202,
+}
+# Where a deployment can be reached: keys as in replay.py's targets.json ("http", "grpc", "host").
 Targets = Mapping[str, Mapping[str, str]]
 
 
@@ -79,24 +88,36 @@ def corpus_folder() -> Path:
     return Path(os.environ.get("KSERVE_LOCAL_CONFORMANCE") or HERE)
 
 
-def load_cases(folder: Path, deployments: Sequence[str] = tuple(EXPECTED)) -> list[dict[str, Any]]:
-    """Return the REST cases of the deployments, in file order.
+def load_cases(
+    folder: Path, deployments: Sequence[str] = tuple(EXPECTED), *, grpc: bool = True
+) -> list[dict[str, Any]]:
+    """Return the deployments' cases, those over REST first, in file order.
+
+    Args:
+        grpc: Also those over gRPC.
 
     Raises:
         TooFewCases: A deployment has fewer non-advisory cases than it is known to have.
     """
-    path = folder / "oip_rest.jsonl"
+    cases = _read_cases(folder / "oip_rest.jsonl", deployments, EXPECTED, at_least=1)
+    if grpc:
+        cases += _read_cases(folder / "oip_grpc.jsonl", deployments, EXPECTED_GRPC, at_least=0)
+    return cases
+
+
+def _read_cases(
+    path: Path, deployments: Sequence[str], expected: Mapping[str, int], *, at_least: int
+) -> list[dict[str, Any]]:
     if not path.is_file():
         raise TooFewCases(f"no {path}")
     with path.open(encoding="utf-8") as lines:
         cases = [json.loads(line) for line in lines if line.strip()]
     cases = [case for case in cases if case["model"] in deployments]
     for name in deployments:
+        known = expected.get(name, at_least)
         found = sum(1 for c in cases if c["model"] == name and not c.get("advisory"))
-        if found < EXPECTED.get(name, 1):
-            raise TooFewCases(
-                f"{path}: deployment {name} has {found} cases, {EXPECTED.get(name, 1)} are known"
-            )
+        if found < known:
+            raise TooFewCases(f"{path}: deployment {name} has {found} cases, {known} are known")
     return cases
 
 
@@ -115,19 +136,25 @@ def replay(
 ) -> Outcome:
     """Send the cases to their deployments, in order, and compare."""
     module = replayer()
-    rest = module.Rest(30)
+    rest, grpc = module.Rest(30), None
     counts = {(False, True): 0, (False, False): 0, (True, True): 0, (True, False): 0}
     problems = []
     try:
         for case in cases:
             target = targets[case["model"]]
-            found = module.check_rest(case, rest.send(target, case), strict)
+            if "request_b64" in case:
+                grpc = grpc or module.Grpc(30)
+                found = module.check_grpc(case, grpc.send(target, case), strict)
+            else:
+                found = module.check_rest(case, rest.send(target, case), strict)
             counts[bool(case.get("advisory")), not found] += 1
             if found:
                 problems.append((dict(case), found))
     finally:
         if rest.client is not None:
             rest.client.close()
+        for channel in grpc.channels.values() if grpc is not None else ():
+            channel.close()
     return Outcome(
         counts[False, True],
         counts[False, False],
@@ -167,7 +194,7 @@ def servers(
     try:
         for name in deployments:
             deployment = described["deployments"][name]
-            port = free_port()
+            port, grpc_port = free_port(), free_port()
             if "module" in deployment:
                 command = [sys.executable, "-m", deployment["module"]]
             else:
@@ -175,13 +202,16 @@ def servers(
             command += [
                 argument.replace("{models}", str(models)) for argument in deployment["args"]
             ]
-            command += [f"--http_port={port}", f"--grpc_port={free_port()}"]
+            command += [f"--http_port={port}", f"--grpc_port={grpc_port}"]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", **deployment.get("env", {})}
             with (logs / f"{name}.log").open("wb") as log:
                 processes[name] = subprocess.Popen(
                     command, env=environment, stdout=log, stderr=subprocess.STDOUT
                 )
-            targets[name] = {"http": f"http://127.0.0.1:{port}"}
+            targets[name] = {
+                "http": f"http://127.0.0.1:{port}",
+                "grpc": f"127.0.0.1:{grpc_port}",
+            }
         for name, process in processes.items():
             wait_ready(targets[name]["http"], process, logs / f"{name}.log")
         yield targets
@@ -217,7 +247,7 @@ def report(title: str, outcome: Outcome, *, show_diff: bool) -> None:
     if show_diff:
         for case, found in outcome.problems:
             kind = "ADVISORY" if case.get("advisory") else "FAIL"
-            print(f"{kind} {case['id']} [{case['model']}] {case['method']} {case['path']}")
+            print(f"{kind} {case['id']} [{case['model']}] {case['method']} {case.get('path', '')}")
             for problem in found[:8]:
                 print("      ", problem)
     advisory = outcome.advisory_passed + outcome.advisory_failed
@@ -265,7 +295,8 @@ def run_gateway(models: Path, show_diff: bool, strict: bool, backend: str) -> Ou
         run_file = json.loads((folder / ".kserve-local" / "run" / "supervisor.json").read_text())
         url = run_file["gateway"]["url"]
         targets = {n: {"http": url, "host": f"{n}.default.example.com"} for n in expected}
-        cases = load_cases(corpus_folder(), tuple(expected))
+        # gRPC joins once the gateway forwards it.
+        cases = load_cases(corpus_folder(), tuple(expected), grpc=False)
         outcome = replay(cases, targets, strict=strict)
         where = "through the gateway" + (", in Docker" if backend == "docker" else "")
         report(where, outcome, show_diff=show_diff)
@@ -281,7 +312,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base-url", help="replay against this address instead of own servers")
-    parser.add_argument("--host", help="Host header with --base-url, {model} = deployment")
+    parser.add_argument("--grpc", help="HOST:PORT for gRPC with --base-url")
+    parser.add_argument(
+        "--host", help="Host header and :authority with --base-url, {model} = deployment"
+    )
     parser.add_argument("--show-diff", action="store_true", help="print what differs")
     parser.add_argument("--strict", action="store_true", help="compare status-only bodies too")
     parser.add_argument(
@@ -300,11 +334,13 @@ def main() -> int:
             targets = {
                 name: {
                     "http": args.base_url,
+                    **({"grpc": args.grpc} if args.grpc else {}),
                     **({"host": args.host.replace("{model}", name)} if args.host else {}),
                 }
                 for name in EXPECTED
             }
-            outcomes = [replay(load_cases(corpus_folder()), targets, strict=args.strict)]
+            cases = load_cases(corpus_folder(), grpc=bool(args.grpc))
+            outcomes = [replay(cases, targets, strict=args.strict)]
             report(args.base_url, outcomes[0], show_diff=args.show_diff)
         else:
             outcomes = run_direct(
