@@ -4,7 +4,8 @@ The interpreter that runs kserve-local is tried first (installed distributions a
 nothing is imported), then a managed virtual environment below `cache/envs`, keyed by Python
 version, platform and requirements. A build happens in a folder of its own under a file lock and
 is renamed into place, so no half-built environment is ever found. What a runtime needs is read
-from the extras of the installed `kserve-local-runtimes`.
+from the extras of the installed `kserve-local-runtimes`; what it can do without is in the
+environments that are built here, and no reason to build one.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "torchserver": ("torch",),
 }
 _DISTRIBUTION = "kserve-local-runtimes"
+# Without grpcio a server answers over REST only.
+_OPTIONAL = frozenset({"grpc"})
 _EXTRA = re.compile(r"""extra\s*==\s*["']([\w.-]+)["']""")
 _NAME = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\[([\w.,\s-]*)\])?\s*(.*)")
 _TAIL = 12
@@ -48,11 +51,14 @@ _LOOK = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One `Requires-Dist` line of ours: distribution, lowest version, and the line for pip."""
+    """One `Requires-Dist` line of ours: distribution, lowest version, the line for pip, and whether
+    a server starts without it.
+    """
 
     name: str
     lowest: tuple[int, ...]
     line: str
+    optional: bool = False
 
 
 def requirements(runtime: str, lines: Sequence[str] | None = None) -> tuple[Requirement, ...]:
@@ -84,6 +90,7 @@ def requirements(runtime: str, lines: Sequence[str] | None = None) -> tuple[Requ
                 name=name,
                 lowest=_version(lowest.group(1)) if lowest else (),
                 line=f"{head.strip()}; {marker}",
+                optional=extra in _OPTIONAL,
             )
     return tuple(found.values())
 
@@ -93,14 +100,15 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def lacking(needs: Sequence[Requirement], installed: Callable[[str], str | None]) -> list[str]:
-    """Return the names in `needs` that are not installed, or too old. Pure.
+    """Return the names in `needs` that a server cannot do without and that are not installed, or
+    too old. Pure.
 
     Args:
         installed: Distribution name -> its version, None if it is not there.
     """
     missing = []
     for need in needs:
-        if "win32" in need.line and os.name == "nt":
+        if need.optional or ("win32" in need.line and os.name == "nt"):
             continue
         version = installed(need.name)
         if version is None or (need.lowest and _version(version) < need.lowest):

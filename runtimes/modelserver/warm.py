@@ -8,6 +8,7 @@ loop and no open socket.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 from modelserver import cli, serve
@@ -27,6 +28,9 @@ def warm() -> None:
     """Import the server's parts and run an event loop with a listener once, then throw it away."""
     cli.make_parser("warm").parse_known_args([])
     new_id()
+    with contextlib.suppress(ImportError):
+        # Imports grpcio, which starts threads only once a server or a channel is made.
+        import modelserver.grpc_server  # noqa: F401
     loop = serve._new_loop("auto")
     try:
         loop.run_until_complete(_listen(loop))

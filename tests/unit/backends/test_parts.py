@@ -15,7 +15,8 @@ from kserve_local.interfaces.backend import ContainerSpec, Probe, Program, Repli
 LINES = [
     'numpy>=1.26; extra == "server"',
     'uvloop>=0.19; (sys_platform != "win32") and extra == "server"',
-    'kserve-local-runtimes[server]; extra == "sklearn"',
+    'grpcio>=1.60; extra == "grpc"',
+    'kserve-local-runtimes[grpc,server]; extra == "sklearn"',
     'scikit-learn>=1.3; extra == "sklearn"',
     'torch>=2.4; extra == "torch"',
 ]
@@ -23,10 +24,10 @@ LINES = [
 
 def test_requirements_come_from_the_extras_and_what_they_include():
     needs = environments.requirements("sklearnserver", LINES)
-    assert [n.name for n in needs] == ["scikit-learn", "numpy", "uvloop"]
+    assert [n.name for n in needs] == ["scikit-learn", "grpcio", "numpy", "uvloop"]
     assert needs[0].line == 'scikit-learn>=1.3; python_version >= "3"'
-    assert needs[2].line == 'uvloop>=0.19; (sys_platform != "win32") and python_version >= "3"'
-    assert needs[1].lowest == (1, 26)
+    assert needs[3].line == 'uvloop>=0.19; (sys_platform != "win32") and python_version >= "3"'
+    assert needs[2].lowest == (1, 26)
     assert environments.requirements("my/image", LINES) == ()
 
 
@@ -39,6 +40,14 @@ def test_lacking_names_what_is_missing_or_too_old():
     needs = environments.requirements("sklearnserver", LINES)
     have = {"scikit-learn": "1.9.1", "numpy": "1.25.9"}
     assert environments.lacking(needs, have.get) == ["numpy", "uvloop"]
+
+
+def test_an_interpreter_without_grpcio_will_do():
+    """It is in what a managed environment gets, but nobody's reason to build one."""
+    needs = environments.requirements("sklearnserver", LINES)
+    have = {"scikit-learn": "1.9.1", "numpy": "2.4.6", "uvloop": "0.23.0"}
+    assert environments.lacking(needs, have.get) == []
+    assert 'grpcio>=1.60; python_version >= "3"' in [need.line for need in needs]
 
 
 def test_memory_is_looked_at_more_often_near_the_limit():
