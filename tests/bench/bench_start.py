@@ -83,7 +83,8 @@ def kserve(model_dir: Path) -> tuple[float, int]:
     """Return start to first answer of KServe's server, and its memory."""
     port = free_port()
     argv = [sys.executable, str(HERE / "kserve_iris.py"), "--model_name=iris"]
-    argv += [f"--model_dir={model_dir}", f"--http_port={port}", "--enable_grpc=false"]
+    # With gRPC, which our replicas serve as well.
+    argv += [f"--model_dir={model_dir}", f"--http_port={port}", f"--grpc_port={free_port()}"]
     begun = time.monotonic()
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
