@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 
@@ -294,9 +295,10 @@ def run_gateway(models: Path, show_diff: bool, strict: bool, backend: str) -> Ou
         subprocess.run([*tool, *up], check=True, stdout=sys.stderr)
         run_file = json.loads((folder / ".kserve-local" / "run" / "supervisor.json").read_text())
         url = run_file["gateway"]["url"]
-        targets = {n: {"http": url, "host": f"{n}.default.example.com"} for n in expected}
-        # gRPC joins once the gateway forwards it.
-        cases = load_cases(corpus_folder(), tuple(expected), grpc=False)
+        # One port for both: a call's :authority is what Host is to a request.
+        place = {"http": url, "grpc": urlsplit(url).netloc}
+        targets = {n: {**place, "host": f"{n}.default.example.com"} for n in expected}
+        cases = load_cases(corpus_folder(), tuple(expected))
         outcome = replay(cases, targets, strict=strict)
         where = "through the gateway" + (", in Docker" if backend == "docker" else "")
         report(where, outcome, show_diff=show_diff)
