@@ -53,6 +53,7 @@ test: setup
 
 soak: setup
 	$(BIN)/python -m tests.soak.run
+	sh tests/soak/docker.sh
 
 conformance: setup
 	$(BIN)/python -m tests.conformance.run

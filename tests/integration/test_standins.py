@@ -17,7 +17,10 @@ import pytest
 import torch
 import yaml
 
-from tests.integration.project import SAMPLES, Project, project, sample
+from tests.integration.project import SAMPLES, Project, of_processes, project, sample
+
+# In Docker images stand in, or those that are named run (test_docker_images).
+pytestmark = of_processes
 
 IRIS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
 V2 = {
