@@ -119,7 +119,7 @@ def call(
 @click.argument("data", required=False)
 @click.option(
     "--protocol",
-    type=click.Choice(["v1", "v2"]),
+    type=click.Choice(["v1", "v2", "grpc"]),
     help="Default: what the data looks like.",
 )
 @click.option("--model", help="Model name in the path (default: NAME).")
@@ -169,11 +169,21 @@ def command(
         host = _revision_host(settings, name, namespace, revision)
         path, headers = ("", {**headers, "Host": host}) if host else (path, headers)
     out = flags.output("predict")
+    if chosen == "grpc":
+        if binary:
+            raise UsageError("--binary is for REST; gRPC is binary as it is")
+        from kserve_local.cli import predict_grpc
     if print_curl or print_python:
         if binary:
             raise UsageError("--binary cannot be printed: its body is no text")
-        write = as_curl if print_curl else as_python
-        text = write(running.gateway_url + path + tail, headers, str(data))
+        if chosen == "grpc":
+            if print_python:
+                raise UsageError("--print-python prints REST calls; --print-curl prints grpcurl")
+            wanted = (running.gateway_url, path, model or name, headers, body)
+            text = predict_grpc.as_grpcurl(*wanted)
+        else:
+            write = as_curl if print_curl else as_python
+            text = write(running.gateway_url + path + tail, headers, str(data))
         if flags.as_json:
             out.envelope({"print": text})
         else:
@@ -193,13 +203,17 @@ def command(
         with nullcontext() if quiet else _telling(settings, out, namespace, name):
             begun = time.monotonic()
             try:
-                status, told, answer = call(
-                    running.gateway_url,
-                    path + tail,
-                    body,
-                    timeout=timeout,
-                    headers={**headers, REQUEST_ID: ids[-1]},
-                )
+                sent = {**headers, REQUEST_ID: ids[-1]}
+                status, told, answer = (
+                    predict_grpc.call(
+                        running.gateway_url, path, model or name, body,
+                        timeout=timeout, headers=sent,
+                    )
+                    if chosen == "grpc"
+                    else call(
+                        running.gateway_url, path + tail, body, timeout=timeout, headers=sent
+                    )
+                )  # fmt: skip
             except ServiceUnavailable:
                 need_running(settings)
                 raise
@@ -217,7 +231,7 @@ def command(
         text = answer.decode("utf-8", "replace")
         hint = told.get("x-kserve-local-hint", "")
         # For a name that is no service the gateway can only list all hosts there are.
-        look = status == 404 or (not hint and status in (502, 503, 504))
+        look = status in (404, 501) or (not hint and status in (502, 503, 504))
         if look and find_running(settings) is not None:
             own = _hint(settings, name, namespace, model or name, running.gateway_url, path)
             hint = own or hint
