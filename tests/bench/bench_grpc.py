@@ -1,7 +1,7 @@
 """gRPC through the gateway: against the call itself, and against nginx's grpc_pass.
 
-A real server (grpcio, bytes in and out) and a real client, each in a process of its own; every round
-measures every subject in random order, and a row is the median over rounds. CPU time is the
+A real server (grpcio, bytes in and out) and a real client, each in a process of its own; every
+round measures every subject in random order, and a row is the median over rounds. CPU time is the
 process's own. The last row streams 100 MB messages and looks at what the gateway's memory does.
 
 Run: `python tests/bench/bench_grpc.py [--rounds 5]`. Needs nginx (`apt-get install nginx-light`).

@@ -29,7 +29,10 @@ from tests.integration.project import Project, project, sample, wait_until
 IRIS = {"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}
 CALL = "/v1/models/sklearn-iris:predict"
 SLOW = '''"""A server that takes its time: asleep for as many seconds as the request says."""
-import asyncio, json, sys, os
+import asyncio, json, signal, sys, os
+
+# As the first process of a container it would ignore the signal.
+signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
 
 async def serve(reader, writer):
     head = await reader.readuntil(b"\\r\\n\\r\\n")
