@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from kserve_local import settings
-from tests.integration.project import Project, project, sample, wait_until
+from tests.integration.project import Project, of_processes, project, sample, wait_until
 
 IRIS = {"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}
 CALL = "/v1/models/sklearn-iris:predict"
@@ -572,8 +572,8 @@ def kill(own: Project, what: str) -> None:
     [
         ("supervisor",),
         ("supervisor", "gateway"),
-        ("supervisor", "zygote", "replica"),
-        ("supervisor", "gateway", "zygote", "replica"),
+        pytest.param(("supervisor", "zygote", "replica"), marks=of_processes),
+        pytest.param(("supervisor", "gateway", "zygote", "replica"), marks=of_processes),
     ],
     ids="-".join,
 )
