@@ -56,13 +56,23 @@ class CompiledRoute:
         self.shares = (
             list(itertools.accumulate(t.percent for t in targets)) if len(targets) > 1 else []
         )
+        # No VirtualService of KServe's stands before a graph, so nothing adds these there.
+        named = route.component != "graph"
         self.fields = (
-            (b"kserve-isvc-name", route.service.encode()),
-            (b"kserve-isvc-namespace", route.namespace.encode()),
+            (
+                (b"kserve-isvc-name", route.service.encode()),
+                (b"kserve-isvc-namespace", route.namespace.encode()),
+            )
+            if named
+            else ()
         )
-        self.lines = b"KServe-Isvc-Name: %b\r\nKServe-Isvc-Namespace: %b\r\n" % (
-            route.service.encode(),
-            route.namespace.encode(),
+        self.lines = b"".join(
+            b"%b: %b\r\n" % (header, value)
+            for header, value in zip(
+                (b"KServe-Isvc-Name", b"KServe-Isvc-Namespace"),
+                (route.service.encode(), route.namespace.encode()) if named else (),
+                strict=False,
+            )
         )
 
     def draw(self, random: float) -> int:
