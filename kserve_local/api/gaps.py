@@ -24,7 +24,6 @@ _MIG = "nvidia.com/mig-"
 _SCALING = ("scaleTarget", "scaleMetric", "autoScaling")
 
 UNAVAILABLE: tuple[scheme.ResourceType, ...] = (
-    scheme.INFERENCE_GRAPH,
     scheme.TRAINED_MODEL,
     scheme.LLM_INFERENCE_SERVICE,
     scheme.LOCAL_MODEL_CACHE,

@@ -1,4 +1,4 @@
-"""InferenceServices, Revisions and ready Pods -> the gateway's RouteTable.
+"""InferenceServices, InferenceGraphs, Revisions and ready Pods -> the gateway's RouteTable.
 
 Reads the store; writes nothing to it and publishes whole snapshots to a RouteSink. `compile_routes`
 is pure and works on one InferenceService, so that a change costs the routes of one service; the
@@ -16,7 +16,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,8 +32,23 @@ from kserve_local.api.meta import (
     namespace_of,
     uid_of,
 )
-from kserve_local.api.scheme import INFERENCE_SERVICE, KNATIVE_SERVICE, POD, REVISION, SERVICE
-from kserve_local.controllers import isvc_knative, isvc_status, knative_names, pod_state
+from kserve_local.api.scheme import (
+    INFERENCE_GRAPH,
+    INFERENCE_SERVICE,
+    KNATIVE_SERVICE,
+    POD,
+    REVISION,
+    SERVICE,
+    key_of,
+)
+from kserve_local.controllers import (
+    graph_knative,
+    graph_pod,
+    isvc_knative,
+    isvc_status,
+    knative_names,
+    pod_state,
+)
 from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT, newest, number_of
 from kserve_local.controllers.revision import pods_of, scale
 from kserve_local.interfaces.routing import Endpoint, Route, RouteSink, RouteTable, Target
@@ -99,10 +114,48 @@ def compile_routes(
                     service=name,
                     component="predictor",
                     hosts=hosts_of(f"{tag}-{predictor}", namespace, public),
-                    targets=(_target(isvc, backing, 100),),
+                    targets=(_target(backing, 100),),
                 )
             )
     return tuple(routes)
+
+
+def compile_graph(
+    graph: Object,
+    ksvc: Object | None,
+    backings: Mapping[str, Backing],
+    *,
+    domain: str,
+    missing: Sequence[str] = (),
+) -> tuple[Route, ...]:
+    """Return the route of one InferenceGraph; its targets tell what the gateway routes by.
+
+    Args:
+        ksvc: Its Knative Service; None: what its steps name is not there yet.
+        missing: InferenceServices that its steps name and that do not exist.
+    """
+    if isvc_knative.is_stopped(graph) or graph["metadata"].get("deletionTimestamp"):
+        return ()
+    name, namespace = name_of(graph), namespace_of(graph)
+    local_only = labels_of(graph).get(names.KNATIVE_VISIBILITY) == "cluster-local"
+    targets = _revision_targets(ksvc, backings)
+    if not targets:
+        ready = get_condition(graph, "Ready") or {}
+        reason = _reason_text(ready) if ready.get("status") == "False" else ""
+        if missing and ksvc is None:
+            reason = f"Failed to find graph service {missing[0]}"
+        state = "failed" if reason else "starting"
+        targets = (Target(id=f"{namespace}/{name}", percent=100, state=state, reason=reason),)
+    return (
+        Route(
+            namespace=namespace,
+            service=name,
+            component="graph",
+            hosts=hosts_of(name, namespace, "" if local_only else domain),
+            targets=targets,
+            path=f"/serving/{namespace}/{name}",
+        ),
+    )
 
 
 def hosts_of(name: str, namespace: str, domain: str) -> tuple[str, ...]:
@@ -158,6 +211,11 @@ def _targets(
     isvc: Object, ksvc: Object | None, backings: Mapping[str, Backing]
 ) -> tuple[Target, ...]:
     """Return where requests go. Before the first Revision is ready they wait for the newest."""
+    return _revision_targets(ksvc, backings) or (_without_revision(isvc),)
+
+
+def _revision_targets(ksvc: Object | None, backings: Mapping[str, Backing]) -> tuple[Target, ...]:
+    """Return the Revisions that take requests; empty: there is none yet."""
     weights: dict[str, int] = {}
     for entry in _traffic(ksvc):
         revision = entry.get("revisionName", "")
@@ -168,9 +226,9 @@ def _targets(
     if not weights:
         latest = newest([b.revision for b in backings.values()])
         if latest is None:
-            return (_without_revision(isvc),)
+            return ()
         weights = {name_of(latest): 100}
-    return tuple(_target(isvc, backings[name], percent) for name, percent in weights.items())
+    return tuple(_target(backings[name], percent) for name, percent in weights.items())
 
 
 def _entry_targets(isvc: Object, predictor: tuple[Target, ...]) -> tuple[Target, ...]:
@@ -203,7 +261,7 @@ def _without_revision(isvc: Object) -> Target:
     )
 
 
-def _target(isvc: Object, backing: Backing, percent: int) -> Target:
+def _target(backing: Backing, percent: int) -> Target:
     revision = backing.revision
     endpoints = tuple(
         endpoint_of(pod)
@@ -212,6 +270,7 @@ def _target(isvc: Object, backing: Backing, percent: int) -> Target:
     )
     spec = revision["spec"]
     state, reason = ("ready", "") if endpoints else _state(backing)
+    graph, propagate = graph_pod.routes_by(spec) or (None, ())
     return Target(
         id=f"{namespace_of(revision)}/{name_of(revision)}",
         percent=percent,
@@ -220,6 +279,8 @@ def _target(isvc: Object, backing: Backing, percent: int) -> Target:
         reason=reason,
         container_concurrency=int(spec.get("containerConcurrency") or 0),
         timeout=float(spec.get("timeoutSeconds") or DEFAULT_TIMEOUT),
+        graph=graph,
+        propagate=propagate,
     )
 
 
@@ -306,7 +367,7 @@ def _real_ports(pod: Object) -> dict[int, int]:
 
 
 class RoutesController:
-    """Compiles the routes of the InferenceServices that changed and publishes the table.
+    """Compiles the routes of the services and graphs that changed and publishes the table.
 
     Args:
         sink: Takes the snapshots.
@@ -316,12 +377,6 @@ class RoutesController:
     """
 
     name = "routes"
-    watches = (
-        Watch(INFERENCE_SERVICE.id, itself),
-        Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
-        Watch(REVISION.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
-        Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
-    )
 
     def __init__(
         self,
@@ -332,6 +387,17 @@ class RoutesController:
         host_address: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.watches = (
+            Watch(INFERENCE_SERVICE.id, itself),
+            Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
+            Watch(REVISION.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
+            Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
+            Watch(INFERENCE_GRAPH.id, itself),
+            Watch(INFERENCE_SERVICE.id, self._waiting_graphs),
+            Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_GRAPH.id)),
+            Watch(REVISION.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
+            Watch(POD.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
+        )
         self._host_address = host_address
         self._store = store
         self._sink = sink
@@ -342,6 +408,13 @@ class RoutesController:
         self._quiet_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
+    def _waiting_graphs(self, isvc: Object) -> Iterable[Key]:
+        """Map an InferenceService to the graphs that are still without a Knative Service."""
+        for graph in self._store.list(INFERENCE_GRAPH.id, namespace=namespace_of(isvc)):
+            key = Key(KNATIVE_SERVICE.id, namespace_of(graph), name_of(graph))
+            if name_of(isvc) in graph_knative.services_of(graph) and self._store.find(key) is None:
+                yield key_of(graph)
+
     def attach(self, add: Callable[[Key], None]) -> None:
         """Have the first table published even when there is no service yet.
 
@@ -350,17 +423,32 @@ class RoutesController:
         add(Key(INFERENCE_SERVICE.id, "", ""))
 
     async def reconcile(self, key: Key) -> Result:
-        """Compile one InferenceService's routes again and publish what changed."""
+        """Compile the routes of one service or graph again and publish what changed."""
         if self._routes is None:
             # The first table must be whole: a gateway that outlived us serves all of them.
             self._routes = {}
-            for isvc in self._store.list(INFERENCE_SERVICE.id):
-                self._compile(Key(INFERENCE_SERVICE.id, namespace_of(isvc), name_of(isvc)))
+            for kind in (INFERENCE_SERVICE, INFERENCE_GRAPH):
+                for obj in self._store.list(kind.id):
+                    self._compile(Key(kind.id, namespace_of(obj), name_of(obj)))
             self._publish()
             return DONE
         if self._compile(key):
             self._schedule()
         return DONE
+
+    def _routes_of(self, key: Key, obj: Object) -> tuple[Route, ...]:
+        is_graph = key.resource == INFERENCE_GRAPH.id
+        name = key.name if is_graph else isvc_knative.predictor_service_name(obj)
+        ksvc = self._store.find(Key(KNATIVE_SERVICE.id, key.namespace, name))
+        backings = {} if ksvc is None else self._backings(ksvc)
+        if not is_graph:
+            return compile_routes(obj, ksvc, backings, domain=self._domain)
+        missing = [
+            step
+            for step in (graph_knative.services_of(obj) if ksvc is None else ())
+            if self._store.find(Key(INFERENCE_SERVICE.id, key.namespace, step)) is None
+        ]
+        return compile_graph(obj, ksvc, backings, domain=self._domain, missing=missing)
 
     def close(self) -> None:
         """Publish what is still waiting and stop."""
@@ -372,13 +460,10 @@ class RoutesController:
     def _compile(self, key: Key) -> bool:
         """Compile one service; return whether its routes are other ones now."""
         assert self._routes is not None
-        isvc = self._store.find(key)
-        if isvc is None:
+        obj = self._store.find(key)
+        if obj is None:
             return self._routes.pop(key, None) is not None
-        ksvc_name = isvc_knative.predictor_service_name(isvc)
-        ksvc = self._store.find(Key(KNATIVE_SERVICE.id, key.namespace, ksvc_name))
-        backings = {} if ksvc is None else self._backings(ksvc)
-        routes = compile_routes(isvc, ksvc, backings, domain=self._domain)
+        routes = self._routes_of(key, obj)
         if self._routes.get(key) == routes:
             return False
         self._routes[key] = routes

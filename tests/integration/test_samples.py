@@ -17,6 +17,10 @@ NAMES = [
     "onnx-iris",
     "torch-iris",
     "custom-model",
+    "graph-sequence",
+    "graph-splitter",
+    "graph-ensemble",
+    "graph-switch",
 ]
 
 
