@@ -59,16 +59,21 @@ def gaps_of(obj: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
     if scheme.of(obj) in UNAVAILABLE:
         yield Gap(("kind",), f"{kind}; it is checked and stored, and nothing runs for it")
     elif scheme.of(obj) is scheme.INFERENCE_SERVICE:
-        yield from _of_service(obj, config)
+        yield from _of_mode(obj, config) or _of_service(obj)
+    elif scheme.of(obj) is scheme.INFERENCE_GRAPH:
+        yield from _of_mode(obj, config) or _of_replicas(obj["spec"], ("spec",))
 
 
-def _of_service(isvc: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
-    written = annotations_of(isvc).get(names.DEPLOYMENT_MODE)
+def _of_mode(obj: Object, config: InferenceServiceConfig) -> list[Gap]:
+    written = annotations_of(obj).get(names.DEPLOYMENT_MODE)
     mode = config.deployment_mode(written)
-    if mode != names.KNATIVE_MODE:
-        path: Path_ = ("metadata", "annotations", names.DEPLOYMENT_MODE) if written else ("spec",)
-        yield Gap(path, f"deploymentMode {written or mode}; only Knative mode is there")
-        return
+    if mode == names.KNATIVE_MODE:
+        return []
+    path: Path_ = ("metadata", "annotations", names.DEPLOYMENT_MODE) if written else ("spec",)
+    return [Gap(path, f"deploymentMode {written or mode}; only Knative mode is there")]
+
+
+def _of_service(isvc: Object) -> Iterator[Gap]:
     for component in ("transformer", "explainer"):
         if isvc["spec"].get(component) is not None:
             text = f"spec.{component}; the predictor answers under its own name only"
@@ -77,19 +82,19 @@ def _of_service(isvc: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
 
 
 def left_out(isvc: Object) -> list[str]:
-    """Return one sentence for each field of the predictor that has no effect."""
-    return [gap.text for gap in _of_predictor(isvc)]
+    """Return one sentence for each field of the predictor, or of a graph, that has no effect."""
+    is_graph = isvc.get("kind") == scheme.INFERENCE_GRAPH.kind
+    found = _of_replicas(isvc["spec"], ("spec",)) if is_graph else _of_predictor(isvc)
+    return [gap.text for gap in found]
 
 
-def _of_predictor(isvc: Object) -> Iterator[Gap]:
-    predictor: Mapping[str, Any] = isvc["spec"]["predictor"]
-    at: Path_ = ("spec", "predictor")
-    least = predictor.get("minReplicas")
-    most = predictor.get("maxReplicas") or 0
+def _of_replicas(component: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
+    least = component.get("minReplicas")
+    most = component.get("maxReplicas") or 0
     if least == 0:
         text = "minReplicas 0: there is no scale to zero yet; one replica keeps running"
         yield Gap((*at, "minReplicas"), text)
-    given = [field for field in _SCALING if predictor.get(field) is not None]
+    given = [field for field in _SCALING if component.get(field) is not None]
     if most > max(1 if least is None else least, 1):
         given.insert(0, "maxReplicas")
     if given:
@@ -99,6 +104,12 @@ def _of_predictor(isvc: Object) -> Iterator[Gap]:
             f"{running}"
         )
         yield Gap((*at, given[0]), text)
+
+
+def _of_predictor(isvc: Object) -> Iterator[Gap]:
+    predictor: Mapping[str, Any] = isvc["spec"]["predictor"]
+    at: Path_ = ("spec", "predictor")
+    yield from _of_replicas(predictor, at)
     if predictor.get("logger"):
         yield Gap((*at, "logger"), "logger: requests are not logged yet")
     if predictor.get("batcher"):

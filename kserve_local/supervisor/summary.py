@@ -184,7 +184,7 @@ async def _graph(
         "state": state,
         "reason": reason,
         "message": message,
-        "notes": [],
+        "notes": gaps.left_out(graph),
         "warnings": [],
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": (graph.get("status") or {}).get("url", ""),

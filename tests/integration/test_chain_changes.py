@@ -264,7 +264,7 @@ async def test_a_transformer_is_accepted_and_said_to_be_missing(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("api_version", "kind", "resource"),
     [
-        ("serving.kserve.io/v1alpha1", "InferenceGraph", "inferencegraphs.serving.kserve.io"),
+        ("serving.kserve.io/v1alpha1", "TrainedModel", "trainedmodels.serving.kserve.io"),
         (
             "serving.kserve.io/v1alpha2",
             "LLMInferenceService",
