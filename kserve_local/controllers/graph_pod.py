@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from kserve_local.api.meta import Object, name_of, namespace_of, uid_of
@@ -52,6 +54,16 @@ def stand_in(pod: Object) -> str:
     if routes_by(spec) is None:
         return ""
     return f"the gateway itself stands in for {pod_state.serving_container(spec)['image']}"
+
+
+def leave_word(log: Path) -> None:
+    """Say in a router's log why nothing else will be in it. A log that cannot be is no harm."""
+    with suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(
+            "No process runs here: kserve-local's gateway routes this graph's requests. "
+            "`kserve-local predict NAME @FILE --trace` shows their steps.\n"
+        )
 
 
 def carried(pod: Object, *, ip: str, now: float) -> ReplicaStatus:

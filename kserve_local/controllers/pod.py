@@ -34,7 +34,7 @@ from kserve_local.controllers import empty_models, graph_pod, pod_state
 from kserve_local.controllers.addresses import AddressPool, service_names
 from kserve_local.controllers.devices import DeviceLedger
 from kserve_local.controllers.environment import NodeFacts
-from kserve_local.controllers.init_containers import recall
+from kserve_local.controllers.init_containers import log_path, recall
 from kserve_local.controllers.pod_containers import (
     Interpreter,
     grace_of,
@@ -416,6 +416,8 @@ class NodeAgent:
             for container in spec_containers(pod):
                 work.notes[str(container.get("name"))] = stand_in
                 work.images[str(container.get("name"))] = graph_pod.IMAGE_ID
+                log = log_path(self._settings.log_dir, pod, container)
+                await asyncio.to_thread(graph_pod.leave_word, log)
         elif work.uid not in self._replicas:
             for spec in await self._starter.choose_programs(work, pod):
                 self._start_task(work, f"warm-{spec.name}", self._starter.warm(work, pod, spec))

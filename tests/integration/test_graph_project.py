@@ -35,6 +35,7 @@ def test_every_command_knows_the_graph(running: Project) -> None:
     columns, row = running.run("get", "ig").stdout.splitlines()
     assert columns.split() == ["NAME", "URL", "READY", "AGE"]
     assert row.split()[:3] == [NAME, f"http://{NAME}.default.example.com", "True"]
+    assert "gateway routes" in running.run("logs", NAME).stdout
     again = running.up()
     assert f"/serving/default/{NAME}" in again.stderr + again.stdout
 
