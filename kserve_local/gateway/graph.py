@@ -8,6 +8,7 @@ counts, not truth (cmd/router/main.go of v0.20; control-plane.md 9.3).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ ROOT = "root"
 NO_ROUTE = "None of the routes matched with the switch condition"
 NOT_PICKED = "no route was selected by the splitter"
 INVALID = "invalid response"
+
+_PASSWORD = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.\-]*://[^/?#@:]*):[^/?#]*@")
 
 SERVER_READ, SERVER_WRITE, SERVER_IDLE = 60.0, 60.0, 180.0
 
@@ -39,7 +42,7 @@ class Step:
     @property
     def target(self) -> str:
         """What to call the step's target where people read it."""
-        return self.node or self.service or self.url
+        return self.node or self.service or without_password(self.url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,11 @@ def _node(node: Mapping[str, Any]) -> Node:
         for step in node.get("steps") or ()
     )
     return Node(str(node.get("routerType") or ""), steps)
+
+
+def without_password(url: str) -> str:
+    """Return a URL for people's eyes."""
+    return _PASSWORD.sub(r"\1:***@", url, count=1)
 
 
 def is_success(status: int) -> bool:

@@ -23,7 +23,7 @@ from time import perf_counter
 from urllib.parse import unquote, urljoin
 
 from kserve_local.gateway.chunked import ChunkDecoder, ChunkError
-from kserve_local.gateway.graph import GraphError
+from kserve_local.gateway.graph import GraphError, without_password
 from kserve_local.gateway.head import MAX_HEAD, HeadError, ResponseHead, parse_response
 
 Header = tuple[str, str]
@@ -48,6 +48,10 @@ _OWN = frozenset(
 )
 
 
+# Not shown to another host that a redirect leads to, as by Go.
+_PRIVATE = frozenset(("authorization", "www-authenticate", "cookie", "cookie2"))
+
+
 class _Stale(Exception):
     """A kept connection that ended before it answered anything."""
 
@@ -66,7 +70,8 @@ class URL:
 
 
 def quoted(text: str) -> str:
-    """Return `text` as Go's `%q`."""
+    """Return `text` as Go's `%q`; the password of a URL stays out of it."""
+    text = without_password(text)
     return json.dumps(text, ensure_ascii=False).replace("\\u00", "\\x")
 
 
@@ -103,6 +108,8 @@ def parse_url(text: str) -> URL:
         raise GraphError(f'Post {quoted(text)}: unsupported protocol scheme "{scheme}"')
     if not host:
         raise GraphError(f"Post {quoted(text)}: http: no Host in request URL")
+    if port > 65535:
+        raise GraphError(f"Post {quoted(text)}: dial tcp: address {port}: invalid port")
     if path[:1] != "/":
         path = "/" + path
     target = "".join(c if "!" <= c <= "~" else _percent(c) for c in path)
@@ -206,7 +213,7 @@ class StepClient:
         self, url: URL, body: bytes, headers: Sequence[Header], take: Take, phase: list[str]
     ) -> tuple[int, bytes]:
         """Call, and follow redirects as Go does: 307 and 308 with the body, others by GET."""
-        method, first = "POST", url.text
+        method, first, first_host = "POST", url.text, url.host.lower()
         for _ in range(MAX_REDIRECTS):
             phase[0] = "head"
             head, answer = await self._once(method, url, body, headers, take, phase)
@@ -215,7 +222,10 @@ class StepClient:
                 return head.status, answer
             if head.status in (301, 302, 303):
                 method, body = "GET", b""
-            url = parse_url(urljoin(url.text, location))
+            then = parse_url(urljoin(url.text, location))
+            if not f".{then.host.lower()}".endswith(f".{first_host}"):
+                headers = [(n, v) for n, v in headers if n.lower() not in _PRIVATE]
+            url = then
         raise GraphError(f"{method.capitalize()} {quoted(first)}: stopped after 10 redirects")
 
     async def _once(
@@ -336,7 +346,7 @@ class StepClient:
         except TimeoutError as error:
             why = f"dial tcp {_where(url.host, url.port)}: i/o timeout"
             raise GraphError(f"{method.capitalize()} {quoted(url.text)}: {why}") from error
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError, UnicodeError) as error:
             why = _words(error, url)
             raise GraphError(f"{method.capitalize()} {quoted(url.text)}: {why}") from error
 
@@ -391,7 +401,7 @@ def _words(error: Exception, url: URL) -> str:
     """Return Go's words for a failed connection."""
     if isinstance(error, _Dial):
         return f"dial tcp {error.where}: connect: {os.strerror(error.errno or 0).lower()}"
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, (socket.gaierror, UnicodeError)):
         return f"dial tcp: lookup {url.host}: no such host"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"tls: failed to verify certificate: x509: {_certificate(error, url.host)}"

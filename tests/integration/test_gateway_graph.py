@@ -651,6 +651,39 @@ async def test_redirects_are_followed_as_go_follows_them(gateway: World) -> None
         assert cause == f'Post "http://127.0.0.1:{upstream.port}/307": stopped after 10 redirects'
 
 
+async def test_a_redirect_to_another_host_takes_no_secrets_along(gateway: World) -> None:
+    """Authorization and cookies stay with the host that the graph names."""
+
+    async def moving(connection: Connection) -> None:
+        request = await connection.request()
+        there = f"http://{request.target.partition('=')[2]}/end"
+        body = b"{}" if request.target == "/end" else b""
+        status = "200 OK" if body else "307 Moved"
+        await connection.send(response(body, status=status, extra=f"Location: {there}\r\n"))
+
+    async with Upstream(moving) as upstream:
+        for host, kept in (("127.0.0.1", True), ("localhost", False)):
+            upstream.requests.clear()
+            spec = at(
+                only("Sequence", a(f"?to={host}:{upstream.port}")), f"127.0.0.1:{upstream.port}"
+            )
+            await gateway.publish(graph_route(spec, (".*",)))
+            answer = await call(gateway, headers={"Authorization": "Bearer x", "X-A": "1"})
+            assert answer.body == b"{}"
+            last = upstream.requests[-1].headers
+            assert ("authorization" in last) is kept
+            assert last["x-a"] == ["1"]
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".invalid", "é.invalid"])
+async def test_hosts_that_cannot_be_looked_up(gateway: World, host: str) -> None:
+    """The resolver refuses them in ways of its own."""
+    await gateway.publish(graph_route(only("Sequence", {"serviceUrl": f"http://{host}/"})))
+    answer = await call(gateway)
+    cause = f'Post "http://{host}/": dial tcp: lookup {host}: no such host'
+    assert (answer.status, json.loads(answer.body)) == (500, failure(cause))
+
+
 async def test_broken_answers_of_steps_are_errors(gateway: World) -> None:
     """What is no HTTP, or ends too early."""
 

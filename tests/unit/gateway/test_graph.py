@@ -59,6 +59,8 @@ def test_urls_that_can_be_called(text: str, host: str, port: int, target: str) -
         ("1a:b", 'parse "1a:b": first path segment in URL cannot contain colon'),
         ("http://a/\x01", 'parse "http://a/\\x01": net/url: invalid control character in URL'),
         ("mailto:x", 'Post "mailto:x": unsupported protocol scheme "mailto"'),
+        ("http://a:99999/", 'Post "http://a:99999/": dial tcp: address 99999: invalid port'),
+        ("ftp://u:p@a/", 'Post "ftp://u:***@a/": unsupported protocol scheme "ftp"'),
         ("http:a/b", 'Post "http:a/b": http: no Host in request URL'),
     ],
 )
