@@ -659,7 +659,8 @@ async def test_a_redirect_to_another_host_takes_no_secrets_along(gateway: World)
         there = f"http://{request.target.partition('=')[2]}/end"
         body = b"{}" if request.target == "/end" else b""
         status = "200 OK" if body else "307 Moved"
-        await connection.send(response(body, status=status, extra=f"Location: {there}\r\n"))
+        extra = f"Location: {there}\r\nConnection: close\r\n"
+        await connection.send(response(body, status=status, extra=extra))
 
     async with Upstream(moving) as upstream:
         for host, kept in (("127.0.0.1", True), ("localhost", False)):
@@ -792,3 +793,37 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
         )
     )
     return crt, pem
+
+
+async def test_a_stopping_gateway_lets_a_graph_finish() -> None:
+    """Also its later steps, which are new requests inside."""
+    async with world() as stopping, Upstream(Steps(delays={"x": 0.5})) as upstream:
+        service = iris([upstream])
+        host = "iris.default.svc.cluster.local"
+        service = replace(service, hosts=(*service.hosts, host))
+        step = {"serviceUrl": f"http://{host}/x"}
+        await stopping.publish(service, graph_route(only("Sequence", step, step)))
+        asked = asyncio.create_task(call(stopping, b'{"a":1}'))
+        async with asyncio.timeout(10):
+            await upstream.begun.wait()
+            await stopping.process.stop(8)
+        answer = await asked
+        assert (answer.status, answer.body) == (200, b'{"a":1}')
+        assert len(upstream.requests) == 2
+
+
+async def test_the_gateways_token_is_the_clients_alone() -> None:
+    """Steps inside need none, and see none."""
+    async with (
+        world(gateway_host="0.0.0.0", auth_token="secret") as guarded,
+        Upstream(Steps()) as upstream,
+    ):
+        host = "iris.default.svc.cluster.local"
+        service = iris([upstream])
+        service = replace(service, hosts=(*service.hosts, host))
+        spec = only("Sequence", {"serviceUrl": f"http://{host}/x"})
+        await guarded.publish(service, graph_route(spec, (".*",)))
+        assert (await call(guarded)).status == 401
+        answer = await call(guarded, headers={"Authorization": "Bearer secret"})
+        assert answer.status == 200
+        assert "authorization" not in upstream.requests[0].headers
