@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kserve_local.gateway import gjson
+from kserve_local.gateway import gjson, gjson_path
 
 CASES = [
     json.loads(line)
@@ -146,6 +146,11 @@ def test_a_hostile_path_ends_soon(document: bytes, path: str) -> None:
     with contextlib.suppress(gjson.PathTooCostly):
         gjson.exists(document, path)
     assert perf_counter() - begun < 10.0
+
+
+def test_a_path_knows_every_modifier_there_is() -> None:
+    """Whether a dot means a pipe hangs on the names alone."""
+    assert set(gjson._MODIFIERS) == gjson_path.MODIFIERS
 
 
 def test_an_ordinary_condition_takes_linear_time() -> None:
