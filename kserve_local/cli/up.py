@@ -122,6 +122,8 @@ def command(
     except KServeLocalError:
         if session.started and session.unused:
             session.stop(grace=10.0)
+        elif session.started:
+            out.say("what ran before goes on as it was")
         raise
 
 
@@ -341,6 +343,8 @@ class _Session:
 
         if find_running(self.settings) is None:
             survives = find_survivor(self.settings) is not None
+            # What an earlier supervisor left serves already: no error of ours may stop it.
+            self.unused = not survives
             before = read_run_file(self.settings) if survives else None
             profile = str(before.raw.get("profile") or "") if before is not None else ""
             warm = runtimes_needed(self.objects)

@@ -587,6 +587,23 @@ def test_down_after_kills_leaves_nothing(iris: Project, killed: tuple[str, ...])
     assert_clean(iris)
 
 
+def test_a_change_that_is_refused_stops_nothing_that_a_killed_supervisor_left(
+    iris: Project,
+) -> None:
+    fixed = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: fixed}\nimmutable: true\n"
+    (iris.folder / "fixed.yaml").write_text(fixed + "data: {a: one}\n")
+    iris.up()
+    kill(iris, "supervisor")
+    (iris.folder / "fixed.yaml").write_text(fixed + "data: {a: two}\n")
+    said = iris.up(check=3).stderr
+    assert 'ConfigMap "fixed" is invalid' in said
+    assert "what ran before goes on as it was" in said
+    assert iris.call(CALL, IRIS)[0] == 200
+    (iris.folder / "fixed.yaml").unlink()
+    iris.up()
+    assert iris.call(CALL, IRIS)[0] == 200
+
+
 def test_a_new_supervisor_adopts_what_a_killed_one_left(iris: Project) -> None:
     iris.up()
     port = urlsplit(iris.gateway).port
