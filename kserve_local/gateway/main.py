@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -17,7 +18,9 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -77,6 +80,48 @@ def start_time(pid: int | str) -> int:
     except OSError:
         return 0
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+class Neighbour(ClientConnection):
+    """A client at this machine's address in a network of containers: only who lives in it is heard.
+
+    No token is asked for there, and the machine routes between its networks.
+
+    Args:
+        network: That network.
+    """
+
+    __slots__ = ("_network",)
+
+    def __init__(
+        self,
+        plane: Dataplane,
+        admin: Callable[[bytes], errors.Answer | None],
+        service: bytes,
+        network: IPv4Network,
+    ) -> None:
+        super().__init__(plane, admin, service)
+        self._network = network
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        if not isinstance(peer, tuple) or IPv4Address(peer[0]) not in self._network:
+            transport.abort()  # type: ignore[attr-defined]  # always a full transport here
+            return
+        super().connection_made(transport)
+
+
+def _network_of(address: str) -> IPv4Network | None:
+    """Return the network that an interface with this address is in; None on the loopback."""
+    if address.startswith("127."):
+        return None
+    import psutil
+
+    for found in psutil.net_if_addrs().values():
+        for each in found:
+            if each.family == socket.AF_INET and each.address == address and each.netmask:
+                return IPv4Network(f"{address}/{each.netmask}", strict=False)
+    return IPv4Network(address)  # nobody but the machine itself
 
 
 class Gateway:
@@ -203,10 +248,9 @@ class Gateway:
         while addresses:
             for address in addresses:
                 try:
+                    network = await asyncio.to_thread(_network_of, address)
                     self._services[address] = await asyncio.get_running_loop().create_server(
-                        lambda address=address: ClientConnection(  # type: ignore[misc]  # default binds now
-                            self.plane, self._admin, self._service_host(address)
-                        ),
+                        functools.partial(self._serve, address, network),
                         address,
                         SERVICE_PORT,
                         backlog=BACKLOG,
@@ -217,6 +261,12 @@ class Gateway:
                     logger.info("no listener at %s:%d: %s", address, SERVICE_PORT, error)
             listen = self.plane.table.table.listen or {}
             addresses = [a for a in listen if a not in self._services and a not in self._unbound]
+
+    def _serve(self, address: str, network: IPv4Network | None) -> ClientConnection:
+        host = self._service_host(address)
+        if network is None:
+            return ClientConnection(self.plane, self._admin, host)
+        return Neighbour(self.plane, self._admin, host, network)
 
     def _service_host(self, address: str) -> bytes:
         return ((self.plane.table.table.listen or {}).get(address, "")).encode()

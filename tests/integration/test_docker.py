@@ -87,6 +87,33 @@ def test_a_container_and_a_process_reach_each_other_by_name(mixed: Project) -> N
     assert containers(mixed) == []
 
 
+def test_only_the_projects_own_network_is_heard_where_no_token_is_asked(mixed: Project) -> None:
+    """A container of somebody else's reaches the address, and gets nothing."""
+    mixed.up()
+    words = ["docker", "network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}"]
+    (network,) = networks(mixed)
+    address = subprocess.check_output([*words, network], text=True).strip()
+    call = (
+        "import http.client\n"
+        f"c = http.client.HTTPConnection({address!r}, 80, timeout=10)\n"
+        "c.request('GET', '/v2/models/sklearn-iris', headers={'Host': 'sklearn-iris.default'})\n"
+        "print(c.getresponse().status)\n"
+    )
+    ran = {
+        where: subprocess.run(
+            ["docker", "run", "--rm", "--network", where, IMAGE, "python3", "-c", call],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        for where in (network, "bridge")
+    }
+    assert ran[network].stdout == "200\n", ran[network].stderr
+    assert ran["bridge"].stdout == ""
+    assert "RemoteDisconnected" in ran["bridge"].stderr or "reset" in ran["bridge"].stderr
+
+
 POD_FEATURES = """apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata: {{name: any}}
