@@ -362,7 +362,7 @@ class Dataplane:
     def apply(self, table: RouteTable) -> None:
         """Swap the table: one assignment, then what waits is looked at again."""
         compiled = CompiledTable(table, any_host=bool(self.token))
-        specs = {t.id: t for r in table.routes for t in r.targets}
+        specs = {t.id: t for r in table.routes for t in r.every_target()}
         for key, spec in specs.items():
             if key not in self.targets:
                 self.targets[key] = TargetState(spec, self)
