@@ -30,12 +30,11 @@ from kserve_local.gateway import errors, exposition
 from kserve_local.gateway.http1 import ClientConnection
 from kserve_local.gateway.link import Frame, SupervisorLink
 from kserve_local.gateway.proxy import Dataplane, Exchange
-from kserve_local.interfaces.routing import table_from_wire
+from kserve_local.interfaces.routing import SERVICE_PORT, UNPRIVILEGED_PORT, table_from_wire
 
 logger = logging.getLogger("kserve_local.gateway")
 
 BACKLOG = 4096
-SERVICE_PORT = 80
 STAT_PERIOD = 1.0
 
 
@@ -201,20 +200,26 @@ class Gateway:
         while addresses:
             for address in addresses:
                 try:
-                    self._services[address] = await asyncio.get_running_loop().create_server(
-                        lambda address=address: ClientConnection(  # type: ignore[misc]  # default binds now
-                            self.plane, self._admin, self._service_host(address)
-                        ),
-                        address,
-                        SERVICE_PORT,
-                        backlog=BACKLOG,
-                    )
+                    try:
+                        server = await self._serve_at(address, SERVICE_PORT)
+                    except PermissionError:
+                        # Replicas that are processes know this port; those in Docker do not.
+                        server = await self._serve_at(address, UNPRIVILEGED_PORT)
+                    self._services[address] = server
                 except OSError as error:
-                    # Privileged port without the privilege: the names still work by Host and path.
+                    # The names still work by Host and path.
                     self._unbound[address] = str(error)
-                    logger.info("no listener at %s:%d: %s", address, SERVICE_PORT, error)
+                    logger.info("no listener at %s: %s", address, error)
             listen = self.plane.table.table.listen or {}
             addresses = [a for a in listen if a not in self._services and a not in self._unbound]
+
+    async def _serve_at(self, address: str, port: int) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(
+            lambda: ClientConnection(self.plane, self._admin, self._service_host(address)),
+            address,
+            port,
+            backlog=BACKLOG,
+        )
 
     def _service_host(self, address: str) -> bytes:
         return ((self.plane.table.table.listen or {}).get(address, "")).encode()

@@ -11,6 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+SERVICE_PORT = 80
+UNPRIVILEGED_PORT = 61080
+"""Where a Service's port 80 is on this machine for those who may not listen on low ports: outside
+the ports that systems give to clients, and unlikely to be anybody's on all addresses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -87,7 +92,7 @@ class RouteTable:
     """One consistent view of all routes. `version` only grows within a supervisor's life.
 
     `listen` maps a Service's own loopback address to the host its requests are for; the gateway
-    listens on port 80 there where it may.
+    listens there on port 80, on `UNPRIVILEGED_PORT` where it may not.
     """
 
     version: int

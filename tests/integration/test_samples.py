@@ -17,6 +17,9 @@ NAMES = [
     "onnx-iris",
     "torch-iris",
     "custom-model",
+    "iris-transformer",
+    "iris-collocated",
+    "iris-explainer",
 ]
 
 
@@ -44,3 +47,7 @@ def test_a_sample_answers_as_expected(name: str, tmp_path: Path) -> None:
         expected = json.loads((folder / "expected.json").read_text())
         assert matches(expected, answer)
         assert p.service(name)["ready"] is True
+        explained = folder / "explained.json"
+        if explained.exists():
+            done = p.run("predict", name, "--explain", "@request.json")
+            assert matches(json.loads(explained.read_text()), json.loads(done.stdout))
