@@ -48,9 +48,10 @@ class CompiledRoute:
         lines: Header lines that the cluster's gateway adds on this route; `fields`: for HTTP/2.
         found: The match by host, which every request of the route shares.
         explain: Where `:explain` goes instead; None: no difference.
+        inner: By a component's own name, as one component asks another.
     """
 
-    __slots__ = ("explain", "fields", "found", "ids", "lines", "route", "shares")
+    __slots__ = ("explain", "fields", "found", "ids", "inner", "lines", "route", "shares")
 
     def __init__(self, route: Route) -> None:
         self.route = route
@@ -64,6 +65,7 @@ class CompiledRoute:
             (b"kserve-isvc-name", route.service.encode()),
             (b"kserve-isvc-namespace", route.namespace.encode()),
         )
+        self.inner = not route.names_service
         self.fields = told if route.names_service else ()
         self.lines = (
             b"KServe-Isvc-Name: %b\r\nKServe-Isvc-Namespace: %b\r\n" % (told[0][1], told[1][1])
