@@ -41,14 +41,8 @@ def service_name(isvc: Object, component: Component) -> str:
     """Return a component's Knative Service: `<isvc>-<component>`, or
     `<isvc>-<predictor.name>-predictor`.
     """
-    match component:
-        case "predictor":
-            variant = isvc["spec"]["predictor"].get("name") or ""
-            return names.predictor_name(name_of(isvc), variant)
-        case "transformer":
-            return names.transformer_name(name_of(isvc))
-        case "explainer":
-            return names.explainer_name(name_of(isvc))
+    variant = isvc["spec"]["predictor"].get("name") or ""
+    return names.component_name(name_of(isvc), component, variant)
 
 
 def knative_service(

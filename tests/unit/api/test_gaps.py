@@ -161,3 +161,17 @@ def test_validate_notes_it_at_its_line(case: str, strict: bool) -> None:
 def test_what_a_mirror_holds_is_fetched() -> None:
     (report,) = review({"f.yaml": load(NOTED["HDFS"])}, mirrors=["hdfs://a/"])
     assert report.findings == ()
+
+
+def test_an_art_explainer_is_noted_where_no_image_of_it_is_mapped() -> None:
+    text = HEAD + MODEL + "  explainer:\n    art:\n      type: SquareAttack\n"
+    files = {"f.yaml": load(text)}
+    (report,) = review(files, stands_in=lambda image: is_known(image, {}))
+    (note,) = report.findings
+    assert (note.severity, note.field) == ("note", "spec.explainer.art")
+    assert note.message == (
+        f"kserve-local {VERSION} has no stand-in for ART explanations; they run in Docker only"
+    )
+    mapped = {"kserve/art-explainer": ImageSource(Path())}
+    (report,) = review(files, stands_in=lambda image: is_known(image, mapped))
+    assert report.findings == ()
