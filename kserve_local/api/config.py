@@ -146,6 +146,9 @@ class InferenceServiceConfig:
     agent: ContainerResources = field(default_factory=ContainerResources)
     router: ContainerResources = field(default_factory=ContainerResources)
     router_headers: tuple[str, ...] = ()
+    router_propagates: bool = False
+    router_pull_policy: str = ""
+    router_pull_secrets: tuple[str, ...] = ()
     batcher_max_batch_size: int = 32
     batcher_max_latency: int = 5000
     metric_aggregation: str = "false"
@@ -238,6 +241,9 @@ def _parse(data: tuple[tuple[str, str], ...]) -> InferenceServiceConfig:
         agent=_container(keys.get("agent") or {}),
         router=_container(router),
         router_headers=tuple(_dict(router.get("headers")).get("propagate") or ()),
+        router_propagates="propagate" in _dict(router.get("headers")),
+        router_pull_policy=str(router.get("imagePullPolicy") or ""),
+        router_pull_secrets=tuple(router.get("imagePullSecrets") or ()),
         batcher_max_batch_size=_integer("batcher.maxBatchSize", batcher.get("maxBatchSize"), 32),
         batcher_max_latency=_integer("batcher.maxLatency", batcher.get("maxLatency"), 5000),
         metric_aggregation=str(metrics.get("enableMetricAggregation") or "false"),

@@ -23,7 +23,6 @@ _MIG = "nvidia.com/mig-"
 _SCALING = ("scaleTarget", "scaleMetric", "autoScaling")
 
 UNAVAILABLE: tuple[scheme.ResourceType, ...] = (
-    scheme.INFERENCE_GRAPH,
     scheme.TRAINED_MODEL,
     scheme.LLM_INFERENCE_SERVICE,
     scheme.LOCAL_MODEL_CACHE,
@@ -59,23 +58,30 @@ def gaps_of(obj: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
     if scheme.of(obj) in UNAVAILABLE:
         yield Gap(("kind",), f"{kind}; it is checked and stored, and nothing runs for it")
     elif scheme.of(obj) is scheme.INFERENCE_SERVICE:
-        yield from _of_service(obj, config)
+        yield from _of_mode(obj, config) or _of_service(obj)
+    elif scheme.of(obj) is scheme.INFERENCE_GRAPH:
+        yield from _of_mode(obj, config) or _of_replicas(obj["spec"], ("spec",))
 
 
-def _of_service(isvc: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
-    written = annotations_of(isvc).get(names.DEPLOYMENT_MODE)
+def _of_mode(obj: Object, config: InferenceServiceConfig) -> list[Gap]:
+    written = annotations_of(obj).get(names.DEPLOYMENT_MODE)
     mode = config.deployment_mode(written)
-    if mode != names.KNATIVE_MODE:
-        path: Path_ = ("metadata", "annotations", names.DEPLOYMENT_MODE) if written else ("spec",)
-        yield Gap(path, f"deploymentMode {written or mode}; only Knative mode is there")
-        return
+    if mode == names.KNATIVE_MODE:
+        return []
+    path: Path_ = ("metadata", "annotations", names.DEPLOYMENT_MODE) if written else ("spec",)
+    return [Gap(path, f"deploymentMode {written or mode}; only Knative mode is there")]
+
+
+def _of_service(isvc: Object) -> Iterator[Gap]:
     for component in COMPONENTS:
         yield from _of_component(isvc, component)
 
 
-def left_out(isvc: Object) -> list[str]:
-    """Return one sentence for each field of the components that has no effect."""
-    return [text for component in COMPONENTS for text in left_out_of(isvc, component)]
+def left_out(obj: Object) -> list[str]:
+    """Return one sentence for each field of the components, or of a graph, that has no effect."""
+    if obj.get("kind") == scheme.INFERENCE_GRAPH.kind:
+        return [gap.text for gap in _of_replicas(obj["spec"], ("spec",))]
+    return [text for component in COMPONENTS for text in left_out_of(obj, component)]
 
 
 def left_out_of(isvc: Object, component: str) -> list[str]:
@@ -91,19 +97,24 @@ def _of_component(isvc: Object, component: str) -> Iterator[Gap]:
     spec = isvc["spec"].get(component)
     if spec is None:
         return
-    yield from _of_any(spec, ("spec", component))
+    at: Path_ = ("spec", component)
+    yield from _of_replicas(spec, at)
+    if spec.get("logger"):
+        yield Gap((*at, "logger"), "logger: requests are not logged yet")
+    if spec.get("batcher"):
+        text = "batcher: requests are not put together by an agent yet"
+        yield Gap((*at, "batcher"), text)
     if component == "predictor":
-        yield from _of_predictor(isvc, spec, ("spec", component))
+        yield from _of_predictor(isvc, spec, at)
 
 
-def _of_any(spec: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
-    """Yield what every kind of component may have."""
-    least = spec.get("minReplicas")
-    most = spec.get("maxReplicas") or 0
+def _of_replicas(component: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
+    least = component.get("minReplicas")
+    most = component.get("maxReplicas") or 0
     if least == 0:
         text = "minReplicas 0: there is no scale to zero yet; one replica keeps running"
         yield Gap((*at, "minReplicas"), text)
-    given = [field for field in _SCALING if spec.get(field) is not None]
+    given = [field for field in _SCALING if component.get(field) is not None]
     if most > max(1 if least is None else least, 1):
         given.insert(0, "maxReplicas")
     if given:
@@ -113,11 +124,6 @@ def _of_any(spec: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
             f"{running}"
         )
         yield Gap((*at, given[0]), text)
-    if spec.get("logger"):
-        yield Gap((*at, "logger"), "logger: requests are not logged yet")
-    if spec.get("batcher"):
-        text = "batcher: requests are not put together by an agent yet"
-        yield Gap((*at, "batcher"), text)
 
 
 def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iterator[Gap]:

@@ -43,6 +43,8 @@ MODEL_FORMAT = "modelFormat"
 
 # Labels on pods and workloads (control-plane.md 4.5).
 ISVC_LABEL = f"{KSERVE_GROUP}/inferenceservice"
+GRAPH_LABEL = f"{KSERVE_GROUP}/inferencegraph"
+KIND_LABEL = f"{KSERVE_GROUP}/kind"
 COMPONENT_LABEL = "component"
 APP_LABEL = "app"
 GENERATION_LABEL = "isvc.generation"

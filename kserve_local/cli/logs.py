@@ -231,10 +231,10 @@ async def _pods(
         NotFound: A name is neither a service nor a Pod, or (with `must`) none is of the revision.
     """
     from kserve_local.api import scheme
-    from kserve_local.cli.session import near
+    from kserve_local.cli.session import list_services, near
 
     pods, version = await client.list_at(scheme.POD, namespace=namespace)
-    services = await client.list(scheme.INFERENCE_SERVICE, namespace=namespace)
+    services = await list_services(client, namespace=namespace)
     known = {s["metadata"]["name"] for s in services} | {p["metadata"]["name"] for p in pods}
     for name in meant.names:
         if name not in known:
@@ -254,9 +254,9 @@ async def _pods(
 
 
 def _service(pod: Object) -> str:
-    from kserve_local.api.names import ISVC_LABEL
+    from kserve_local.cli.progress import service_of
 
-    return str((pod["metadata"].get("labels") or {}).get(ISVC_LABEL, ""))
+    return service_of(pod)
 
 
 def _revision(pod: Object) -> str:

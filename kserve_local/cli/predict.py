@@ -34,6 +34,8 @@ JSON = {"Content-Type": "application/json"}
 REQUEST_ID = "x-request-id"
 """What servers write into their logs, so that `logs --request` finds a call. Envoy, in front of a
 cluster, adds one to every request; our gateway passes on what it gets."""
+TRACE = "x-kserve-local-trace"
+"""Asks the gateway which steps an InferenceGraph took; the answer's header says it."""
 PATIENCE = 1.0
 """Seconds without an answer after which it is said what is waited for."""
 LOOK = 0.25
@@ -119,7 +121,7 @@ def call(
 @click.argument("data", required=False)
 @click.option(
     "--protocol",
-    type=click.Choice(["v1", "v2"]),
+    type=click.Choice(["v1", "v2", "grpc"]),
     help="Default: what the data looks like.",
 )
 @click.option("--explain", is_flag=True, help="Ask for an explanation (V1) instead.")
@@ -127,6 +129,7 @@ def call(
 @click.option("--revision", metavar="REV", help="Ask this revision: name, number, latest or prev.")
 @click.option("--binary", is_flag=True, help="Send and ask for V2 tensors in binary.")
 @click.option("--repeat", type=click.IntRange(min=1), metavar="N", help="Call N times, time it.")
+@click.option("--trace", is_flag=True, help="Show each step that an InferenceGraph took.")
 @click.option("--save", type=click.Path(dir_okay=False), metavar="FILE", help="Answer to a file.")
 @click.option("--print-curl", is_flag=True, help="Print the call for curl; send nothing.")
 @click.option("--print-python", is_flag=True, help="Print it as a Python program; send nothing.")
@@ -142,6 +145,7 @@ def command(
     revision: str | None,
     binary: bool,
     repeat: int | None,
+    trace: bool,
     save: str | None,
     print_curl: bool,
     print_python: bool,
@@ -169,16 +173,26 @@ def command(
     tail = f"/v1/models/{target}:{verb}" if chosen == "v1" else f"/v2/models/{target}/infer"
     namespace = flags.namespace or settings.namespace
     path = f"/serving/{quote(namespace, safe='')}/{quote(name, safe='')}"
-    headers = dict(JSON)
+    headers = {**JSON, **({TRACE: "1"} if trace else {})}
     if revision:
         host = _revision_host(settings, name, namespace, revision)
         path, headers = ("", {**headers, "Host": host}) if host else (path, headers)
     out = flags.output("predict")
+    if chosen == "grpc":
+        if binary:
+            raise UsageError("--binary is for REST; gRPC is binary as it is")
+        from kserve_local.cli import predict_grpc
     if print_curl or print_python:
         if binary:
             raise UsageError("--binary cannot be printed: its body is no text")
-        write = as_curl if print_curl else as_python
-        text = write(running.gateway_url + path + tail, headers, str(data))
+        if chosen == "grpc":
+            if print_python:
+                raise UsageError("--print-python prints REST calls; --print-curl prints grpcurl")
+            wanted = (running.gateway_url, path, model or name, headers, body)
+            text = predict_grpc.as_grpcurl(*wanted)
+        else:
+            write = as_curl if print_curl else as_python
+            text = write(running.gateway_url + path + tail, headers, str(data))
         if flags.as_json:
             out.envelope({"print": text})
         else:
@@ -198,13 +212,17 @@ def command(
         with nullcontext() if quiet else _telling(settings, out, namespace, name):
             begun = time.monotonic()
             try:
-                status, told, answer = call(
-                    running.gateway_url,
-                    path + tail,
-                    body,
-                    timeout=timeout,
-                    headers={**headers, REQUEST_ID: ids[-1]},
-                )
+                sent = {**headers, REQUEST_ID: ids[-1]}
+                status, told, answer = (
+                    predict_grpc.call(
+                        running.gateway_url, path, model or name, body,
+                        timeout=timeout, headers=sent,
+                    )
+                    if chosen == "grpc"
+                    else call(
+                        running.gateway_url, path + tail, body, timeout=timeout, headers=sent
+                    )
+                )  # fmt: skip
             except ServiceUnavailable:
                 need_running(settings)
                 raise
@@ -212,6 +230,10 @@ def command(
         statuses[status] += 1
         if status >= 400:
             failure = failure or (status, told, answer, ids[-1])
+    hops = _hops(told) if trace else None
+    if trace and not flags.as_json:
+        for line in trace_lines(hops) if hops else [f"no trace: {name} is no InferenceGraph"]:
+            out.say(line)
     times = {"min": min(took), "median": median(took), "max": max(took)}
     if repeat and not flags.as_json:
         words = ", ".join(f"{what} {seconds * 1000:.1f} ms" for what, seconds in times.items())
@@ -222,7 +244,7 @@ def command(
         text = answer.decode("utf-8", "replace")
         hint = told.get("x-kserve-local-hint", "")
         # For a name that is no service the gateway can only list all hosts there are.
-        look = status == 404 or (not hint and status in (502, 503, 504))
+        look = status in (404, 501) or (not hint and status in (502, 503, 504))
         if look and find_running(settings) is not None:
             own = _hint(settings, name, namespace, model or name, running.gateway_url, path)
             hint = own or hint
@@ -255,10 +277,35 @@ def command(
             }
         }  # fmt: skip
         found = {"status": status, "protocol": chosen, "body": parsed, "requestId": ids[-1]}
+        found |= {"trace": hops} if trace else {}
         out.envelope({**found, **(timed if repeat else {})})
     elif not save:
         out.data(shown)
     return 0
+
+
+def _hops(headers: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the trace that an answer brought; None: it went through no graph."""
+    try:
+        found = json.loads(headers.get(TRACE, ""))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def trace_lines(trace: Mapping[str, Any]) -> list[str]:
+    """Return one line a hop: where, what became of it, how long; indented by node."""
+    rows = [("graph", "", f"{trace['ms']:.1f} ms")]
+    for hop in trace["hops"]:
+        step = hop["step"] or hop["target"]
+        where = "" if step == hop["target"] else f" → {hop['target']}"
+        what = hop["error"] if hop.get("error") else str(hop["status"])
+        rows.append((f"{'  ' * (hop['depth'] + 1)}{step}{where}", what, f"{hop['ms']:.1f} ms"))
+    left, right = (max(len(row[i]) for row in rows) for i in (0, 2))
+    lines = [f"{a:<{left}}  {c:>{right}}  {b}".rstrip() for a, b, c in rows]
+    if trace.get("leftOut"):
+        lines.append(f"  and {trace['leftOut']} more")
+    return [*lines, f"trace id {trace['traceId']}"]
 
 
 @contextmanager

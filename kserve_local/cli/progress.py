@@ -24,12 +24,12 @@ from kserve_local.api.meta import (
     name_of,
     namespace_of,
 )
-from kserve_local.api.names import COMPONENT_LABEL, ISVC_LABEL, REVISION_LABEL
+from kserve_local.api.names import COMPONENT_LABEL, GRAPH_LABEL, ISVC_LABEL, REVISION_LABEL
 from kserve_local.cli.component_states import revision_of_interest, states_of
 from kserve_local.cli.output import Output
 from kserve_local.client.client import Client
 from kserve_local.client.project import OBSERVED
-from kserve_local.errors import KServeLocalError
+from kserve_local.errors import KServeLocalError, NotFound
 
 FAILED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
 EMPTY_MODEL = "EmptyModel"
@@ -62,6 +62,8 @@ class View:
 
 def view(isvc: Object) -> View:
     """Return the state (`Ready`, `Failed`, `Loading`, `Pending`, `Stopped`) and words for it."""
+    if is_graph(isvc):
+        return _graph_view(isvc)
     status = isvc.get("status") or {}
     model = status.get("modelStatus") or {}
     parts = states_of(isvc)
@@ -97,6 +99,23 @@ def view(isvc: Object) -> View:
                 text = f"{part.component} rev {part.revision} · starting"
                 return View("Loading", text, reason, message)
     return View("Loading", f"predictor {shown} · {words}" if shown else words, reason, message)
+
+
+def is_graph(obj: Object) -> bool:
+    """Whether it is an InferenceGraph, not an InferenceService."""
+    return bool(obj.get("kind") == scheme.INFERENCE_GRAPH.kind)
+
+
+def _graph_view(graph: Object) -> View:
+    ready = get_condition(graph, "Ready") or {}
+    if condition_is(graph, "Stopped"):
+        return View("Stopped", "stopped")
+    if ready.get("status") == "True":
+        return View("Ready", "Ready")
+    reason, message = str(ready.get("reason", "")), str(ready.get("message", ""))
+    if ready.get("status") == "False":
+        return View("Failed", reason or "failed", reason, message)
+    return View("Loading", "waiting for its services" if not ready else "starting", reason, message)
 
 
 def _condition_that_says(isvc: Object) -> tuple[str, str]:
@@ -279,7 +298,7 @@ class Follower:
                 continue
             before = self._observed.get(name) or {}
             self._observed[name] = seen
-            if not seen["message"]:
+            if not seen["message"] or not seen["settled"]:
                 self._troubled.pop(name, None)
             elif before.get("generation") != seen["generation"] or name not in self._troubled:
                 self._troubled[name] = self._looked
@@ -291,9 +310,11 @@ class Follower:
         yesterday's.
         """
         spec = self.objects[name].get("spec") or {}
-        there = set((self._ready_pods.get(name) or {}).values())
+        ready = self._ready_pods.get(name) or {}
+        if is_graph(self.objects[name]):
+            return spec.get("minReplicas") == 0 or bool(ready)
         return all(
-            part.component in there or spec[part.component].get("minReplicas") == 0
+            part.component in ready.values() or spec[part.component].get("minReplicas") == 0
             for part in states_of(self.objects[name])
         )
 
@@ -308,7 +329,8 @@ class Follower:
             self._begin_tails((p for p in pods if not condition_is(p, "Ready")), tasks, last=10)
             self._begin_tails(pods, tasks, last=0)
             watching = [
-                tasks.create_task(self._services(), name="watch-services"),
+                tasks.create_task(self._services(scheme.INFERENCE_SERVICE), name="watch-services"),
+                tasks.create_task(self._services(scheme.INFERENCE_GRAPH), name="watch-graphs"),
                 tasks.create_task(self._pods(tasks, version), name="watch-pods"),
                 tasks.create_task(self._events(), name="watch-events"),
             ]
@@ -336,8 +358,8 @@ class Follower:
     _told: set[tuple[str, str]] = field(default_factory=set)
     _followed: set[tuple[str, str, int]] = field(default_factory=set)
 
-    async def _services(self) -> None:
-        async with aclosing(self.client.watch(scheme.INFERENCE_SERVICE)) as events:
+    async def _services(self, kind: scheme.ResourceType) -> None:
+        async with aclosing(self.client.watch(kind)) as events:
             async for event in events:
                 if event.type in ("ADDED", "MODIFIED"):
                     self._saw(event.object)
@@ -421,6 +443,9 @@ class Follower:
         It counts beside a revision that serves, too: that one is not what was asked for.
         """
         since = self._troubled.get(name)
+        waits = self._observed.get(name) or {}
+        if seen.state == "Loading" and waits.get("message") and not waits["settled"]:
+            return View("Loading", waits["message"], waits["reason"], waits["message"])
         if since is None or seen.state in ("Failed", "Stopped"):
             return seen
         if time.monotonic() - since < SETTLE_FAILED:
@@ -448,7 +473,7 @@ class Follower:
                     self._begin_tails([event.object], tasks)
 
     def _saw_pod(self, pod: Object, *, there: bool) -> Name:
-        name = (namespace_of(pod), _service_of(pod))
+        name = (namespace_of(pod), service_of(pod))
         there = there and not pod["metadata"].get("deletionTimestamp")
         ready = self._ready_pods.setdefault(name, {})
         if there and condition_is(pod, "Ready"):
@@ -471,7 +496,7 @@ class Follower:
     ) -> None:
         """Pass on the output of containers that have begun to run, from the `last` lines on."""
         for pod in pods:
-            if (namespace_of(pod), _service_of(pod)) not in self.names:
+            if (namespace_of(pod), service_of(pod)) not in self.names:
                 continue
             status = pod.get("status") or {}
             inits = status.get("initContainerStatuses") or ()
@@ -484,7 +509,7 @@ class Follower:
                     self._tails.append(tasks.create_task(work, name=f"logs-{name_of(pod)}"))
 
     async def _tail(self, pod: Object, run: tuple[str, str, int], last: int | None) -> None:
-        service, rest = (namespace_of(pod), _service_of(pod)), b""
+        service, rest = (namespace_of(pod), service_of(pod)), b""
         try:
             lines = self.client.logs(
                 name_of(pod), namespace_of(pod), container=run[1], follow=True, tail=last
@@ -508,10 +533,13 @@ async def waits_for(client: Client, name: Name) -> str:
     """
     from kserve_local.cli.status import told
 
-    isvc = await client.get(scheme.INFERENCE_SERVICE, name[1], name[0])
+    try:
+        isvc = await client.get(scheme.INFERENCE_SERVICE, name[1], name[0])
+    except NotFound:
+        isvc = await client.get(scheme.INFERENCE_GRAPH, name[1], name[0])
     seen = view(isvc)
-    labels = f"{ISVC_LABEL}={name[1]}"
-    pods = await client.list(scheme.POD, namespace=name[0], labels=labels)
+    label = GRAPH_LABEL if is_graph(isvc) else ISVC_LABEL
+    pods = await client.list(scheme.POD, namespace=name[0], labels=f"{label}={name[1]}")
     if any(condition_is(pod, "Ready") for pod in pods):
         return seen.text if seen.state == "Loading" else ""
     if seen.state == "Failed":
@@ -522,8 +550,10 @@ async def waits_for(client: Client, name: Name) -> str:
     return (preparing or seen.text) if seen.state == "Loading" else ""
 
 
-def _service_of(pod: Object) -> str:
-    return str((pod["metadata"].get("labels") or {}).get(ISVC_LABEL, ""))
+def service_of(pod: Object) -> str:
+    """Return the InferenceService or InferenceGraph that a Pod belongs to; empty: none."""
+    labels = pod["metadata"].get("labels") or {}
+    return str(labels.get(ISVC_LABEL) or labels.get(GRAPH_LABEL) or "")
 
 
 async def log_tail(client: Client, isvc: Object, lines: int = 10) -> list[str]:
@@ -603,6 +633,8 @@ def base_url(gateway: str) -> str:
 def urls(gateway: str, isvc: Object) -> Mapping[str, str]:
     """Return the ways to call a service: plain (in the protocol its spec names), path, host."""
     name, namespace = name_of(isvc), namespace_of(isvc)
+    if is_graph(isvc):
+        return _graph_urls(gateway, isvc)
     port = gateway.rpartition(":")[2]
     base = base_url(gateway)
     host = str((isvc.get("status") or {}).get("url", "")).removeprefix("http://")
@@ -615,4 +647,17 @@ def urls(gateway: str, isvc: Object) -> Mapping[str, str]:
         "rest": f"{base}/{call}",
         "host": host,
         "localhost": f"{name}.{namespace}.localhost:{port}",
+    }
+
+
+def _graph_urls(gateway: str, graph: Object) -> Mapping[str, str]:
+    """Return the ways to call a graph: one address, whatever the path behind it."""
+    name, namespace = name_of(graph), namespace_of(graph)
+    path = f"{base_url(gateway)}/serving/{namespace}/{name}"
+    return {
+        "path": path,
+        "predict": path,
+        "rest": path,
+        "host": str((graph.get("status") or {}).get("url", "")).removeprefix("http://"),
+        "localhost": f"{name}.{namespace}.localhost:{gateway.rpartition(':')[2]}",
     }

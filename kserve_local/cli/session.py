@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from kserve_local.api.meta import Object
 from kserve_local.client.client import Client
 from kserve_local.client.project import need_running
 from kserve_local.errors import NotFound
@@ -79,7 +80,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def service_name(text: str) -> str:
-    """Return `iris` of `iris` or `isvc/iris`.
+    """Return `iris` of `iris`, `isvc/iris` or `ig/iris`.
 
     Raises:
         NotFound: Another type is named.
@@ -87,6 +88,16 @@ def service_name(text: str) -> str:
     if "/" not in text:
         return text
     kind, name = resource_named(text)
-    if kind != "inferenceservices.serving.kserve.io":
-        raise NotFound(f'"{text}" is no InferenceService')
+    if kind not in ("inferenceservices.serving.kserve.io", "inferencegraphs.serving.kserve.io"):
+        raise NotFound(f'"{text}" is no InferenceService or InferenceGraph')
     return name
+
+
+async def list_services(client: Client, *, namespace: str | None = None) -> list[Object]:
+    """Return what can be called and waited for: InferenceServices, then InferenceGraphs."""
+    from kserve_local.api import scheme
+
+    return [
+        *await client.list(scheme.INFERENCE_SERVICE, namespace=namespace),
+        *await client.list(scheme.INFERENCE_GRAPH, namespace=namespace),
+    ]

@@ -122,6 +122,8 @@ def command(
     except KServeLocalError:
         if session.started and session.unused:
             session.stop(grace=10.0)
+        elif session.started:
+            out.say("what ran before goes on as it was")
         raise
 
 
@@ -341,6 +343,8 @@ class _Session:
 
         if find_running(self.settings) is None:
             survives = find_survivor(self.settings) is not None
+            # What an earlier supervisor left serves already: no error of ours may stop it.
+            self.unused = not survives
             before = read_run_file(self.settings) if survives else None
             profile = str(before.raw.get("profile") or "") if before is not None else ""
             warm = runtimes_needed(self.objects)
@@ -450,7 +454,7 @@ class _Session:
             reporter.emit("step", name=f"{kind}/{name}", result=what)
             if what != "unchanged" and not self.out.as_json:
                 self.out.step("✓", "apply", f"{kind} {name} {what}")
-            if kind == "InferenceService":
+            if kind in ("InferenceService", "InferenceGraph"):
                 key = (namespace_of(applied), name)
                 names.append(key)
                 self.applied[key] = applied
@@ -487,11 +491,12 @@ class _Session:
         from kserve_local.api import scheme
         from kserve_local.api.meta import name_of, namespace_of
         from kserve_local.api.names import MANIFEST
+        from kserve_local.cli.session import list_services
 
         now = {scheme.key_of(obj) for obj in self.objects}
         read = set(self.project.sources(self.settings.project))
         lines = []
-        for obj in await client.list(scheme.INFERENCE_SERVICE):
+        for obj in await list_services(client):
             source = (obj["metadata"].get("annotations") or {}).get(MANIFEST)
             if source is None or scheme.key_of(obj) in now:
                 continue
@@ -499,8 +504,8 @@ class _Session:
                 where = namespace_of(obj)
                 flag = "" if where == self.settings.namespace else f" -n {where}"
                 lines.append(
-                    f"InferenceService {name_of(obj)} is not in {source} any more and runs on; "
-                    f"kserve-local delete isvc {name_of(obj)}{flag}"
+                    f"{obj['kind']} {name_of(obj)} is not in {source} any more and runs on; "
+                    f"kserve-local delete {scheme.of(obj).short_names[0]} {name_of(obj)}{flag}"
                 )
         return lines
 
@@ -619,7 +624,8 @@ class _Session:
         told = reasons.get(name) or (seen.message if seen else "")
         what = "failed" if failed else f"is not Ready after {time.monotonic() - self.begun:.0f} s"
         body = error_body(
-            f'InferenceService "{name[0]}/{name[1]}" {what}' + (f": {told}" if told else ""),
+            f'{self.applied[name]["kind"]} "{name[0]}/{name[1]}" {what}'
+            + (f": {told}" if told else ""),
             exit_code=code,
             code=code_of(reason) if failed else "",
             details={

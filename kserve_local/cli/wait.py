@@ -14,6 +14,7 @@ from kserve_local.errors import KServeLocalError, NotFound, ServiceUnavailable, 
 
 if TYPE_CHECKING:
     from kserve_local.api.meta import Object
+    from kserve_local.api.scheme import ResourceType
     from kserve_local.cli.progress import View
     from kserve_local.client.client import Client
 
@@ -51,7 +52,7 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
     from kserve_local.api import scheme
     from kserve_local.api.meta import name_of, namespace_of
     from kserve_local.cli.progress import Follower, Reporter, log_tail
-    from kserve_local.cli.session import run, service_name
+    from kserve_local.cli.session import list_services, run, service_name
 
     settings = flags.settings_of_running()
     out = flags.output("wait")
@@ -60,10 +61,11 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
     left: set[Name] = set()
     tails: dict[Name, list[str]] = {}
     shown: Collection[Name] = ()
+    kinds: dict[Name, str] = {}
 
     async def work(client: Client) -> str:
         nonlocal shown
-        services = await client.list(scheme.INFERENCE_SERVICE, namespace=flags.namespace)
+        services = await list_services(client, namespace=flags.namespace)
         known = {(namespace_of(s), name_of(s)) for s in services}
         wanted = {(namespace, service_name(n)) for n in names} or known
         if not wanted:
@@ -71,11 +73,21 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
             out.say(f"there is no InferenceService{where} to wait for")
         if condition == "delete":
             left.update(wanted & known)
-            return await _until(_deletions(client, left), left, timeout, done="deleted")
+            for kind in (scheme.INFERENCE_SERVICE, scheme.INFERENCE_GRAPH):
+                own = {(namespace_of(s), name_of(s)) for s in services if scheme.of(s) is kind}
+                gone = wanted & own
+                left.difference_update(gone)
+                gone_at = _deletions(client, gone, kind)
+                outcome = await _until(gone_at, gone, timeout, done="deleted")
+                left.update(gone)
+                if outcome != "deleted":
+                    return outcome
+            return "deleted"
         absent = sorted(n for ns, n in wanted - known)
         if absent:
             raise NotFound(f'inferenceservices.serving.kserve.io "{absent[0]}" not found')
         left.update(wanted)
+        kinds.update({(namespace_of(s), name_of(s)): str(s["kind"]) for s in services})
         if condition == "scaled-to-zero":
             return await _until(_replicas(client, left), left, timeout, done=condition)
         if condition.startswith(REVISION):
@@ -104,12 +116,12 @@ def command(flags: Common, names: tuple[str, ...], condition: str, timeout: floa
 
     outcome = run(settings, work)
     if outcome == "timeout":
-        raise _error(TimedOut, f"{_not_yet(condition)} after {timeout:g} s", left, views)
+        raise _error(TimedOut, f"{_not_yet(condition)} after {timeout:g} s", left, views, kinds)
     if outcome == "failed":
         for name, lines in tails.items():
             for line in lines if name not in shown and not flags.as_json else ():
                 out.say(f"      {name[1]} │ {line}")
-        raise _error(ServiceUnavailable, "failed", left, views, tails)
+        raise _error(ServiceUnavailable, "failed", left, views, kinds, tails)
     if flags.as_json:
         out.envelope({"outcome": outcome})
     return 0
@@ -131,6 +143,7 @@ def _error(
     what: str,
     left: set[Name],
     views: Mapping[Name, View],
+    kinds: Mapping[Name, str],
     tails: Mapping[Name, Sequence[str]] | None = None,
 ) -> KServeLocalError:
     """Return the error that names each service, why, and what helps."""
@@ -142,7 +155,8 @@ def _error(
         seen = views.get((namespace, name))
         reason, message = (seen.reason, seen.message) if seen else ("", "")
         why = told(reason, message)
-        lines.append(f'InferenceService "{namespace}/{name}" {what}' + (f": {why}" if why else ""))
+        kind = kinds.get((namespace, name), "InferenceService")
+        lines.append(f'{kind} "{namespace}/{name}" {what}' + (f": {why}" if why else ""))
         found = {"namespace": namespace, "name": name, "state": seen.state if seen else ""}
         log = {"log": list(tails.get((namespace, name), ()))} if tails is not None else {}
         services.append({**found, "reason": reason, "message": message, **log})
@@ -172,14 +186,14 @@ async def _until(
     return done
 
 
-async def _deletions(client: Client, left: set[Name]) -> AsyncGenerator[bool, None]:
+async def _deletions(
+    client: Client, left: set[Name], kind: ResourceType
+) -> AsyncGenerator[bool, None]:
     """Take out of `left` what is there no more."""
-    from kserve_local.api import scheme
-
-    found, version = await client.list_at(scheme.INFERENCE_SERVICE)
+    found, version = await client.list_at(kind)
     left &= {_name(isvc) for isvc in found}
     yield False
-    async with aclosing(client.watch(scheme.INFERENCE_SERVICE, since=version)) as events:
+    async with aclosing(client.watch(kind, since=version)) as events:
         async for event in events:
             if event.type == "DELETED":
                 left.discard(_name(event.object))
@@ -190,9 +204,8 @@ async def _deletions(client: Client, left: set[Name]) -> AsyncGenerator[bool, No
 async def _replicas(client: Client, left: set[Name]) -> AsyncGenerator[bool, None]:
     """Take out of `left` the services without a Pod; one that is ending counts."""
     from kserve_local.api import scheme
-    from kserve_local.api.names import ISVC_LABEL
 
-    pods, version = await client.list_at(scheme.POD, labels=ISVC_LABEL)
+    pods, version = await client.list_at(scheme.POD)
     there = {str(pod["metadata"]["uid"]): _owner(pod) for pod in pods}
     wanted = set(left)
 
@@ -202,7 +215,7 @@ async def _replicas(client: Client, left: set[Name]) -> AsyncGenerator[bool, Non
 
     look()
     yield False
-    async with aclosing(client.watch(scheme.POD, since=version, labels=ISVC_LABEL)) as events:
+    async with aclosing(client.watch(scheme.POD, since=version)) as events:
         async for event in events:
             uid = str(event.object["metadata"]["uid"])
             if event.type == "DELETED":
@@ -257,9 +270,9 @@ def _name(obj: Object) -> Name:
 
 def _owner(pod: Object) -> Name:
     from kserve_local.api.meta import namespace_of
-    from kserve_local.api.names import ISVC_LABEL
+    from kserve_local.cli.progress import service_of
 
-    return namespace_of(pod), str((pod["metadata"].get("labels") or {}).get(ISVC_LABEL, ""))
+    return namespace_of(pod), service_of(pod)
 
 
 def _ended() -> ServiceUnavailable:

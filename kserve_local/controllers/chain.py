@@ -14,6 +14,7 @@ from kserve_local.api.meta import Key, Object
 from kserve_local.api.scheme import SERVICE
 from kserve_local.controllers import knative_names
 from kserve_local.controllers.deployment import DeploymentController
+from kserve_local.controllers.inferencegraph import InferenceGraphController
 from kserve_local.controllers.inferenceservice import InferenceServiceController
 from kserve_local.controllers.knative_service import KnativeServiceController
 from kserve_local.controllers.observed import Observations
@@ -59,6 +60,7 @@ def knative_chain(
     """
     return [
         InferenceServiceController(store, events, observed),
+        InferenceGraphController(store, events, observed),
         KnativeServiceController(store, events, domain=settings.domain),
         RevisionController(store, events, progress_deadline=settings.progress_deadline),
         DeploymentController(store, events, mutate=settings.mutate),

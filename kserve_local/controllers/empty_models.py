@@ -68,14 +68,19 @@ def _strangers(folder: Path, specs: Iterable[ContainerSpec]) -> list[str]:
     if any(entry.is_dir() for entry in entries):
         return []
     suffixes = {entry.suffix for entry in entries}
-    programs = [spec.program for spec in specs if spec.program is not None]
     return [
-        program.runtime
-        for program in programs
-        if program.kind == "runtime"
-        and f"--model_dir={names.MODEL_DIR}" in program.argv
-        and not suffixes & {*_EXTENSIONS.get(program.runtime, suffixes)}
+        server
+        for server, argv in map(_server_of, specs)
+        if f"--model_dir={names.MODEL_DIR}" in argv
+        and not suffixes & {*_EXTENSIONS.get(server, suffixes)}
     ]
+
+
+def _server_of(spec: ContainerSpec) -> tuple[str, Sequence[str]]:
+    """Return which of our servers a container runs, as a process or as an image, and its words."""
+    if spec.program is not None and spec.program.kind == "runtime":
+        return spec.program.runtime, spec.program.argv
+    return (spec.build.server, spec.argv) if spec.build is not None else ("", ())
 
 
 def _has_files(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What became of each InferenceService's spec, for those who wait for it.
+"""What became of each InferenceService's and InferenceGraph's spec, for those who wait for it.
 
 The objects themselves do not tell: an InferenceService's `status.observedGeneration` is its
 Knative Service's, as in KServe, and a spec that cannot be carried out leaves the status of the one
@@ -20,7 +20,7 @@ class Observed:
     Args:
         generation: `metadata.generation` of the spec last looked at.
         settled: The status is that spec's, not an older one's.
-        reason, message: Why it could not be carried out; empty when it was.
+        reason, message: Why it could not be carried out, or not settled yet; empty when it was.
     """
 
     uid: str
@@ -44,6 +44,12 @@ class Observations:
         """The spec could not be carried out; the controller tries again."""
         self._by_key[key_of(isvc)] = Observed(
             uid_of(isvc), _generation(isvc), settled=True, reason=reason, message=message
+        )
+
+    def waits(self, obj: Object, reason: str, message: str) -> None:
+        """The spec cannot be carried out before something else is there; that is no failure."""
+        self._by_key[key_of(obj)] = Observed(
+            uid_of(obj), _generation(obj), settled=False, reason=reason, message=message
         )
 
     def forget(self, key: Key) -> None:

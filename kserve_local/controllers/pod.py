@@ -30,11 +30,11 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.controllers import devices as gpus
-from kserve_local.controllers import empty_models, pod_state
+from kserve_local.controllers import empty_models, graph_pod, pod_state
 from kserve_local.controllers.addresses import AddressPool, service_names
 from kserve_local.controllers.devices import DeviceLedger
 from kserve_local.controllers.environment import NodeFacts
-from kserve_local.controllers.init_containers import recall
+from kserve_local.controllers.init_containers import log_path, recall
 from kserve_local.controllers.pod_containers import (
     Interpreter,
     grace_of,
@@ -332,9 +332,10 @@ class NodeAgent:
         if work.blocked and work.blocked.retry_at is not None and now >= work.blocked.retry_at:
             work.refused, work.blocked = work.blocked.waiting, None
         await self._starter.explain_ends(work, pod)
-        plan = plan_pod(
-            pod, seen(work, self._replicas.get(work.uid), host_ip=self._node.host_ip), now
-        )
+        replica = self._replicas.get(work.uid)
+        if work.carried and not work.unschedulable:
+            replica = graph_pod.carried(pod, ip=work.ip, now=now)
+        plan = plan_pod(pod, seen(work, replica, host_ip=self._node.host_ip), now)
         pod = await self._name_ports(work, pod)
         pod = await self._name_empty_models(work, pod)
         pod = await self._store.update_status({**pod, "status": plan.status})
@@ -410,7 +411,14 @@ class NodeAgent:
         work.unschedulable = ""
         held = self._devices.held_by(work.uid)
         devices = ",".join(device.id for device in held)
-        if work.uid not in self._replicas:
+        if stand_in := graph_pod.stand_in(pod):
+            work.carried = True
+            for container in spec_containers(pod):
+                work.notes[str(container.get("name"))] = stand_in
+                work.images[str(container.get("name"))] = graph_pod.IMAGE_ID
+                log = log_path(self._settings.log_dir, pod, container)
+                await asyncio.to_thread(graph_pod.leave_word, log)
+        elif work.uid not in self._replicas:
             for spec in await self._starter.choose_programs(work, pod):
                 self._start_task(work, f"warm-{spec.name}", self._starter.warm(work, pod, spec))
         if not (pod.get("spec") or {}).get("nodeName"):

@@ -82,6 +82,7 @@ class Work:
         empty: URIs of models without a file; None: nobody has looked.
         no_stand_in: Why a container runs in Docker, by name.
         in_docker: It runs as containers, whose address the engine gives.
+        carried: The gateway does its work: nothing is started, and it runs (`graph_pod`).
     """
 
     uid: str
@@ -103,6 +104,7 @@ class Work:
     in_docker: bool = False
     no_stand_in: dict[str, str] = field(default_factory=dict)
     admitted: bool = False
+    carried: bool = False
     unschedulable: str = ""
     creating: bool = False
     stopping: bool = False

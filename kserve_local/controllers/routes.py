@@ -1,4 +1,4 @@
-"""InferenceServices, Revisions and ready Pods -> the gateway's RouteTable.
+"""InferenceServices, InferenceGraphs, Revisions and ready Pods -> the gateway's RouteTable.
 
 Reads the store; writes nothing to it and publishes whole snapshots to a RouteSink. `compile_routes`
 is pure and works on one InferenceService, so that a change costs the routes of one service; the
@@ -16,7 +16,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,8 +32,23 @@ from kserve_local.api.meta import (
     namespace_of,
     uid_of,
 )
-from kserve_local.api.scheme import INFERENCE_SERVICE, KNATIVE_SERVICE, POD, REVISION, SERVICE
-from kserve_local.controllers import isvc_knative, isvc_status, knative_names, pod_state
+from kserve_local.api.scheme import (
+    INFERENCE_GRAPH,
+    INFERENCE_SERVICE,
+    KNATIVE_SERVICE,
+    POD,
+    REVISION,
+    SERVICE,
+    key_of,
+)
+from kserve_local.controllers import (
+    graph_knative,
+    graph_pod,
+    isvc_knative,
+    isvc_status,
+    knative_names,
+    pod_state,
+)
 from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT, newest, number_of
 from kserve_local.controllers.revision import pods_of, scale
@@ -118,6 +133,44 @@ def compile_routes(
     return tuple(routes)
 
 
+def compile_graph(
+    graph: Object,
+    ksvc: Object | None,
+    backings: Mapping[str, Backing],
+    *,
+    domain: str,
+    missing: Sequence[str] = (),
+) -> tuple[Route, ...]:
+    """Return the route of one InferenceGraph; its targets tell what the gateway routes by.
+
+    Args:
+        ksvc: Its Knative Service; None: what its steps name is not there yet.
+        missing: InferenceServices that its steps name and that do not exist.
+    """
+    if isvc_knative.is_stopped(graph) or graph["metadata"].get("deletionTimestamp"):
+        return ()
+    name, namespace = name_of(graph), namespace_of(graph)
+    local_only = labels_of(graph).get(names.KNATIVE_VISIBILITY) == "cluster-local"
+    targets = _revision_targets(Served(ksvc, backings))
+    if not targets:
+        ready = get_condition(graph, "Ready") or {}
+        reason = _reason_text(ready) if ready.get("status") == "False" else ""
+        if missing and ksvc is None:
+            reason = f"Failed to find graph service {missing[0]}"
+        state = "failed" if reason else "starting"
+        targets = (Target(id=f"{namespace}/{name}", percent=100, state=state, reason=reason),)
+    return (
+        Route(
+            namespace=namespace,
+            service=name,
+            component="graph",
+            hosts=hosts_of(name, namespace, "" if local_only else domain),
+            targets=targets,
+            path=f"/serving/{namespace}/{name}",
+        ),
+    )
+
+
 def hosts_of(name: str, namespace: str, domain: str) -> tuple[str, ...]:
     """Return every host a name answers to; without a domain only inside the cluster."""
     short = f"{name}.{namespace}"
@@ -170,6 +223,11 @@ def _traffic(ksvc: Object | None) -> Sequence[Mapping[str, Any]]:
 
 def _targets(isvc: Object, component: Component, served: Served) -> tuple[Target, ...]:
     """Return where requests go. Before the first Revision is ready they wait for the newest."""
+    return _revision_targets(served) or (_without_revision(isvc, component),)
+
+
+def _revision_targets(served: Served) -> tuple[Target, ...]:
+    """Return the Revisions that take requests; empty: there is none yet."""
     backings = served.backings
     weights: dict[str, int] = {}
     for entry in _traffic(served.ksvc):
@@ -181,7 +239,7 @@ def _targets(isvc: Object, component: Component, served: Served) -> tuple[Target
     if not weights:
         latest = newest([b.revision for b in backings.values()])
         if latest is None:
-            return (_without_revision(isvc, component),)
+            return ()
         weights = {name_of(latest): 100}
     return tuple(_target(backings[name], percent) for name, percent in weights.items())
 
@@ -218,6 +276,7 @@ def _target(backing: Backing, percent: int) -> Target:
     )
     spec = revision["spec"]
     state, reason = ("ready", "") if endpoints else _state(backing)
+    graph, propagate = graph_pod.routes_by(spec) or (None, ())
     return Target(
         id=f"{namespace_of(revision)}/{name_of(revision)}",
         percent=percent,
@@ -226,6 +285,8 @@ def _target(backing: Backing, percent: int) -> Target:
         reason=reason,
         container_concurrency=int(spec.get("containerConcurrency") or 0),
         timeout=float(spec.get("timeoutSeconds") or DEFAULT_TIMEOUT),
+        graph=graph,
+        propagate=propagate,
     )
 
 
@@ -312,7 +373,7 @@ def _real_ports(pod: Object) -> dict[int, int]:
 
 
 class RoutesController:
-    """Compiles the routes of the InferenceServices that changed and publishes the table.
+    """Compiles the routes of the services and graphs that changed and publishes the table.
 
     Args:
         sink: Takes the snapshots.
@@ -322,12 +383,6 @@ class RoutesController:
     """
 
     name = "routes"
-    watches = (
-        Watch(INFERENCE_SERVICE.id, itself),
-        Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
-        Watch(REVISION.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
-        Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
-    )
 
     def __init__(
         self,
@@ -338,6 +393,17 @@ class RoutesController:
         host_address: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.watches = (
+            Watch(INFERENCE_SERVICE.id, itself),
+            Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
+            Watch(REVISION.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
+            Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
+            Watch(INFERENCE_GRAPH.id, itself),
+            Watch(INFERENCE_SERVICE.id, self._waiting_graphs),
+            Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_GRAPH.id)),
+            Watch(REVISION.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
+            Watch(POD.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
+        )
         self._host_address = host_address
         self._store = store
         self._sink = sink
@@ -348,6 +414,13 @@ class RoutesController:
         self._quiet_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
+    def _waiting_graphs(self, isvc: Object) -> Iterable[Key]:
+        """Map an InferenceService to the graphs that are still without a Knative Service."""
+        for graph in self._store.list(INFERENCE_GRAPH.id, namespace=namespace_of(isvc)):
+            key = Key(KNATIVE_SERVICE.id, namespace_of(graph), name_of(graph))
+            if name_of(isvc) in graph_knative.services_of(graph) and self._store.find(key) is None:
+                yield key_of(graph)
+
     def attach(self, add: Callable[[Key], None]) -> None:
         """Have the first table published even when there is no service yet.
 
@@ -356,17 +429,35 @@ class RoutesController:
         add(Key(INFERENCE_SERVICE.id, "", ""))
 
     async def reconcile(self, key: Key) -> Result:
-        """Compile one InferenceService's routes again and publish what changed."""
+        """Compile the routes of one service or graph again and publish what changed."""
         if self._routes is None:
             # The first table must be whole: a gateway that outlived us serves all of them.
             self._routes = {}
-            for isvc in self._store.list(INFERENCE_SERVICE.id):
-                self._compile(Key(INFERENCE_SERVICE.id, namespace_of(isvc), name_of(isvc)))
+            for kind in (INFERENCE_SERVICE, INFERENCE_GRAPH):
+                for obj in self._store.list(kind.id):
+                    self._compile(Key(kind.id, namespace_of(obj), name_of(obj)))
             self._publish()
             return DONE
         if self._compile(key):
             self._schedule()
         return DONE
+
+    def _routes_of(self, key: Key, obj: Object) -> tuple[Route, ...]:
+        if key.resource != INFERENCE_GRAPH.id:
+            services = {
+                c: self._served(key.namespace, isvc_knative.service_name(obj, c))
+                for c in isvc_knative.components_of(obj)
+            }
+            return compile_routes(obj, services, domain=self._domain)
+        served = self._served(key.namespace, key.name)
+        missing = [
+            step
+            for step in (graph_knative.services_of(obj) if served.ksvc is None else ())
+            if self._store.find(Key(INFERENCE_SERVICE.id, key.namespace, step)) is None
+        ]
+        return compile_graph(
+            obj, served.ksvc, served.backings, domain=self._domain, missing=missing
+        )
 
     def close(self) -> None:
         """Publish what is still waiting and stop."""
@@ -378,19 +469,17 @@ class RoutesController:
     def _compile(self, key: Key) -> bool:
         """Compile one service; return whether its routes are other ones now."""
         assert self._routes is not None
-        isvc = self._store.find(key)
-        if isvc is None:
+        obj = self._store.find(key)
+        if obj is None:
             return self._routes.pop(key, None) is not None
-        served = {c: self._served(isvc, c) for c in isvc_knative.components_of(isvc)}
-        routes = compile_routes(isvc, served, domain=self._domain)
+        routes = self._routes_of(key, obj)
         if self._routes.get(key) == routes:
             return False
         self._routes[key] = routes
         return True
 
-    def _served(self, isvc: Object, component: Component) -> Served:
-        name = isvc_knative.service_name(isvc, component)
-        ksvc = self._store.find(Key(KNATIVE_SERVICE.id, namespace_of(isvc), name))
+    def _served(self, namespace: str, name: str) -> Served:
+        ksvc = self._store.find(Key(KNATIVE_SERVICE.id, namespace, name))
         return Served(ksvc, {} if ksvc is None else self._backings(ksvc))
 
     def _backings(self, ksvc: Object) -> dict[str, Backing]:

@@ -51,7 +51,7 @@ _NO_SERVER_YET = {
     "model_server": "OpenVINO",
     "art-explainer": "ART explanations",
     "agent": "KServe's agent",
-    "router": "InferenceGraphs",
+    "router": "routers without an InferenceGraph",
 }
 
 

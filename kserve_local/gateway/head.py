@@ -72,6 +72,7 @@ _REQUEST_KIND = {
     b"knative-serving-namespace": _DROP,
     b"x-forwarded-host": _AS_IT_IS,
     b"x-request-id": _AS_IT_IS,
+    b"traceparent": _AS_IT_IS,
     b"host": _HOST_LINE,
     b"content-length": _LENGTH_LINE,
     b"transfer-encoding": _CODING,
@@ -208,7 +209,7 @@ def parse_request(raw: bytes) -> RequestHead:
             if value:
                 # Which one of several X-Request-Id is the request's is not ours to say.
                 forwarded_host = forwarded_host or name == b"x-forwarded-host"
-                has_id = has_id or name == b"x-request-id"
+                has_id = has_id or name != b"x-forwarded-host"
         elif kind == _HOST_LINE:
             if host is not None:
                 raise HeadError("more than one Host header")

@@ -178,7 +178,9 @@ class Calls:
         """Start a call whose route is known, or say that there is none."""
         plane = self._client.plane
         if isinstance(found, Missed):
-            text = found.text or f"no service at {fields.authority.decode('latin-1')}"
+            path, _, _ = fields.path.partition(b"/inference.")
+            where = path if path.startswith(b"/serving/") else fields.authority
+            text = found.text or f"no service at {where.decode('latin-1')}"
             self._refuse(call.stream, errors.unknown_model(text, found.hint, openai=False))
             return
         assert isinstance(found, Found)

@@ -27,6 +27,7 @@ import uvloop
 
 from kserve_local import log
 from kserve_local.gateway import errors, exposition
+from kserve_local.gateway.graph_host import graph_host
 from kserve_local.gateway.http1 import ClientConnection
 from kserve_local.gateway.link import Frame, SupervisorLink
 from kserve_local.gateway.proxy import Dataplane, Exchange
@@ -90,6 +91,7 @@ class Gateway:
         )
         if config.access_log:
             self.plane.access_log = _log_access
+        self.plane.graphs = graph_host(self.plane, self._admin)
         self._public = socket.socket(fileno=config.fd)
         self._public.setblocking(False)
         self._stop = asyncio.Event()

@@ -21,6 +21,7 @@ from kserve_local.gateway import errors, failures
 from kserve_local.gateway.activator import REFUSED_LIMIT, Verdict, judge, poke_due
 from kserve_local.gateway.balancer import Balancer
 from kserve_local.gateway.breaker import Breaker
+from kserve_local.gateway.graph_server import GraphHost
 from kserve_local.gateway.metrics import TargetFigures
 from kserve_local.gateway.table import CompiledRoute, CompiledTable
 from kserve_local.gateway.upstream import (
@@ -354,6 +355,7 @@ class Dataplane:
         self.draining = False
         self._gone = asyncio.Event()
         self.access_log: Callable[[Exchange, float], None] | None = None
+        self.graphs: GraphHost | None = None
         self.connections = 0
         self.refusals = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -453,9 +455,15 @@ class Dataplane:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(place), endpoint.address, endpoint.port
-                )
+                if place.target.spec.graph is not None and self.graphs is not None:
+                    # The router of a graph is in this process.
+                    connection = await self.graphs.connect(
+                        lambda: place.target.spec, lambda: UpstreamConnection(place)
+                    )
+                else:
+                    _, connection = await loop.create_connection(
+                        lambda: UpstreamConnection(place), endpoint.address, endpoint.port
+                    )
         except (OSError, TimeoutError) as error:
             place.connecting = False
             self._refused(place, exchange, error)
@@ -611,6 +619,8 @@ class Dataplane:
                     place.close_idle(now - IDLE_CLOSE)
         for client in list(self.clients):
             client.check(now)
+        if self.graphs is not None:
+            self.graphs.client.tidy(now)
 
     def stats(self, now: float) -> list[RequestStat]:
         """Return the period's figures of targets that have any, and start a new period."""

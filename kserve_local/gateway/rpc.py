@@ -9,9 +9,12 @@ Source: gRPC over HTTP/2 (PROTOCOL-HTTP2.md), http-grpc-status-mapping.md; RFC 9
 
 from __future__ import annotations
 
+import contextlib
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
+
+import orjson
 
 from kserve_local.gateway import errors, failures, h2_headers
 from kserve_local.gateway.h2_connection import H2Connection, Stream
@@ -51,7 +54,7 @@ def is_grpc(content_type: bytes) -> bool:
 
 def status_trailers(answer: errors.Answer) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer that consists of trailers only."""
-    text = answer.body.decode(errors="replace").strip()
+    text = _text_of(answer.body)
     found = [
         (b":status", b"200"),
         (b"content-type", CONTENT_TYPE),
@@ -63,6 +66,17 @@ def status_trailers(answer: errors.Answer) -> list[tuple[bytes, bytes]]:
         if name.startswith(b"x-kserve-local"):
             found.append((name, value))
     return found
+
+
+def _text_of(body: bytes) -> str:
+    """Return an answer's text; of KServe's JSON errors what they say."""
+    text = body.decode(errors="replace").strip()
+    if text[:1] == "{":
+        with contextlib.suppress(ValueError):
+            found = orjson.loads(body)
+            if isinstance(found, dict) and isinstance(found.get("error"), str):
+                return str(found["error"])
+    return text
 
 
 class CallHead:

@@ -61,17 +61,21 @@ class CompiledRoute:
         self.shares = (
             list(itertools.accumulate(t.percent for t in targets)) if len(targets) > 1 else []
         )
-        told = (
-            (b"kserve-isvc-name", route.service.encode()),
-            (b"kserve-isvc-namespace", route.namespace.encode()),
-        )
+        # No VirtualService of KServe's stands before a graph, so nothing adds these there.
+        named = route.names_service and route.component != "graph"
         self.inner = not route.names_service
-        self.fields = told if route.names_service else ()
-        self.lines = (
-            b"KServe-Isvc-Name: %b\r\nKServe-Isvc-Namespace: %b\r\n" % (told[0][1], told[1][1])
-            if route.names_service
-            else b""
-        )
+        self.fields: tuple[tuple[bytes, bytes], ...] = ()
+        self.lines = b""
+        if named:
+            service, namespace = route.service.encode(), route.namespace.encode()
+            self.fields = (
+                (b"kserve-isvc-name", service),
+                (b"kserve-isvc-namespace", namespace),
+            )
+            self.lines = b"KServe-Isvc-Name: %b\r\nKServe-Isvc-Namespace: %b\r\n" % (
+                service,
+                namespace,
+            )
         self.explain: CompiledRoute | None = None
         if route.explain:
             self.explain = CompiledRoute(

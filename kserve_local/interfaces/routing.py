@@ -43,6 +43,9 @@ class Target:
         reason: KServe's reason and message, for the body of an answer while `failed`.
         container_concurrency: Hard limit per replica; 0: none.
         timeout: Seconds a request may take until its first byte, and in all.
+        graph: Of an InferenceGraph's revision: its spec, services resolved. The gateway itself is
+            the router then; `endpoints` only say that it is there.
+        propagate: Of a graph: Go regular expressions of the headers that go to its steps.
     """
 
     id: str
@@ -52,6 +55,8 @@ class Target:
     reason: str = ""
     container_concurrency: int = 0
     timeout: float = 300.0
+    graph: Mapping[str, Any] | None = None
+    propagate: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,8 @@ class Route:
     """How requests for one name reach replicas.
 
     Args:
-        namespace / service: The InferenceService.
-        component: `predictor`, `transformer`, `explainer`.
+        namespace / service: The InferenceService or InferenceGraph.
+        component: `predictor`, `transformer`, `explainer`; `graph`.
         hosts: Exact hosts, lower case, without port: public host, cluster-local names,
             `*.localhost` forms, tags.
         path: Path prefix `/serving/<namespace>/<name>` that is cut off; empty: none.
@@ -128,5 +133,12 @@ def table_from_wire(data: Mapping[str, Any]) -> RouteTable:
 
 def _targets_from_wire(data: Sequence[Mapping[str, Any]]) -> tuple[Target, ...]:
     return tuple(
-        Target(**{**t, "endpoints": tuple(Endpoint(**e) for e in t["endpoints"])}) for t in data
+        Target(
+            **{
+                **t,
+                "endpoints": tuple(Endpoint(**e) for e in t["endpoints"]),
+                "propagate": tuple(t["propagate"]),
+            }
+        )
+        for t in data
     )

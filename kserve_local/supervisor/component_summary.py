@@ -141,8 +141,7 @@ async def _part(
     stuck = [
         failure
         for pod in waiting
-        if pod_state.revision_of(pod) == latest
-        and (failure := pod_state.failure_of(pod) or pod_state.is_not_coming(pod))
+        if pod_state.revision_of(pod) == latest and (failure := failure_of(pod))
     ]
     conditions = [
         get_condition(isvc, types[component]) or {}
@@ -157,7 +156,7 @@ async def _part(
         name=isvc_knative.service_name(isvc, component),
         pods=pods,
         revisions=revisions,
-        wanted=any(_desired(store, namespace, str(r["name"])) for r in revisions),
+        wanted=any(desired(store, namespace, str(r["name"])) for r in revisions),
         served=any(r["replicas"] for r in revisions),
         failed=conditions[1].get("status") == "False" and conditions[1].get("reason") != "Stopped",
         unhealthy=last_probe,
@@ -214,6 +213,11 @@ def _why(
     return (CREATING, preparing) if preparing else ("", "")
 
 
+def failure_of(pod: Object) -> Failure | None:
+    """Return why a Pod that is not Ready is not, None if it may still be."""
+    return pod_state.failure_of(pod) or pod_state.is_not_coming(pod) if _waits(pod) else None
+
+
 def _preparation(pod: Object) -> str:
     """Return what the containers of a Pod wait for, e.g. an image that is being built."""
     for container in pod_state.statuses(pod):
@@ -223,7 +227,7 @@ def _preparation(pod: Object) -> str:
     return ""
 
 
-def _desired(store: Store, namespace: str, revision: str) -> int:
+def desired(store: Store, namespace: str, revision: str) -> int:
     """Return how many replicas a Revision should have now; its condition Ready does not tell."""
     found = store.find(Key(scheme.REVISION.id, namespace, revision))
     return int(((found or {}).get("status") or {}).get("desiredReplicas") or 0)

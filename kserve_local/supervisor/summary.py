@@ -16,15 +16,17 @@ from starlette.routing import BaseRoute
 
 from kserve_local.api import gaps, names, scheme
 from kserve_local.api.meta import (
+    Key,
     Object,
     annotations_of,
     get_condition,
+    labels_of,
     name_of,
     namespace_of,
     uid_of,
 )
 from kserve_local.apiserver.app import json_route
-from kserve_local.controllers import empty_models, isvc_knative, isvc_status
+from kserve_local.controllers import empty_models, isvc_knative, isvc_status, pod_state
 from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.interfaces.backend import Backend, ReplicaStatus
@@ -33,7 +35,9 @@ from kserve_local.store.store import Store
 from kserve_local.supervisor.component_summary import (
     CREATING,
     blamed,
+    desired,
     failing_hops,
+    failure_of,
     last_seen,
     parts_of,
     restarts,
@@ -63,15 +67,23 @@ def routes(
             await _service(isvc, store, replicas, usage, stats, observed.of(isvc), probes)
             for isvc in store.list(scheme.INFERENCE_SERVICE.id)
         ]
+        graphs = [
+            await _graph(graph, store, stats, observed.of(graph))
+            for graph in store.list(scheme.INFERENCE_GRAPH.id)
+        ]
         if request.query_params.get("changes"):
             for service in services:
                 pods = _pods(store, service["namespace"], service["name"])
                 service["warnings"] += await asyncio.to_thread(changed_since_start, pods, settings)
+        services += graphs
         services.sort(key=lambda s: (s["namespace"], s["name"]))
         return {"project": settings.name, "services": services}
 
     async def progress(request: Request) -> object:
-        services = store.list(scheme.INFERENCE_SERVICE.id)
+        services = [
+            *store.list(scheme.INFERENCE_SERVICE.id),
+            *store.list(scheme.INFERENCE_GRAPH.id),
+        ]
         return {"services": [_observed(isvc, observed.of(isvc)) for isvc in services]}
 
     async def end(request: Request) -> object:
@@ -135,6 +147,61 @@ async def _service(
         # Of its first hop: what comes after it are the same requests.
         "rps": entry.rps,
         "p95": entry.p95,
+        **restarts(pods),
+    }
+
+
+async def _graph(
+    graph: Object, store: Store, stats: Stats, observed: Observed | None
+) -> dict[str, Any]:
+    """Return an InferenceGraph as a service is returned; its router needs no memory of its own."""
+    name, namespace = name_of(graph), namespace_of(graph)
+    pods = store.list(scheme.POD.id, namespace=namespace, labels={names.GRAPH_LABEL: name})
+    ksvc = store.find(Key(scheme.KNATIVE_SERVICE.id, namespace, name))
+    own = (ksvc or {}).get("status") or {}
+    revisions: dict[str, dict[str, Any]] = {}
+
+    def entry(revision: str) -> dict[str, Any]:
+        empty = {"name": revision, "percent": 0, "replicas": 0, "pods": [], "pids": []}
+        return revisions.setdefault(revision, empty)
+
+    for target in own.get("traffic") or ():
+        entry(str(target.get("revisionName", "")))["percent"] += int(target.get("percent") or 0)
+    for pod in pods:
+        found = entry(labels_of(pod).get(names.REVISION_LABEL, ""))
+        found["pods"].append(name_of(pod))
+        found["replicas"] += 1 if pod_state.is_ready(pod) else 0
+    shown = sorted(revisions.values(), key=lambda r: str(r["name"]), reverse=True)
+    figures = [stats.of(f"{namespace}/{r['name']}") for r in shown]
+    ready = get_condition(graph, "Ready") or {}
+    told = observed if observed is not None and observed.message else None
+    failure = next((f for pod in pods if (f := failure_of(pod)) is not None), None)
+    reason, message = (told.reason, told.message) if told else ("", "")
+    if not told and ready.get("status") != "True":
+        reason, message = str(ready.get("reason", "")), str(ready.get("message", ""))
+        if failure is not None:
+            reason, message = failure.reason, failure.message
+    wanted = sum(desired(store, namespace, r["name"]) for r in shown)
+    served = any(r["replicas"] for r in shown)
+    state = _state(ready, reason, served=served, wanted=wanted > 0)
+    return {
+        "kind": "InferenceGraph",
+        "namespace": namespace,
+        "name": name,
+        "ready": ready.get("status") == "True",
+        "state": state,
+        "reason": reason,
+        "message": message,
+        "notes": gaps.left_out(graph),
+        "warnings": [],
+        "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
+        "url": (graph.get("status") or {}).get("url", ""),
+        "runtime": "",
+        "revisions": shown,
+        "memory": 0,
+        "gpus": [],
+        "rps": round(sum(f["rps"] for f in figures), 2),
+        "p95": max((f["p95"] for f in figures), default=0.0),
         **restarts(pods),
     }
 

@@ -1,9 +1,9 @@
 """`inference.GRPCInferenceService` on grpcio's asyncio server: which method does what.
 
 The calls go the way of REST's: the same registered models, readiness, queue, metrics and latency
-log. Messages are parsed and written here, not by grpcio, so that a broken one has an answer. There
-is no health and no reflection service, as in KServe. Nothing here starts a thread before
-`GrpcServer.start`: a zygote imports this module, its forks serve.
+log. Messages are parsed and written here, not by grpcio, so that a broken one has an answer. Health
+and reflection are `grpc_discovery`'s. Nothing here starts a thread before `GrpcServer.start`: a
+zygote imports this module, its forks serve.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from modelserver import oip_grpc
 from modelserver.batching import Job
 from modelserver.dataplane import DataPlane, Served
 from modelserver.errors import DataPlaneError, InvalidInput, grpc_answer_of
+from modelserver.grpc_discovery import Discovery
 from modelserver.latency import LatencyLog
 from modelserver.model import InferRequest
 from modelserver.oip_proto import MESSAGES, METHODS, SERVICE
@@ -74,8 +75,12 @@ class Service:
         self._version = version
         self._latency = latency
 
-    def handler(self) -> Any:
-        """Return the service as grpcio takes it; requests and responses are bytes."""
+    def handlers(self) -> tuple[Any, ...]:
+        """Return all services as grpcio takes them."""
+        return (self._handler(), *Discovery(self._data).handlers())
+
+    def _handler(self) -> Any:
+        """Return the inference service; requests and responses are bytes."""
         methods: dict[str, _Method] = {
             "ServerLive": self._live,
             "ServerReady": self._ready,
@@ -234,7 +239,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", int(shared)),
             )
         )
-        self._server.add_generic_rpc_handlers((service.handler(),))
+        self._server.add_generic_rpc_handlers(service.handlers())
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port, which the system chooses for 0.

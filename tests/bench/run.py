@@ -37,6 +37,7 @@ def main() -> int:
         ("starting", "bench_start.py"),
         ("model server", "bench_servers.py"),
         ("gateway", "bench_gateway.py"),
+        ("gRPC", "bench_grpc.py"),
         ("the whole stack", "bench_stack.py"),
         ("Docker", "bench_docker.py"),
     ):

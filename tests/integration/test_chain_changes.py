@@ -242,7 +242,7 @@ async def test_metadata_and_canary_percent_make_no_revision_but_min_replicas_doe
 @pytest.mark.parametrize(
     ("api_version", "kind", "resource"),
     [
-        ("serving.kserve.io/v1alpha1", "InferenceGraph", "inferencegraphs.serving.kserve.io"),
+        ("serving.kserve.io/v1alpha1", "TrainedModel", "trainedmodels.serving.kserve.io"),
         (
             "serving.kserve.io/v1alpha2",
             "LLMInferenceService",

@@ -281,7 +281,7 @@ def test_logs_are_filtered_and_cut(iris: Project) -> None:
     assert len(last.splitlines()) == 1
     found = iris.run("logs", "--grep", "Serving sklearn-iris").stdout.splitlines()
     assert len(found) == 1
-    lines = iris.json("logs", "isvc/sklearn-iris", "--grep", "Serving")["lines"]
+    lines = iris.json("logs", "isvc/sklearn-iris", "--grep", "Serving sklearn")["lines"]
     assert [line["container"] for line in lines] == ["kserve-container"]
     assert iris.run("logs", "sklearn-iris", "--previous").stdout == ""
     assert iris.run("logs", "--since", "1h").stdout == whole

@@ -95,6 +95,22 @@ def test_binary_tensors_give_the_same_values(iris: Project) -> None:
     iris.run("predict", NAME, "@request.json", "--binary", check=2)
 
 
+def test_the_same_call_over_grpc(iris: Project) -> None:
+    found = iris.json("predict", NAME, V2, "--protocol", "grpc")
+    assert (found["protocol"], found["status"]) == ("grpc", 200)
+    (output,) = found["body"]["outputs"]
+    assert output == {"name": "output-0", "datatype": "INT64", "shape": [2], "data": [1, 1]}
+    wrong = V2.replace("[2, 4]", "[1, 8]")
+    said = iris.run("predict", NAME, wrong, "--protocol", "grpc", check=9).stderr
+    assert "answered 400: INVALID_ARGUMENT: X has 8 features" in said
+    said = iris.run("predict", "nope", V2, "--protocol", "grpc", check=11).stderr
+    assert 'inferenceservices.serving.kserve.io "nope" not found' in said
+    printed = iris.run("predict", NAME, V2, "--protocol", "grpc", "--print-curl").stdout
+    assert "-authority sklearn-iris.default.localhost" in printed
+    assert printed.endswith("inference.GRPCInferenceService/ModelInfer\n")
+    iris.run("predict", NAME, "@request.json", "--protocol", "grpc", check=2)
+
+
 def test_the_answer_goes_to_a_file(iris: Project, tmp_path: Path) -> None:
     done = iris.run("predict", NAME, "@request.json", "--save", str(tmp_path / "a.json"))
     assert done.stdout == ""

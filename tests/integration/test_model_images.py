@@ -169,7 +169,10 @@ def test_what_fails_is_told(registry: str, tmp_path: Path, case: str) -> None:
         assert words in said.stdout + said.stderr
         assert f"Next step: {hint}" in said.stdout + said.stderr
         table = p.run("get", "pods").stdout
-        assert f" {where} " in table or " Init:CrashLoopBackOff " in table
+        # The back-off before the next try may have begun.
+        later = where.replace("ErrImagePull", "ImagePullBackOff")
+        later = later.replace("Error", "CrashLoopBackOff")
+        assert any(f" {state} " in table for state in (where, later)), table
         assert words.partition("fetch image ")[2].strip('"') in json.dumps(p.isvc("iris")["status"])
 
 

@@ -19,12 +19,14 @@ import grpc
 import joblib
 import numpy as np
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from kserve import InferenceGRPCClient, InferInput, InferRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ServerReadyRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from sklearn.datasets import load_iris
 from sklearn.svm import SVC
 
+from modelserver import grpc_discovery as discovery
 from tests.conformance import run as conformance
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -131,6 +133,44 @@ async def test_the_sdks_client(served: Process, binary: bool) -> None:
     assert error.value.details() == "Model with name nope does not exist."
 
 
+async def test_health_and_reflection_are_answered(served: Process) -> None:
+    check = discovery.message("grpc.health.v1.HealthCheckRequest")
+    state = discovery.message("grpc.health.v1.HealthCheckResponse")
+    async with grpc.aio.insecure_channel(served.address) as channel:
+        ask = channel.unary_unary(
+            f"/{discovery.HEALTH}/Check", check.SerializeToString, state.FromString
+        )
+        for service in ("", "inference.GRPCInferenceService", "iris"):
+            assert (await ask(check(service=service), timeout=20)).status == discovery.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await ask(check(service="nope"), timeout=20)
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+        watch = channel.unary_stream(
+            f"/{discovery.HEALTH}/Watch", check.SerializeToString, state.FromString
+        )
+        call = watch(check(service="nope"), timeout=20)
+        assert (await call.read()).status == discovery.SERVICE_UNKNOWN
+        call.cancel()
+        asked = discovery.message("grpc.reflection.v1.ServerReflectionRequest")
+        told = discovery.message("grpc.reflection.v1.ServerReflectionResponse")
+        info = channel.stream_stream(
+            f"/{discovery.REFLECTION}/ServerReflectionInfo",
+            asked.SerializeToString,
+            told.FromString,
+        )
+        questions = [
+            asked(list_services="*"),
+            asked(file_containing_symbol="inference.GRPCInferenceService"),
+        ]
+        answers = [a async for a in info(iter(questions), timeout=20)]
+    names = [s.name for s in answers[0].list_services_response.service]
+    assert names == ["inference.GRPCInferenceService", discovery.HEALTH, discovery.REFLECTION]
+    file = FileDescriptorProto.FromString(
+        answers[1].file_descriptor_response.file_descriptor_proto[0]
+    )
+    assert file.service[0].method[5].name == "ModelInfer"
+
+
 # In a process of its own: it registers the names of the messages, as the SDK does.
 TRITON = """
 import sys
@@ -155,7 +195,6 @@ print("fine")
 
 
 def test_tritonclient(served: Process) -> None:
-    pytest.importorskip("tritonclient")
     done = subprocess.run(
         [sys.executable, "-c", TRITON, served.address], capture_output=True, text=True, timeout=60
     )

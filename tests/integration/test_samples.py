@@ -20,6 +20,10 @@ NAMES = [
     "iris-transformer",
     "iris-collocated",
     "iris-explainer",
+    "graph-sequence",
+    "graph-splitter",
+    "graph-ensemble",
+    "graph-switch",
 ]
 
 

@@ -59,3 +59,53 @@ def test_the_sdks_create_takes_no_dictionary(iris: Project) -> None:
 
 def test_the_kubeconfig_is_where_the_recipe_looks(iris: Project) -> None:
     assert Path(".kserve-local/kubeconfig") == iris.state.relative_to(iris.folder) / "kubeconfig"
+
+
+# Both register the names of the protocol's messages, so each has a process of its own.
+SDK_OVER_GRPC = """
+import asyncio, sys
+import numpy as np
+from kserve import InferenceGRPCClient, InferInput, InferRequest
+
+async def main(address, host):
+    options = [("grpc.default_authority", host)] if host else []
+    async with InferenceGRPCClient(address, channel_args=options) as client:
+        assert await client.is_server_ready()
+        assert await client.is_model_ready("sklearn-iris")
+        for binary in (False, True):
+            tensor = InferInput("x", [2, 4], "FP64")
+            rows = np.array([[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]])
+            tensor.set_data_from_numpy(rows, binary_data=binary)
+            answer = await client.infer(InferRequest("sklearn-iris", [tensor]))
+            print(answer.outputs[0].as_numpy().tolist())
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+TRITON_OVER_GRPC = """
+import sys
+import numpy as np
+import tritonclient.grpc as triton
+
+address, host = sys.argv[1:]
+options = [("grpc.default_authority", host)] if host else None
+client = triton.InferenceServerClient(address, channel_args=options)
+assert client.is_server_live() and client.is_model_ready("sklearn-iris")
+x = np.array([[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]], np.float32)
+tensor = triton.InferInput("x", list(x.shape), "FP32")
+tensor.set_data_from_numpy(x)
+for _ in range(2):
+    print(client.infer("sklearn-iris", [tensor]).as_numpy("output-0").tolist())
+"""
+
+
+@pytest.mark.parametrize("host", ["sklearn-iris.default.example.com", ""], ids=["host", "alone"])
+@pytest.mark.parametrize("code", [SDK_OVER_GRPC, TRITON_OVER_GRPC], ids=["kserve", "triton"])
+def test_grpc_clients_through_the_gateway(iris: Project, code: str, host: str) -> None:
+    """By the service's host, and with one service by the gateway's address alone."""
+    address = iris.gateway.removeprefix("http://")
+    done = subprocess.run(
+        [sys.executable, "-c", code, address, host],
+        cwd=iris.folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["[1, 1]", "[1, 1]"]

@@ -24,12 +24,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from kserve_local import settings
-from tests.integration.project import Project, project, sample, wait_until
+from tests.integration.project import Project, of_processes, project, sample, wait_until
 
 IRIS = {"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}
 CALL = "/v1/models/sklearn-iris:predict"
 SLOW = '''"""A server that takes its time: asleep for as many seconds as the request says."""
-import asyncio, json, sys, os
+import asyncio, json, signal, sys, os
+
+# As the first process of a container it would ignore the signal.
+signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
 
 async def serve(reader, writer):
     head = await reader.readuntil(b"\\r\\n\\r\\n")
@@ -569,8 +572,8 @@ def kill(own: Project, what: str) -> None:
     [
         ("supervisor",),
         ("supervisor", "gateway"),
-        ("supervisor", "zygote", "replica"),
-        ("supervisor", "gateway", "zygote", "replica"),
+        pytest.param(("supervisor", "zygote", "replica"), marks=of_processes),
+        pytest.param(("supervisor", "gateway", "zygote", "replica"), marks=of_processes),
     ],
     ids="-".join,
 )
@@ -582,6 +585,23 @@ def test_down_after_kills_leaves_nothing(iris: Project, killed: tuple[str, ...])
     assert ("is not running" if "gateway" in killed else "still serves") in said
     iris.run("down")
     assert_clean(iris)
+
+
+def test_a_change_that_is_refused_stops_nothing_that_a_killed_supervisor_left(
+    iris: Project,
+) -> None:
+    fixed = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: fixed}\nimmutable: true\n"
+    (iris.folder / "fixed.yaml").write_text(fixed + "data: {a: one}\n")
+    iris.up()
+    kill(iris, "supervisor")
+    (iris.folder / "fixed.yaml").write_text(fixed + "data: {a: two}\n")
+    said = iris.up(check=3).stderr
+    assert 'ConfigMap "fixed" is invalid' in said
+    assert "what ran before goes on as it was" in said
+    assert iris.call(CALL, IRIS)[0] == 200
+    (iris.folder / "fixed.yaml").unlink()
+    iris.up()
+    assert iris.call(CALL, IRIS)[0] == 200
 
 
 def test_a_new_supervisor_adopts_what_a_killed_one_left(iris: Project) -> None:

@@ -129,9 +129,15 @@ NOTED = {
         HEAD + "spec:\n  predictor:\n    model: {modelFormat: {name: sklearn}}\n    storageUris:\n"
         "    - uri: gs://a/b\n    - uri: hdfs://a/b # HERE\n      mountPath: /mnt/models/b\n"
     ),
-    "graph": (
-        f"{SERVING}kind: InferenceGraph # HERE\nmetadata: {{name: g}}\n"
+    "graph's mode": (
+        f"{SERVING}kind: InferenceGraph\nmetadata:\n  name: g\n"
+        "  annotations:\n    serving.kserve.io/deploymentMode: Standard # HERE\n"
         "spec: {nodes: {root: {routerType: Sequence, steps: [{serviceName: a}]}}}\n"
+    ),
+    "graph's replicas": (
+        f"{SERVING}kind: InferenceGraph\nmetadata: {{name: g}}\nspec:\n"
+        "  nodes: {root: {routerType: Sequence, steps: [{serviceName: a}]}}\n"
+        "  minReplicas: 0 # HERE\n  maxReplicas: 3 # HERE\n"
     ),
     "LLM": (
         "apiVersion: serving.kserve.io/v1alpha2\nkind: LLMInferenceService # HERE\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import struct
 import uuid
 from typing import Any
 
@@ -11,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver import oip
-from modelserver.errors import HTTPError, InvalidInput, UnrecognizedRequest
+from modelserver import oip, tensors
+from modelserver.errors import DataPlaneError, HTTPError, InvalidInput, UnrecognizedRequest
 from modelserver.model import InferOutput, InferRequest, InferResponse, RequestedOutput
 from modelserver.oip_schema import SchemaError, parse
 
@@ -332,3 +334,47 @@ def test_new_ids_are_version_4_uuids_and_never_repeat() -> None:
     assert {uuid.UUID(i).version for i in ids} == {4}
     assert {uuid.UUID(i).variant for i in ids} == {uuid.RFC_4122}
     assert all(str(uuid.UUID(i)) == i for i in ids)
+
+
+PARTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.one_of(st.text(max_size=4), st.none(), st.integers()),
+        "shape": st.one_of(st.lists(st.integers(-2, 5), max_size=3), st.text(max_size=3)),
+        "datatype": st.one_of(st.sampled_from([*tensors.DTYPES, "nope"]), st.integers()),
+        "data": st.one_of(st.lists(st.integers(), max_size=3), st.none(), st.text(max_size=3)),
+        "parameters": st.one_of(
+            st.none(),
+            st.fixed_dictionaries(
+                {"binary_data_size": st.one_of(st.integers(-9, 99), st.none(), st.text(max_size=2))}
+            ),
+        ),
+    },
+)
+# What the server turns into an answer: its own errors, and what KServe's answers with 500.
+ANSWERED = (
+    DataPlaneError, KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error,
+)  # fmt: skip
+
+
+@given(
+    st.one_of(
+        st.builds(
+            lambda inputs: json.dumps({"inputs": inputs}).encode(), st.lists(PARTS, max_size=3)
+        ),
+        st.binary(max_size=40),
+    ),
+    st.binary(max_size=60),
+    st.one_of(st.integers(-5, 400).map(str), st.text(max_size=3), st.none()),
+    st.booleans(),
+)
+def test_any_binary_request_is_read_or_refused(
+    document: bytes, rest: bytes, length: str | None, right: bool
+) -> None:
+    length = str(len(document)) if right else length
+    headers = {} if length is None else {oip.LENGTH_HEADER: length}
+    with contextlib.suppress(*ANSWERED):
+        request = oip.decode_binary(document + rest, "m", headers)
+        for tensor in request.inputs:
+            with contextlib.suppress(*ANSWERED):
+                tensor.as_numpy()

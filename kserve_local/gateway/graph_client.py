@@ -1,0 +1,468 @@
+"""Calls of a graph's steps: POST to a URL, as Go's `http.Client` in KServe's router makes them.
+
+A URL whose host is one of the table's goes to this gateway itself, over a pair of sockets, so
+that a step at zero replicas is woken and held for as every other caller's request; everything else
+goes out by TCP or TLS. Connections are kept for the next call. Failures carry Go's words, which
+the router shows its callers (control-plane.md 9.3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import re
+import select
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from urllib.parse import unquote, urljoin
+
+from kserve_local.gateway.chunked import ChunkDecoder, ChunkError
+from kserve_local.gateway.graph import GraphError, without_password
+from kserve_local.gateway.head import MAX_HEAD, HeadError, ResponseHead, parse_response
+
+Header = tuple[str, str]
+Take = Callable[[int], None]
+
+MAX_REDIRECTS = 10
+IDLE = 60.0
+"""Seconds an unused connection is kept."""
+KEPT = 32
+"""Unused connections kept to one address."""
+DIAL = 30.0
+"""Seconds to connect, as Go's default dialer."""
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.\-]*):(.*)", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
+_BAD_HOST = re.compile(r'[ "<>^`{|}\\]')
+# The router's own, or the connection's: never copied from what is propagated.
+_OWN = frozenset(
+    {"host", "content-length", "transfer-encoding", "trailer", "connection", "keep-alive", "te"}
+    | {"upgrade", "expect", "proxy-connection"}
+)
+
+
+# Not shown to another host that a redirect leads to, as by Go.
+_PRIVATE = frozenset(("authorization", "www-authenticate", "cookie", "cookie2"))
+
+
+class _Stale(Exception):
+    """A kept connection that ended before it answered anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class URL:
+    """One parsed step URL."""
+
+    text: str
+    scheme: str
+    host: str
+    port: int
+    authority: str
+    target: str
+    user: str = ""
+
+
+def quoted(text: str) -> str:
+    """Return `text` as Go's `%q`; the password of a URL stays out of it."""
+    text = without_password(text)
+    return json.dumps(text, ensure_ascii=False).replace("\\u00", "\\x")
+
+
+def parse_url(text: str) -> URL:
+    """Return the URL that a step names.
+
+    Raises:
+        GraphError: Go's words for a URL that cannot be parsed or called.
+    """
+
+    def bad(why: str) -> GraphError:
+        return GraphError(f"parse {quoted(text)}: {why}")
+
+    if _CONTROL.search(text):
+        raise bad("net/url: invalid control character in URL")
+    rest = text.partition("#")[0]
+    if rest.startswith(":"):
+        raise bad("missing protocol scheme")
+    match = _SCHEME.fullmatch(rest)
+    scheme, rest = (match.group(1).lower(), match.group(2)) if match else ("", rest)
+    if not match and ":" in rest.partition("/")[0].partition("?")[0]:
+        raise bad("first path segment in URL cannot contain colon")
+    authority = path = ""
+    if rest.startswith("//"):
+        end = next((i for i in range(2, len(rest)) if rest[i] in "/?"), len(rest))
+        authority, path = rest[2:end], rest[end:]
+    else:
+        path = rest
+    user, _, authority = authority.rpartition("@")
+    host, port = _host_port(authority, bad)
+    if escape := _ESCAPE.search(path.partition("?")[0]):
+        raise bad(f"invalid URL escape {quoted(escape.group())}")
+    if scheme not in ("http", "https"):
+        raise GraphError(f'Post {quoted(text)}: unsupported protocol scheme "{scheme}"')
+    if not host:
+        raise GraphError(f"Post {quoted(text)}: http: no Host in request URL")
+    if port > 65535:
+        raise GraphError(f"Post {quoted(text)}: dial tcp: address {port}: invalid port")
+    if path[:1] != "/":
+        path = "/" + path
+    target = "".join(c if "!" <= c <= "~" else _percent(c) for c in path)
+    default = 443 if scheme == "https" else 80
+    return URL(text, scheme, host, port or default, authority, target, unquote(user))
+
+
+def _percent(sign: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in sign.encode("utf-8", "replace"))
+
+
+def _host_port(authority: str, bad: Callable[[str], GraphError]) -> tuple[str, int]:
+    if wrong := _BAD_HOST.search(authority):
+        raise bad(f"invalid character {quoted(wrong.group())} in host name")
+    if authority.startswith("["):
+        host, bracket, tail = authority[1:].partition("]")
+        if not bracket:
+            raise bad("missing ']' in host")
+    else:
+        host, colon, tail = authority.partition(":")
+        tail = colon + tail
+    if tail and not re.fullmatch(r":[0-9]*", tail):
+        raise bad(f"invalid port {quoted(tail)} after host")
+    return host, int(tail[1:] or 0) if tail else 0
+
+
+class _Connection:
+    """One connection, used for one call at a time."""
+
+    __slots__ = ("_poll", "reader", "since", "used", "writer")
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.used = False
+        self.since = 0.0
+        self._poll: select.poll | None = None
+
+    def is_open(self) -> bool:
+        """Nothing to read and not closed: the other side still waits for a request."""
+        if self.writer.is_closing() or self.reader.at_eof():
+            return False
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = select.poll()
+            poll.register(self.writer.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        self.writer.transport.abort()
+
+
+Inside = Callable[[], Awaitable[socket.socket]]
+
+
+class StepClient:
+    """Calls steps.
+
+    Args:
+        knows: Whether a host (lower case) is one of the table's.
+        inside: Gives the near end of a new connection to this gateway itself.
+    """
+
+    def __init__(self, *, knows: Callable[[bytes], bool], inside: Inside) -> None:
+        self._knows = knows
+        self._inside = inside
+        self._idle: dict[tuple[str, str, int], list[_Connection]] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    async def post(
+        self, url: str, body: bytes, headers: Sequence[Header], *, limit: float, take: Take
+    ) -> tuple[int, bytes]:
+        """Return status and body of the answer.
+
+        Args:
+            headers: Sent as they are; Content-Type defaults to JSON.
+            limit: Seconds for all of it; 0: none.
+            take: Called with each number of bytes that is kept; may raise.
+
+        Raises:
+            GraphError: No answer, in Go's words.
+        """
+        parsed = parse_url(url)
+        phase = [""]
+        try:
+            async with asyncio.timeout(limit or None):
+                return await self._follow(parsed, body, headers, take, phase)
+        except TimeoutError as error:
+            # After the head the router's own reading fails, and its error has no address.
+            if phase[0] == "body":
+                raise GraphError(
+                    "context deadline exceeded (Client.Timeout or context cancellation while "
+                    "reading body)"
+                ) from error
+            raise GraphError(
+                f"Post {quoted(url)}: context deadline exceeded (Client.Timeout exceeded while "
+                "awaiting headers)"
+            ) from error
+
+    async def _follow(
+        self, url: URL, body: bytes, headers: Sequence[Header], take: Take, phase: list[str]
+    ) -> tuple[int, bytes]:
+        """Call, and follow redirects as Go does: 307 and 308 with the body, others by GET."""
+        method, first, first_host = "POST", url.text, url.host.lower()
+        for _ in range(MAX_REDIRECTS):
+            phase[0] = "head"
+            head, answer = await self._once(method, url, body, headers, take, phase)
+            location = _header(head, b"location")
+            if head.status not in (301, 302, 303, 307, 308) or not location:
+                return head.status, answer
+            if head.status in (301, 302, 303):
+                method, body = "GET", b""
+            then = parse_url(urljoin(url.text, location))
+            if not f".{then.host.lower()}".endswith(f".{first_host}"):
+                headers = [(n, v) for n, v in headers if n.lower() not in _PRIVATE]
+            url = then
+        raise GraphError(f"{method.capitalize()} {quoted(first)}: stopped after 10 redirects")
+
+    async def _once(
+        self,
+        method: str,
+        url: URL,
+        body: bytes,
+        headers: Sequence[Header],
+        take: Take,
+        phase: list[str],
+    ) -> tuple[ResponseHead, bytes]:
+        while True:
+            connection = await self._connect(method, url)
+            try:
+                return await self._exchange(connection, method, url, body, headers, take, phase)
+            except _Stale:
+                continue
+
+    async def _exchange(
+        self,
+        connection: _Connection,
+        method: str,
+        url: URL,
+        body: bytes,
+        headers: Sequence[Header],
+        take: Take,
+        phase: list[str],
+    ) -> tuple[ResponseHead, bytes]:
+        ok = False
+        try:
+            connection.writer.write(_request(method, url, body, headers))
+            head = await self._head(connection, method, url)
+            phase[0] = "body"
+            try:
+                answer, whole = await _body(connection.reader, head, take)
+            except asyncio.IncompleteReadError as error:
+                raise GraphError("unexpected EOF") from error
+            except (OSError, ChunkError) as error:
+                raise GraphError(_words(error, url)) from error
+            ok = whole and head.keep
+            return head, answer
+        finally:
+            if ok:
+                self._keep(url, connection)
+            else:
+                connection.close()
+
+    async def _head(self, connection: _Connection, method: str, url: URL) -> ResponseHead:
+        """Return the answer's head, past interim ones."""
+        what = f"{method.capitalize()} {quoted(url.text)}"
+        while True:
+            try:
+                raw = await connection.reader.readuntil(b"\r\n\r\n")
+                head = parse_response(raw)
+            except asyncio.IncompleteReadError as error:
+                # Our own gateway answers whatever it has read; this one it closed unread.
+                if connection.used and not error.partial and self._is_inside(url):
+                    raise _Stale from error
+                raise GraphError(
+                    f"{what}: {'unexpected EOF' if error.partial else 'EOF'}"
+                ) from error
+            except (HeadError, asyncio.LimitOverrunError) as error:
+                raise GraphError(
+                    f"{what}: net/http: HTTP/1.x transport connection broken: malformed HTTP "
+                    "response"
+                ) from error
+            except OSError as error:
+                raise GraphError(f"{what}: {_words(error, url)}") from error
+            if head.status >= 200:
+                return head
+
+    # Connections
+
+    def _is_inside(self, url: URL) -> bool:
+        if url.scheme != "http" or not self._knows(url.host.lower().encode()):
+            return False
+        return url.port == 80 or url.host.lower().endswith(".localhost")
+
+    def _key(self, url: URL) -> tuple[str, str, int]:
+        return ("", "", 0) if self._is_inside(url) else (url.scheme, url.host, url.port)
+
+    def _keep(self, url: URL, connection: _Connection) -> None:
+        connection.used = True
+        connection.since = perf_counter()
+        idle = self._idle.setdefault(self._key(url), [])
+        if len(idle) < KEPT:
+            idle.append(connection)
+        else:
+            connection.close()
+
+    def tidy(self, now: float) -> None:
+        """Close what nobody has used for a while."""
+        for key, idle in list(self._idle.items()):
+            for connection in [c for c in idle if now - c.since > IDLE]:
+                idle.remove(connection)
+                connection.close()
+            if not idle:
+                del self._idle[key]
+
+    def close(self) -> None:
+        """Close all unused connections."""
+        self.tidy(float("inf"))
+
+    async def _connect(self, method: str, url: URL) -> _Connection:
+        idle = self._idle.get(self._key(url), [])
+        while idle:
+            connection = idle.pop()
+            if connection.is_open():
+                return connection
+            connection.close()
+        if self._is_inside(url):
+            near = await self._inside()
+            reader, writer = await asyncio.open_connection(sock=near, limit=MAX_HEAD)
+            return _Connection(reader, writer)
+        try:
+            async with asyncio.timeout(DIAL):
+                return await self._dial(url)
+        except TimeoutError as error:
+            why = f"dial tcp {_where(url.host, url.port)}: i/o timeout"
+            raise GraphError(f"{method.capitalize()} {quoted(url.text)}: {why}") from error
+        except (OSError, ssl.SSLError, UnicodeError) as error:
+            why = _words(error, url)
+            raise GraphError(f"{method.capitalize()} {quoted(url.text)}: {why}") from error
+
+    async def _dial(self, url: URL) -> _Connection:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+        first: OSError | None = None
+        for _, _, _, _, address in found:
+            raw: socket.socket | None = None
+            family = socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET
+            try:
+                raw = socket.socket(family, socket.SOCK_STREAM)
+                raw.setblocking(False)
+                await loop.sock_connect(raw, address)
+            except OSError as error:
+                if raw is not None:
+                    raw.close()
+                first = first or _Dial(error, str(address[0]), url.port)
+                continue
+            except BaseException:
+                if raw is not None:
+                    raw.close()
+                raise
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tls = self._context() if url.scheme == "https" else None
+            reader, writer = await asyncio.open_connection(
+                sock=raw, limit=MAX_HEAD, ssl=tls, server_hostname=url.host if tls else None
+            )
+            return _Connection(reader, writer)
+        raise first or OSError("no address")
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+
+class _Dial(OSError):
+    """A connection that could not be made, and to where."""
+
+    def __init__(self, error: OSError, address: str, port: int) -> None:
+        super().__init__(error.errno, os.strerror(error.errno or 0))
+        self.where = _where(address, port)
+
+
+def _where(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _words(error: Exception, url: URL) -> str:
+    """Return Go's words for a failed connection."""
+    if isinstance(error, _Dial):
+        return f"dial tcp {error.where}: connect: {os.strerror(error.errno or 0).lower()}"
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"dial tcp: lookup {url.host}: no such host"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"tls: failed to verify certificate: x509: {_certificate(error, url.host)}"
+    if isinstance(error, ssl.SSLError):
+        if "WRONG_VERSION" in (error.reason or "") or "HTTP_REQUEST" in (error.reason or ""):
+            return "http: server gave HTTP response to HTTPS client"
+        return f"tls: {(error.reason or 'handshake failure').replace('_', ' ').lower()}"
+    if isinstance(error, ConnectionResetError):
+        return "read: connection reset by peer"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return "EOF"
+
+
+def _certificate(error: ssl.SSLCertVerificationError, host: str) -> str:
+    if error.verify_code == 10:
+        return "certificate has expired or is not yet valid"
+    if error.verify_code in (62, 64):
+        return f"certificate is not valid for {host}"
+    return "certificate signed by unknown authority"
+
+
+def _header(head: ResponseHead, name: bytes) -> str:
+    for line in head.head.split(b"\r\n")[1:]:
+        key, _, value = line.partition(b":")
+        if key.lower() == name:
+            return value.strip().decode("latin-1")
+    return ""
+
+
+def _request(method: str, url: URL, body: bytes, headers: Sequence[Header]) -> bytes:
+    lines = [f"{method} {url.target} HTTP/1.1", f"Host: {url.authority}"]
+    given = {name.lower() for name, _ in headers}
+    if "user-agent" not in given:
+        lines.append("User-Agent: Go-http-client/1.1")
+    if method == "POST":
+        lines.append(f"Content-Length: {len(body)}")
+    lines += [f"{name}: {value}" for name, value in headers if name.lower() not in _OWN]
+    if "content-type" not in given:
+        lines.append("Content-Type: application/json")
+    if url.user and "authorization" not in given:
+        lines.append(f"Authorization: Basic {base64.b64encode(url.user.encode()).decode()}")
+    return "\r\n".join((*lines, "", "")).encode("latin-1", "replace") + body
+
+
+async def _body(reader: asyncio.StreamReader, head: ResponseHead, take: Take) -> tuple[bytes, bool]:
+    """Return the body and whether the connection can carry another call."""
+    if head.status in (204, 304):
+        return b"", True
+    if head.length >= 0 and not head.chunked:
+        take(head.length)
+        return await reader.readexactly(head.length), True
+    pieces: list[bytes] = []
+    decoder = ChunkDecoder() if head.chunked else None
+    while decoder is None or not decoder.done:
+        data = await reader.read(256 * 1024)
+        if not data:
+            if decoder is not None:
+                raise asyncio.IncompleteReadError(b"", None)
+            break
+        found = decoder.feed(data) if decoder is not None else [data]
+        take(sum(map(len, found)))
+        pieces += found
+    return b"".join(pieces), decoder is not None and not decoder.rest
