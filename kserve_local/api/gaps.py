@@ -1,9 +1,8 @@
 """What is accepted here and not carried out by this version, field by field, in words. Pure.
 
-`validate` shows all of it before anything runs. While the project runs, the fields of a predictor
-are an Event when the Knative Service is written and a line of `kserve-local status` (`left_out`);
-kinds, modes and other components have conditions of their own. A line leaves this module when its
-behaviour comes.
+`validate` shows all of it before anything runs. While the project runs, the fields of a component
+are an Event when its Knative Service is written and a line of `kserve-local status` (`left_out`);
+kinds and modes have conditions of their own. A line leaves this module when its behaviour comes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 from kserve_local import __version__
 from kserve_local.api import names, scheme
 from kserve_local.api.config import InferenceServiceConfig
-from kserve_local.api.inferenceservice import framework_of, is_multi_model
+from kserve_local.api.inferenceservice import COMPONENTS, framework_of, is_multi_model
 from kserve_local.api.meta import Object, annotations_of
 
 Path_ = tuple[str | int, ...]
@@ -74,18 +73,39 @@ def _of_mode(obj: Object, config: InferenceServiceConfig) -> list[Gap]:
 
 
 def _of_service(isvc: Object) -> Iterator[Gap]:
-    for component in ("transformer", "explainer"):
-        if isvc["spec"].get(component) is not None:
-            text = f"spec.{component}; the predictor answers under its own name only"
-            yield Gap(("spec", component), text)
-    yield from _of_predictor(isvc)
+    for component in COMPONENTS:
+        yield from _of_component(isvc, component)
 
 
-def left_out(isvc: Object) -> list[str]:
-    """Return one sentence for each field of the predictor, or of a graph, that has no effect."""
-    is_graph = isvc.get("kind") == scheme.INFERENCE_GRAPH.kind
-    found = _of_replicas(isvc["spec"], ("spec",)) if is_graph else _of_predictor(isvc)
-    return [gap.text for gap in found]
+def left_out(obj: Object) -> list[str]:
+    """Return one sentence for each field of the components, or of a graph, that has no effect."""
+    if obj.get("kind") == scheme.INFERENCE_GRAPH.kind:
+        return [gap.text for gap in _of_replicas(obj["spec"], ("spec",))]
+    return [text for component in COMPONENTS for text in left_out_of(obj, component)]
+
+
+def left_out_of(isvc: Object, component: str) -> list[str]:
+    """Return one sentence for each field of one component that has no effect.
+
+    Those of a transformer or explainer say whose they are.
+    """
+    whose = "" if component == "predictor" else f"{component}: "
+    return [whose + gap.text for gap in _of_component(isvc, component)]
+
+
+def _of_component(isvc: Object, component: str) -> Iterator[Gap]:
+    spec = isvc["spec"].get(component)
+    if spec is None:
+        return
+    at: Path_ = ("spec", component)
+    yield from _of_replicas(spec, at)
+    if spec.get("logger"):
+        yield Gap((*at, "logger"), "logger: requests are not logged yet")
+    if spec.get("batcher"):
+        text = "batcher: requests are not put together by an agent yet"
+        yield Gap((*at, "batcher"), text)
+    if component == "predictor":
+        yield from _of_predictor(isvc, spec, at)
 
 
 def _of_replicas(component: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
@@ -106,15 +126,7 @@ def _of_replicas(component: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
         yield Gap((*at, given[0]), text)
 
 
-def _of_predictor(isvc: Object) -> Iterator[Gap]:
-    predictor: Mapping[str, Any] = isvc["spec"]["predictor"]
-    at: Path_ = ("spec", "predictor")
-    yield from _of_replicas(predictor, at)
-    if predictor.get("logger"):
-        yield Gap((*at, "logger"), "logger: requests are not logged yet")
-    if predictor.get("batcher"):
-        text = "batcher: requests are not put together by an agent yet"
-        yield Gap((*at, "batcher"), text)
+def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
     if predictor.get("workerSpec") is not None:
         text = "workerSpec: the head runs alone, without workers on other nodes"
         yield Gap((*at, "workerSpec"), text)

@@ -125,11 +125,6 @@ def predictor_name(isvc: str, variant: str = "") -> str:
     return f"{isvc}-{variant}-predictor" if variant else f"{isvc}-predictor"
 
 
-def transformer_name(isvc: str) -> str:
-    """Return the transformer workload's name."""
-    return f"{isvc}-transformer"
-
-
-def explainer_name(isvc: str) -> str:
-    """Return the explainer workload's name."""
-    return f"{isvc}-explainer"
+def component_name(isvc: str, component: str, variant: str = "") -> str:
+    """Return the name of a component's workload; `variant` is a predictor's only."""
+    return predictor_name(isvc, variant) if component == "predictor" else f"{isvc}-{component}"

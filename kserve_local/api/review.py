@@ -275,6 +275,7 @@ class _Reviewer:
         if not any(f.severity == "error" for f in refusal):
             yield from self.name(placed)
             yield from self.runtime(placed)
+            yield from self.explainer(placed)
             yield from self.storage(placed)
             yield from self.resources(placed)
             self.sources.extend(self.other_sources(placed))
@@ -403,7 +404,10 @@ class _Reviewer:
         mode = self.project.config.deployment_mode(annotations_of(obj).get(names.DEPLOYMENT_MODE))
         if mode != names.KNATIVE_MODE:
             return
-        name = names.predictor_name(name_of(obj), obj["spec"]["predictor"].get("name") or "")
+        variant = obj["spec"]["predictor"].get("name") or ""
+        given = [c for c in shape.COMPONENTS if obj["spec"].get(c) is not None]
+        made = [names.component_name(name_of(obj), c, variant) for c in given]
+        name = max(made, key=len)
         if len(name) > _LABEL:
             problem = name_problem(name, scheme.KNATIVE_SERVICE)
             longest = len(name_of(obj)) - len(name) + _LABEL
@@ -442,6 +446,14 @@ class _Reviewer:
                 " Docker only"
             )
             yield self.finding((*path, *field), message, "gap", "note")
+
+    def explainer(self, obj: Object) -> Iterator[Finding]:
+        """Tell that ART runs as its image only."""
+        art = obj["kind"] == "InferenceService" and (obj["spec"].get("explainer") or {}).get("art")
+        config = self.project.config
+        if art and not self.look.stands_in(art.get("image") or config.art_image):
+            text = f"kserve-local {gaps.VERSION} has no stand-in for ART explanations; they run in"
+            yield self.finding(("spec", "explainer", "art"), f"{text} Docker only", "gap", "note")
 
     def storage(self, obj: Object) -> Iterator[Finding]:
         """Judge each storageUri as KServe's controller will."""

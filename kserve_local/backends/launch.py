@@ -18,6 +18,7 @@ from kserve_local.backends.processes import MARK
 from kserve_local.backends.runfiles import NAMES
 from kserve_local.interfaces.backend import ContainerSpec, Mount, Program, ReplicaSpec
 from kserve_local.interfaces.devices import Device
+from kserve_local.interfaces.routing import SERVICE_PORT
 
 # What a container takes from the machine; everything else comes from the Pod, as in a cluster.
 # fmt: off
@@ -68,12 +69,14 @@ class Place:
         state: The project's state folder; its end is the container's end.
         base_env: The machine's environment.
         cpus: Cores of the machine.
+        service_port: Where port 80 of a Service is really listened on.
     """
 
     home: Path
     state: Path
     base_env: Mapping[str, str]
     cpus: int
+    service_port: int = SERVICE_PORT
 
 
 def rewrite_paths(text: str, mounts: Sequence[Mount]) -> str:
@@ -273,5 +276,6 @@ def launch(
             "resolve_file": str(run_file.parent / NAMES),
             "namespace": spec.namespace,
             "hostname": spec.pod,
+            "service_port": place.service_port,
         },
     }

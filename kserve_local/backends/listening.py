@@ -8,14 +8,30 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Iterable, Sequence
+
+from kserve_local.interfaces.routing import SERVICE_PORT, UNPRIVILEGED_PORT
 
 _LISTEN = "0A"  # include/net/tcp_states.h
 _ANY = frozenset({"0.0.0.0", "::"})
 _SHOWN = 5
 _ENGINES_RESOLVER = "127.0.0.11"
 """Docker's DNS in every network of its users: no process of the Pod."""
+
+
+def service_port() -> int:
+    """Return where the gateway listens for port 80 of Services: it may do what this process may."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            # Whether it may is asked before whether the port is free.
+            probe.bind(("127.0.0.1", SERVICE_PORT))
+        except PermissionError:
+            return UNPRIVILEGED_PORT
+        except OSError:
+            return SERVICE_PORT
+    return SERVICE_PORT
 
 
 def addresses(pids: Iterable[int]) -> list[tuple[str, int]]:

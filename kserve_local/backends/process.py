@@ -27,6 +27,7 @@ from kserve_local.backends.cgroups import Cgroups, delegated
 from kserve_local.backends.container import Container, Surroundings, zygote_key
 from kserve_local.backends.environments import Environments
 from kserve_local.backends.keeping import Ending, Events, Tasks, rotate_logs
+from kserve_local.backends.listening import service_port
 from kserve_local.backends.processes import MarkScanner
 from kserve_local.backends.runfiles import RunFiles
 from kserve_local.backends.zygotes import ForkRefused, ZygotePlace, Zygotes
@@ -132,6 +133,7 @@ class ProcessBackend:
                 state=settings.state,
                 base_env=environ,
                 cpus=os.cpu_count() or 1,
+                service_port=service_port(),
             ),
         )
         self.environments = Environments(settings, environ)

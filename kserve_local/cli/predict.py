@@ -124,6 +124,7 @@ def call(
     type=click.Choice(["v1", "v2", "grpc"]),
     help="Default: what the data looks like.",
 )
+@click.option("--explain", is_flag=True, help="Ask for an explanation (V1) instead.")
 @click.option("--model", help="Model name in the path (default: NAME).")
 @click.option("--revision", metavar="REV", help="Ask this revision: name, number, latest or prev.")
 @click.option("--binary", is_flag=True, help="Send and ask for V2 tensors in binary.")
@@ -139,6 +140,7 @@ def command(
     name: str,
     data: str | None,
     protocol: str | None,
+    explain: bool,
     model: str | None,
     revision: str | None,
     binary: bool,
@@ -163,9 +165,12 @@ def command(
     body = read_data(data)
     # A gateway goes on serving when its supervisor has died, so only the run file is asked for.
     running = read_run_file(settings) or need_running(settings)
-    chosen = protocol or detect_protocol(body)
+    if explain and protocol == "v2":
+        raise UsageError("V2 has no explanations; --explain goes with --protocol v1")
+    chosen = "v1" if explain else protocol or detect_protocol(body)
     target = quote(model or name, safe="")
-    tail = f"/v1/models/{target}:predict" if chosen == "v1" else f"/v2/models/{target}/infer"
+    verb = "explain" if explain else "predict"
+    tail = f"/v1/models/{target}:{verb}" if chosen == "v1" else f"/v2/models/{target}/infer"
     namespace = flags.namespace or settings.namespace
     path = f"/serving/{quote(namespace, safe='')}/{quote(name, safe='')}"
     headers = {**JSON, **({TRACE: "1"} if trace else {})}

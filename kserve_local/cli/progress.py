@@ -16,8 +16,16 @@ from datetime import datetime
 from typing import Any, Literal
 
 from kserve_local.api import scheme
-from kserve_local.api.meta import Object, condition_is, get_condition, name_of, namespace_of
-from kserve_local.api.names import GRAPH_LABEL, ISVC_LABEL, REVISION_LABEL
+from kserve_local.api.meta import (
+    Object,
+    condition_is,
+    get_condition,
+    labels_of,
+    name_of,
+    namespace_of,
+)
+from kserve_local.api.names import COMPONENT_LABEL, GRAPH_LABEL, ISVC_LABEL, REVISION_LABEL
+from kserve_local.cli.component_states import revision_of_interest, states_of
 from kserve_local.cli.output import Output
 from kserve_local.client.client import Client
 from kserve_local.client.project import OBSERVED
@@ -58,9 +66,9 @@ def view(isvc: Object) -> View:
         return _graph_view(isvc)
     status = isvc.get("status") or {}
     model = status.get("modelStatus") or {}
-    predictor = (status.get("components") or {}).get("predictor") or {}
-    revision = str(predictor.get("latestCreatedRevision", "")).rpartition("-")[2]
-    shown = f"rev {revision}" if revision else ""
+    parts = states_of(isvc)
+    predictor = parts[0] if parts else None
+    shown = f"rev {predictor.revision}" if predictor and predictor.revision else ""
     if condition_is(isvc, "Stopped"):
         return View("Stopped", "stopped")
     failure = model.get("lastFailureInfo") or {}
@@ -70,23 +78,26 @@ def view(isvc: Object) -> View:
             # A Pod that may not even be made is told by conditions alone, as on a cluster.
             reason, message = _condition_that_says(isvc)
         return View("Failed", f"{reason or 'failed'} {shown}".rstrip(), reason, message)
-    newest = predictor.get("latestCreatedRevision")
-    current = newest == predictor.get("latestReadyRevision")
-    if condition_is(isvc, "Ready") and current:
+    if condition_is(isvc, "Ready") and all(part.is_current for part in parts):
         return View("Ready", "Ready")
     ready = get_condition(isvc, "Ready") or {}
     reason, message = str(ready.get("reason", "")), str(ready.get("message", ""))
-    if ready.get("status") == "False":
-        configuration = get_condition(isvc, "PredictorConfigurationReady") or {}
-        if configuration.get("status") == "False":
-            reason = str(configuration.get("reason", reason))
-            message = str(configuration.get("message", message))
-            return View("Failed", f"{reason} {shown}".rstrip(), reason, message)
+    for part in parts:
+        # Of a service that is Ready the predictor is, whatever else is not.
+        if part.failed and (part is not predictor or ready.get("status") == "False"):
+            reason, message = part.reason or reason, part.message or message
+            whose = shown if part is predictor else f"{part.component} rev {part.revision}"
+            return View("Failed", f"{reason} {whose}".rstrip(), reason, message)
     for condition in status.get("conditions") or ():
         if condition.get("status") == "False" and condition.get("reason") == NOT_IMPLEMENTED:
             return View("Failed", NOT_IMPLEMENTED, NOT_IMPLEMENTED, str(condition.get("message")))
     state = (model.get("states") or {}).get("targetModelState") or "Pending"
     words = {"Pending": "starting", "Loading": "fetching the model"}.get(state, state.lower())
+    if predictor is not None and predictor.is_current:
+        for part in parts[1:]:
+            if part.revision and not part.is_current:
+                text = f"{part.component} rev {part.revision} · starting"
+                return View("Loading", text, reason, message)
     return View("Loading", f"predictor {shown} · {words}" if shown else words, reason, message)
 
 
@@ -295,10 +306,17 @@ class Follower:
                 self._show(name)
 
     def _serves(self, name: Name) -> bool:
-        """Whether a Pod is there; right after a start a service's status may be yesterday's."""
+        """Whether a Pod of each component is there; right after a start a service's status may be
+        yesterday's.
+        """
         spec = self.objects[name].get("spec") or {}
-        predictor = spec if is_graph(self.objects[name]) else spec.get("predictor") or {}
-        return predictor.get("minReplicas") == 0 or bool(self._ready_pods.get(name))
+        ready = self._ready_pods.get(name) or {}
+        if is_graph(self.objects[name]):
+            return spec.get("minReplicas") == 0 or bool(ready)
+        return all(
+            part.component in ready.values() or spec[part.component].get("minReplicas") == 0
+            for part in states_of(self.objects[name])
+        )
 
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[None]:
@@ -323,7 +341,7 @@ class Follower:
                     task.cancel()
 
     _tails: list[asyncio.Task[None]] = field(default_factory=list)
-    _ready_pods: dict[Name, set[str]] = field(default_factory=dict)
+    _ready_pods: dict[Name, dict[str, str]] = field(default_factory=dict)
     _tried: dict[Name, bool] = field(default_factory=dict)
     _trying: dict[Name, bool] = field(default_factory=dict)
     # Kubernetes writes whole seconds.
@@ -457,11 +475,11 @@ class Follower:
     def _saw_pod(self, pod: Object, *, there: bool) -> Name:
         name = (namespace_of(pod), service_of(pod))
         there = there and not pod["metadata"].get("deletionTimestamp")
-        ready = self._ready_pods.setdefault(name, set())
+        ready = self._ready_pods.setdefault(name, {})
         if there and condition_is(pod, "Ready"):
-            ready.add(name_of(pod))
+            ready[name_of(pod)] = labels_of(pod).get(COMPONENT_LABEL, "")
         else:
-            ready.discard(name_of(pod))
+            ready.pop(name_of(pod), None)
         if there and _has_failed(pod, self._begun):
             self._tried[name] = True
         self._trying[name] = there and not condition_is(pod, "Ready") and _runs(pod)
@@ -541,10 +559,9 @@ def service_of(pod: Object) -> str:
 async def log_tail(client: Client, isvc: Object, lines: int = 10) -> list[str]:
     """Return the last lines of the newest container, of the newest revision, that said anything."""
     name = (namespace_of(isvc), name_of(isvc))
-    predictor = ((isvc.get("status") or {}).get("components") or {}).get("predictor") or {}
-    labels = f"{ISVC_LABEL}={name[1]}"
-    if predictor.get("latestCreatedRevision"):
-        labels += f",{REVISION_LABEL}={predictor['latestCreatedRevision']}"
+    labels, revision = f"{ISVC_LABEL}={name[1]}", revision_of_interest(isvc)
+    if revision:
+        labels += f",{REVISION_LABEL}={revision}"
     own = await client.list(scheme.POD, namespace=name[0], labels=labels)
     own.sort(key=lambda p: str(p["metadata"].get("creationTimestamp", "")), reverse=True)
     for pod in own:

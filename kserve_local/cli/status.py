@@ -14,6 +14,7 @@ import click
 
 from kserve_local.cli.options import Common, common
 from kserve_local.cli.output import envelope_text, table
+from kserve_local.cli.status_components import revisions_of, with_components
 
 if TYPE_CHECKING:
     from kserve_local.settings import Settings
@@ -92,24 +93,28 @@ def _look(
         return "no services", bad
     port = running.gateway_url.rpartition(":")[2]
     many = len({s["namespace"] for s in services}) > 1
-    rows, header = [_row(s, port, many) for s in services], [*HEADER]
+    lines = with_components(services, wide=form == "wide")
+    rows, header = [_row(s, port, many) for s in lines], [*HEADER]
     if form == "wide" or any(map(_restarted_lately, services)):
         for cells, word in zip(
-            [header, *rows], ["RESTARTS", *(_restarts(s, aged=aged) for s in services)], strict=True
+            [header, *rows], ["RESTARTS", *(_restarts(s, aged=aged) for s in lines)], strict=True
         ):
             cells.insert(3, word)
     if form == "wide":
         at = header.index("MEM")
-        for cells, word in zip([header, *rows], ["GPUS", *map(_gpus, services)], strict=True):
+        for cells, word in zip([header, *rows], ["GPUS", *map(_gpus, lines)], strict=True):
             cells.insert(at, word)
     text = [table(rows, header)]
     notes: dict[str, list[str]] = {}
     for service in services:
         message = str(service["message"])
-        lines = message.splitlines()
-        if lines and (len(lines) > 1 or brief(str(service["reason"]), message).endswith("...")):
-            text.append(f"\n{service['name']}: {service['reason']}")
-            text += [f"  {line}" for line in lines]
+        told_lines = message.splitlines()
+        if told_lines and (
+            len(told_lines) > 1 or brief(str(service["reason"]), message).endswith("...")
+        ):
+            whose = "/".join(filter(None, (service["name"], service.get("component"))))
+            text.append(f"\n{whose}: {service['reason']}")
+            text += [f"  {line}" for line in told_lines]
         for note in service.get("standIns", ()):
             notes.setdefault(note, []).append(service["name"])
         for note in service.get("notes", ()):
@@ -220,21 +225,21 @@ def brief(reason: str, message: str) -> str:
 
 
 def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
-    revisions = [r for r in service["revisions"] if r["percent"] or r["replicas"]]
-    ready = sum(r["replicas"] for r in revisions)
+    ready = sum(r["replicas"] for r in service["revisions"] if r["percent"] or r["replicas"])
     pods = sum(len(r["pods"]) for r in service["revisions"])
-    shown = " · ".join(f"{r['name'].rpartition('-')[2]} {r['percent']}%" for r in revisions)
     words = {"Ready": "True", "Failed": "False", "Loading": "Unknown"}
     url = f"{service['name']}.{service['namespace']}.localhost:{port}" if service["url"] else "-"
     name = f"{service['namespace']}/{service['name']}" if many else service["name"]
+    # Beside a serving revision that is the newer spec's failure.
+    error = brief(str(service["reason"]), str(service["message"]))
+    whose = service.get("component")
     return [
-        name,
+        service.get("label", name),
         words.get(service["state"], service["state"]),
         f"{ready}/{pods}",
         url,
-        shown or "-",
+        revisions_of(service),
         f"{service['memory'] // 2**20}M" if service["memory"] else "-",
         f"{service['p95'] * 1000:.0f}ms" if service["p95"] else "-",
-        # Beside a serving revision that is the newer spec's failure.
-        brief(str(service["reason"]), str(service["message"])),
+        f"{whose}: {error}" if whose and not service.get("apart") else error,
     ]

@@ -242,13 +242,20 @@ async def _revisions(
             if name not in left or event.type not in ("ADDED", "MODIFIED"):
                 continue
             status = event.object.get("status") or {}
-            predictor = (status.get("components") or {}).get("predictor") or {}
-            served = [t.get("revisionName") for t in predictor.get("traffic") or ()]
-            ready = [predictor.get("latestReadyRevision"), *served]
+            components = status.get("components") or {}
+            # A number is the predictor's; every component counts its own.
+            told = [
+                c
+                for name_of_it, c in components.items()
+                if name_of_it == "predictor" or not revision.isdecimal()
+            ]
+            served = [t.get("revisionName") for c in told for t in c.get("traffic") or ()]
+            ready = [*(c.get("latestReadyRevision") for c in told), *served]
+            created = [c.get("latestCreatedRevision") for c in told]
             views[name] = view(event.object)
             if any(map(is_meant, ready)):
                 left.discard(name)
-            elif views[name].state == "Failed" and is_meant(predictor.get("latestCreatedRevision")):
+            elif views[name].state == "Failed" and any(map(is_meant, created)):
                 left.intersection_update({name})
                 yield True
             yield False

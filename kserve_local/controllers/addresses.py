@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import ipaddress
 import os
-import socket
 import struct
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -264,19 +263,6 @@ class AddressPool:
             os.close(self._lock_fd)
             self._lock_fd = None
             self._lease = None
-
-
-def can_bind_low_ports(address: str) -> bool:
-    """Whether this process may listen on port 80 of the address (root, or a lowered
-    `net.ipv4.ip_unprivileged_port_start`).
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, 80))
-        except OSError:
-            return False
-    return True
 
 
 def service_names(services: Sequence[Object], *, namespace: str) -> tuple[tuple[str, str], ...]:

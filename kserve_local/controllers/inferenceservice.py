@@ -1,7 +1,7 @@
-"""InferenceService -> Knative Service, and the status that a KServe user reads.
+"""InferenceService -> a Knative Service for each component, and the status that users read.
 
 Reads InferenceServices, runtimes, storage containers, the ConfigMap `inferenceservice-config`, the
-Knative Service below and the newest Revision's Pods; writes the Knative Service, the Service
+Knative Services below and the predictor's newest Pods; writes the Knative Services, the Service
 `<isvc>`, the finalizer, Events, and the InferenceService's status. Order of steps, what is written
 when a step fails, conditions and Events are KServe v0.20's controller's
 (pkg/controller/v1beta1/inferenceservice; control-plane.md sections 3.3, 5, 6.1, 11).
@@ -13,7 +13,7 @@ the status at once instead of at the next retry.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +46,9 @@ from kserve_local.api.scheme import (
     TRAINED_MODEL,
     key_of,
 )
-from kserve_local.controllers import isvc_knative, isvc_status, podspec
+from kserve_local.controllers import component_pods, isvc_knative, isvc_status, podspec
 from kserve_local.controllers.garbage import ISVC_FINALIZER, TRAINED_MODEL_PARENT
+from kserve_local.controllers.isvc_knative import COMPONENTS, Component, components_of
 from kserve_local.controllers.isvc_status import StatusDraft
 from kserve_local.controllers.knative_service import with_status
 from kserve_local.controllers.observed import Observations
@@ -84,12 +85,14 @@ _NOT_YET = {
 
 
 class ReconcileFailed(Forbidden):
-    """The Knative Service was refused; PredictorReady says so with the reason of this name."""
+    """A Knative Service was refused; the component's condition says so with the reason of this
+    name.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What was last computed for a service, and from what."""
+    """What was last computed for a component of a service, and from what."""
 
     inputs: tuple[object, ...]
     runtime_kind: str
@@ -98,7 +101,7 @@ class _Made:
 
 
 class InferenceServiceController:
-    """Writes the next link: the Knative Service of an InferenceService, and its status."""
+    """Writes the next link: the Knative Services of an InferenceService, and its status."""
 
     name = "inferenceservice"
 
@@ -108,7 +111,7 @@ class InferenceServiceController:
         self._store = store
         self._events = events
         self._observed = observed or Observations()
-        self._made: dict[Key, _Made] = {}
+        self._made: dict[tuple[Key, Component], _Made] = {}
         self.watches = (
             Watch(INFERENCE_SERVICE.id, itself),
             Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
@@ -134,10 +137,11 @@ class InferenceServiceController:
                 yield key_of(isvc)
 
     async def reconcile(self, key: Key) -> Result:
-        """Bring the Knative Service to what the spec asks for and say how the service stands."""
+        """Bring the Knative Services to what the spec asks for and say how the service stands."""
         isvc = self._store.find(key)
         if isvc is None:
-            self._made.pop(key, None)
+            for component in COMPONENTS:
+                self._made.pop((key, component), None)
             self._observed.forget(key)
             return DONE
         if isvc["metadata"].get("deletionTimestamp"):
@@ -166,47 +170,52 @@ class InferenceServiceController:
         draft.running()
         if mode != names.KNATIVE_MODE:
             return await self._refuse(isvc, draft, _NOT_YET[mode])
-        try:
-            ksvc = await self._apply(isvc, draft, config)
-        except Conflict:
-            raise
-        except KServeLocalError as error:
-            return await self._failed(isvc, draft, error)
-        draft.component("predictor", ksvc)
-        pods = self._pods(isvc, draft)
-        if not draft.model(pods, ksvc):
-            self._observed.carried_out(isvc, settled=False)
-            return Result(requeue_after=1.0)
-        await self._other_components(isvc, draft)
+        below: list[Object] = []
+        for component in components_of(isvc):
+            try:
+                ksvc = await self._apply(isvc, component, draft, config)
+            except Conflict:
+                raise
+            except KServeLocalError as error:
+                return await self._failed(isvc, component, draft, error)
+            draft.component(component, ksvc)
+            below.append(ksvc)
+            if component == "predictor" and not draft.model(self._pods(isvc, draft), ksvc):
+                self._observed.carried_out(isvc, settled=False)
+                return Result(requeue_after=1.0)
+        await self._remove_others(isvc, draft, keep={name_of(ksvc) for ksvc in below})
         draft.cross_components()
         await self._ingress(isvc, draft, config)
         await self._write(isvc, draft)
-        seen = (ksvc.get("status") or {}).get("observedGeneration")
-        self._observed.carried_out(isvc, settled=seen == ksvc["metadata"].get("generation"))
+        self._observed.carried_out(isvc, settled=all(map(_is_observed, below)))
         return DONE
 
     # -- steps ------------------------------------------------------------------------------------
 
     async def _apply(
-        self, isvc: Object, draft: StatusDraft, config: InferenceServiceConfig
+        self,
+        isvc: Object,
+        component: Component,
+        draft: StatusDraft,
+        config: InferenceServiceConfig,
     ) -> Object:
-        """Create or update the predictor's Knative Service; return it as stored.
+        """Create or update a component's Knative Service; return it as stored.
 
         Raises:
             SelectionError: No runtime fits; belongs into modelStatus.
             Invalid: The storage cannot be used.
+            ReconcileFailed: The API server or Knative's webhook refuses it.
         """
-        wanted = self._wanted(isvc, draft, config)
-        await self._remove_other_variants(isvc, name_of(wanted))
+        wanted = self._wanted(isvc, component, draft, config)
         existing = self._store.find(key_of(wanted))
         if existing is None:
-            with _refusals_told():
+            with _refusals_told(component):
                 self._review(wanted, None, config)
                 created = await self._store.create(wanted)
             await self._event(
                 isvc, "Normal", "Created", f'Created Knative Service "{name_of(created)}"'
             )
-            await self._say_left_out(isvc)
+            await self._say_left_out(isvc, component)
             return created
         owner = str((controller_of(existing) or {}).get("uid") or "")
         if owner != uid_of(isvc):
@@ -220,14 +229,14 @@ class InferenceServiceController:
         updated = _merged(existing, wanted)
         if updated is existing:
             return existing
-        with _refusals_told():
+        with _refusals_told(component):
             self._review(updated, existing, config)
             stored = await self._store.update(updated)
-        await self._say_left_out(isvc)
+        await self._say_left_out(isvc, component)
         return stored
 
-    async def _say_left_out(self, isvc: Object) -> None:
-        for sentence in gaps.left_out(isvc):
+    async def _say_left_out(self, isvc: Object, component: Component) -> None:
+        for sentence in gaps.left_out_of(isvc, component):
             await self._event(isvc, "Warning", isvc_status.NOT_AVAILABLE, sentence)
 
     def _review(self, ksvc: Object, old: Object | None, config: InferenceServiceConfig) -> None:
@@ -237,15 +246,25 @@ class InferenceServiceController:
     def _lookup(self, resource: str, namespace: str | None) -> Sequence[Object]:
         return self._store.list(resource, namespace=namespace)
 
-    def _wanted(self, isvc: Object, draft: StatusDraft, config: InferenceServiceConfig) -> Object:
+    def _wanted(
+        self,
+        isvc: Object,
+        component: Component,
+        draft: StatusDraft,
+        config: InferenceServiceConfig,
+    ) -> Object:
         """Return the Knative Service that the spec asks for, computed anew when an input changed.
 
         Most reconciles are woken from below and find the spec as it was.
         """
-        runtimes = self._store.list(SERVING_RUNTIME.id, namespace=namespace_of(isvc))
-        cluster_runtimes = self._store.list(CLUSTER_SERVING_RUNTIME.id)
         containers = self._store.list(CLUSTER_STORAGE_CONTAINER.id)
-        rolled_out = draft.rolled_out("predictor")
+        rolled_out = draft.rolled_out(component)
+        is_predictor = component == "predictor"
+        runtimes: Sequence[Object] = ()
+        cluster_runtimes: Sequence[Object] = ()
+        if is_predictor:
+            runtimes = self._store.list(SERVING_RUNTIME.id, namespace=namespace_of(isvc))
+            cluster_runtimes = self._store.list(CLUSTER_SERVING_RUNTIME.id)
         # Objects are never changed in place, so comparing them is comparing references first.
         inputs = (
             uid_of(isvc),
@@ -258,54 +277,59 @@ class InferenceServiceController:
             cluster_runtimes,
             containers,
         )
-        key = key_of(isvc)
+        key = (key_of(isvc), component)
         made = self._made.get(key)
         if made is None or made.inputs != inputs:
-            selection: Selection | None = None
-            if framework_of(isvc["spec"]["predictor"]) is not None:
-                selection = select(isvc, runtimes=runtimes, cluster_runtimes=cluster_runtimes)
-            kind, name = (selection.kind, selection.name) if selection else ("", "")
-            draft.runtime(kind, name)
-            parts = podspec.predictor_pod(
-                isvc, selection, config=config, storage_containers=containers
-            )
-            wanted = isvc_knative.knative_service(isvc, parts, rolled_out=rolled_out)
+            kind, name = "", ""
+            if is_predictor:
+                selection: Selection | None = None
+                if framework_of(isvc["spec"]["predictor"]) is not None:
+                    selection = select(isvc, runtimes=runtimes, cluster_runtimes=cluster_runtimes)
+                    kind, name = selection.kind, selection.name
+                draft.runtime(kind, name)
+                parts = podspec.predictor_pod(
+                    isvc, selection, config=config, storage_containers=containers
+                )
+            else:
+                pod = (
+                    component_pods.transformer_pod
+                    if component == "transformer"
+                    else component_pods.explainer_pod
+                )
+                parts = pod(isvc, config=config, storage_containers=containers)
+            wanted = isvc_knative.knative_service(isvc, component, parts, rolled_out=rolled_out)
             made = self._made[key] = _Made(inputs, kind, name, wanted)
-        draft.runtime(made.runtime_kind, made.runtime_name)
+        if is_predictor:
+            draft.runtime(made.runtime_kind, made.runtime_name)
         return made.wanted
 
-    async def _remove_other_variants(self, isvc: Object, keep: str) -> None:
-        """Delete the Knative Service of an earlier `predictor.name`."""
+    async def _remove_others(
+        self, isvc: Object, draft: StatusDraft, *, keep: Collection[str]
+    ) -> None:
+        """Delete the Knative Services of what the spec no longer has: a transformer, an explainer,
+        an earlier `predictor.name`.
+
+        A cluster lets them run on, unreachable by the service's own name.
+        """
+        for component in COMPONENTS:
+            if component not in components_of(isvc):
+                draft.absent(component)
         for ksvc in self._store.owned_by(uid_of(isvc), KNATIVE_SERVICE.id):
-            component = labels_of(ksvc).get(names.COMPONENT_LABEL)
-            if component == "predictor" and name_of(ksvc) != keep:
+            component_label = labels_of(ksvc).get(names.COMPONENT_LABEL)
+            if component_label in COMPONENTS and name_of(ksvc) not in keep:
                 await self._delete(ksvc)
 
     def _pods(self, isvc: Object, draft: StatusDraft) -> list[Object]:
         revision = draft.created_revision("predictor")
         return pods_of(self._store, namespace_of(isvc), revision) if revision else []
 
-    async def _other_components(self, isvc: Object, draft: StatusDraft) -> None:
-        parts: tuple[isvc_status.Component, ...] = ("transformer", "explainer")
-        for component in parts:
-            if not isvc["spec"].get(component):
-                draft.absent(component)
-            else:
-                message = (
-                    f"spec.{component} is accepted but not run by this version of kserve-local; "
-                    f"the predictor answers under its own name, "
-                    f"{isvc_knative.predictor_service_name(isvc)}"
-                )
-                draft.not_available(component, message)
-                if not _says(isvc, isvc_status.READY_OF[component], message):
-                    await self._event(isvc, "Warning", isvc_status.NOT_AVAILABLE, message)
-
     async def _ingress(
         self, isvc: Object, draft: StatusDraft, config: InferenceServiceConfig
     ) -> None:
         ingress = config.ingress
         address = isvc_status.cluster_address(isvc)
-        url = isvc_status.knative_url(draft.component_url, scheme=ingress.url_scheme)
+        entry = isvc_knative.entry_of(isvc)
+        url = isvc_status.knative_url(draft.component_url, entry, scheme=ingress.url_scheme)
         if ingress.disable_istio_virtual_host:
             url, address = draft.component_url, draft.component_address
         else:
@@ -347,12 +371,17 @@ class InferenceServiceController:
             await self._event(isvc, "Warning", isvc_status.NOT_AVAILABLE, message)
         return DONE
 
-    async def _failed(self, isvc: Object, draft: StatusDraft, error: KServeLocalError) -> Result:
-        """The predictor step failed: an Event, for a bad spec the model status, and a retry."""
+    async def _failed(
+        self, isvc: Object, component: Component, draft: StatusDraft, error: KServeLocalError
+    ) -> Result:
+        """A component's step failed: an Event, for a bad spec the model status, and a retry.
+
+        The components after it wait for that, as upstream.
+        """
         if isinstance(error, SelectionError):
             draft.invalid_spec(Failure(error.reason, self._with_step(isvc, error)))
         elif isinstance(error, ReconcileFailed):
-            draft.reconcile_failed("predictor", str(error))
+            draft.reconcile_failed(component, str(error))
         await self._write(isvc, draft)
         return await self._internal_error(isvc, error)
 
@@ -427,14 +456,19 @@ class InferenceServiceController:
 
 
 @contextmanager
-def _refusals_told() -> Iterator[None]:
+def _refusals_told(component: Component) -> Iterator[None]:
     """Turn what the API server or a webhook says about a Knative Service into KServe's words."""
     try:
         yield
     except (Forbidden, Invalid) as error:
         raise ReconcileFailed(
-            f"fails to reconcile predictor: fails to reconcile knative service: {error}"
+            f"fails to reconcile {component}: fails to reconcile knative service: {error}"
         ) from error
+
+
+def _is_observed(ksvc: Object) -> bool:
+    seen = (ksvc.get("status") or {}).get("observedGeneration")
+    return bool(seen == ksvc["metadata"].get("generation"))
 
 
 def _merged(existing: Object, wanted: Object) -> Object:

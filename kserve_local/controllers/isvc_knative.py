@@ -1,4 +1,4 @@
-"""InferenceService -> the Knative Service of its predictor. Pure.
+"""InferenceService -> the Knative Service of each component. Pure.
 
 Copies KServe v0.20's ksvc reconciler (pkg/controller/v1beta1/inferenceservice/reconcilers/knative):
 autoscaling annotations out of the component's fields (traffic.md 1.10), the traffic block of a
@@ -8,7 +8,7 @@ canary (control-plane.md 6.1), and what goes to the service instead of the revis
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from kserve_local.api import names
 from kserve_local.api.meta import (
@@ -22,31 +22,50 @@ from kserve_local.api.scheme import KNATIVE_SERVICE, SERVICE
 from kserve_local.controllers import knative_names
 from kserve_local.controllers.podspec import PodParts
 
+Component = Literal["predictor", "transformer", "explainer"]
+COMPONENTS: tuple[Component, ...] = ("predictor", "transformer", "explainer")
+"""In the order in which KServe's controller takes them."""
 
-def predictor_service_name(isvc: Object) -> str:
-    """Return `<isvc>-predictor`, or `<isvc>-<predictor.name>-predictor`."""
-    return names.predictor_name(name_of(isvc), isvc["spec"]["predictor"].get("name") or "")
+
+def components_of(isvc: Object) -> tuple[Component, ...]:
+    """Return the components that the spec has, the predictor first."""
+    return tuple(c for c in COMPONENTS if isvc["spec"].get(c) is not None)
 
 
-def knative_service(isvc: Object, parts: PodParts, *, rolled_out: str) -> Object:
-    """Return the predictor's Knative Service.
+def entry_of(isvc: Object) -> Component:
+    """Return the component that requests to the service as a whole reach first."""
+    return "transformer" if isvc["spec"].get("transformer") is not None else "predictor"
+
+
+def service_name(isvc: Object, component: Component) -> str:
+    """Return a component's Knative Service: `<isvc>-<component>`, or
+    `<isvc>-<predictor.name>-predictor`.
+    """
+    variant = isvc["spec"]["predictor"].get("name") or ""
+    return names.component_name(name_of(isvc), component, variant)
+
+
+def knative_service(
+    isvc: Object, component: Component, parts: PodParts, *, rolled_out: str
+) -> Object:
+    """Return a component's Knative Service.
 
     Args:
-        parts: The Pod that the runtime and the spec make.
+        parts: The component's Pod.
         rolled_out: `latestRolledoutRevision` of the status, empty before the first rollout.
     """
-    predictor: Mapping[str, Any] = isvc["spec"]["predictor"]
-    annotations = template_annotations(predictor, parts.annotations)
+    spec: Mapping[str, Any] = isvc["spec"][component]
+    annotations = template_annotations(spec, parts.annotations)
     own = {k: v for k, v in annotations.items() if k == names.ROLLOUT_DURATION}
     template = {
         "metadata": {
             "labels": dict(parts.labels),
             "annotations": {k: v for k, v in annotations.items() if k not in own},
         },
-        "spec": {**parts.spec, **_limits(predictor)},
+        "spec": {**parts.spec, **_limits(spec)},
     }
     metadata: dict[str, Any] = {
-        "name": predictor_service_name(isvc),
+        "name": service_name(isvc, component),
         "namespace": namespace_of(isvc),
         "labels": dict(parts.object_labels),
         "ownerReferences": [owner_reference(isvc)],
@@ -60,7 +79,7 @@ def knative_service(isvc: Object, parts: PodParts, *, rolled_out: str) -> Object
         "spec": {
             "template": template,
             "traffic": traffic(
-                predictor.get("canaryTrafficPercent"),
+                spec.get("canaryTrafficPercent"),
                 rolled_out=rolled_out,
                 tag_latest=annotations.get(names.ENABLE_TAG_ROUTING) == "true",
             ),

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from kserve_local.api.meta import Object, name_of, namespace_of
 from kserve_local.api.names import PREDICTOR_CONTAINER
 from kserve_local.controllers import pod_state
-from kserve_local.controllers.conditions import FALSE, TRUE, ConditionSet
+from kserve_local.controllers.conditions import FALSE, TRUE, UNKNOWN, ConditionSet
+from kserve_local.controllers.isvc_knative import COMPONENTS, Component, components_of, entry_of
 from kserve_local.controllers.pod_state import Failure
 
 READY = "Ready"
@@ -27,7 +28,6 @@ STOPPED = "Stopped"
 ROUTES_READY = "RoutesReady"
 LATEST_DEPLOYMENT_READY = "LatestDeploymentReady"
 
-Component = Literal["predictor", "transformer", "explainer"]
 READY_OF: Mapping[str, str] = {
     "predictor": PREDICTOR_READY,
     "transformer": "TransformerReady",
@@ -44,6 +44,8 @@ CONFIGURATION_READY_OF: Mapping[str, str] = {
     "explainer": "ExplainerConfigurationReady",
 }
 
+RECONCILE_FAILED = "ReconcileFailed"
+"""Reason of a component whose Knative Service could not be written."""
 NOT_AVAILABLE = "NotImplemented"
 """Reason (ours) for a part of the spec that kserve-local does not carry out yet."""
 
@@ -76,8 +78,8 @@ class StatusDraft:
         return str(address.get("url") or "")
 
     @property
-    def _entry(self) -> str:
-        return "transformer" if self._isvc["spec"].get("transformer") else "predictor"
+    def _entry(self) -> Component:
+        return entry_of(self._isvc)
 
     def rolled_out(self, component: Component) -> str:
         """Return `latestRolledoutRevision` of a component, empty if none."""
@@ -138,7 +140,7 @@ class StatusDraft:
             self._status["observedGeneration"] = source["observedGeneration"]
 
     def not_available(self, component: Component, message: str) -> None:
-        """Say that a component is accepted but not run yet."""
+        """Say that a component is accepted but not run here."""
         self.conditions.mark_false(READY_OF[component], NOT_AVAILABLE, message)
 
     def absent(self, component: Component) -> None:
@@ -199,7 +201,7 @@ class StatusDraft:
     def reconcile_failed(self, component: Component, message: str) -> None:
         """The component's Knative Service could not be written."""
         self._components.setdefault(component, {})
-        self.conditions.mark_false(READY_OF[component], "ReconcileFailed", message)
+        self.conditions.mark_false(READY_OF[component], RECONCILE_FAILED, message)
 
     def running(self) -> None:
         """The service is not stopped."""
@@ -208,7 +210,7 @@ class StatusDraft:
 
     def cross_components(self) -> None:
         """Fold the components' route and configuration conditions (5.2)."""
-        present = [c for c in READY_OF if c in self._components]
+        present = components_of(self._isvc)
         self._fold(ROUTES_READY, [ROUTE_READY_OF[c] for c in present])
         self._fold(LATEST_DEPLOYMENT_READY, [CONFIGURATION_READY_OF[c] for c in present])
 
@@ -220,8 +222,8 @@ class StatusDraft:
             address: `status.address.url`.
         """
         spec = self._isvc["spec"]
-        for component in ("predictor", "explainer", "transformer"):
-            if component != "predictor" and not spec.get(component):
+        for component in COMPONENTS:
+            if spec.get(component) is None:
                 continue
             status = self.conditions.status(READY_OF[component])
             if status == TRUE:
@@ -247,7 +249,7 @@ class StatusDraft:
         for component in READY_OF:
             for type_ in (ROUTE_READY_OF[component], CONFIGURATION_READY_OF[component]):
                 self.conditions.clear(type_)
-            if component == "predictor" or spec.get(component):
+            if spec.get(component) is not None:
                 self.conditions.mark_false(READY_OF[component], "Stopped")
         self.conditions.clear(ROUTES_READY)
         self.conditions.clear(LATEST_DEPLOYMENT_READY)
@@ -293,31 +295,30 @@ class StatusDraft:
         self._model["lastFailureInfo"] = failure.info()
 
     def _fold(self, type_: str, parts: Sequence[str]) -> None:
+        status, reason = TRUE, ""
         for part in parts:
-            status = self.conditions.status(part)
-            if status == FALSE:
-                self.conditions.mark_false(type_, f"{part} not ready")
-                return
-            if status != TRUE:
-                self.conditions.mark_unknown(type_, f"{part} not ready")
-                return
-        if parts:
-            self.conditions.mark_true(type_)
+            found = self.conditions.status(part)
+            if found != TRUE:
+                # The last one is named, as upstream's loop does not stop at the first.
+                status, reason = found or UNKNOWN, f"{part} not ready"
+        match status:
+            case "True":
+                self.conditions.mark_true(type_)
+            case "False":
+                self.conditions.mark_false(type_, reason)
+            case _:
+                self.conditions.mark_unknown(type_, reason)
 
 
-def knative_url(component_url: str, *, scheme: str) -> str:
-    """Return the service's URL: the entry component's without `-predictor`/`-transformer` (4.2).
+def knative_url(component_url: str, component: Component, *, scheme: str) -> str:
+    """Return the service's URL: that of its entry component without `-<component>` (4.2).
 
     A host that contains `-default` loses `-<component>-default` instead, as KServe's leftover rule
     has it.
     """
     host = urlsplit(component_url).netloc
-    for component in ("predictor", "transformer"):
-        suffix = f"-{component}-default" if "-default" in host else f"-{component}"
-        if suffix in host:
-            host = host.replace(suffix, "", 1)
-            break
-    return f"{scheme}://{host}"
+    suffix = f"-{component}-default" if "-default" in host else f"-{component}"
+    return f"{scheme}://{host.replace(suffix, '', 1)}"
 
 
 def cluster_address(isvc: Object) -> str:

@@ -17,8 +17,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from kserve_local.api import names
 from kserve_local.api.meta import (
@@ -49,6 +49,7 @@ from kserve_local.controllers import (
     knative_names,
     pod_state,
 )
+from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT, newest, number_of
 from kserve_local.controllers.revision import pods_of, scale
 from kserve_local.interfaces.routing import Endpoint, Route, RouteSink, RouteTable, Target
@@ -70,53 +71,65 @@ class Backing:
     pods: Sequence[Object]
 
 
-def compile_routes(
-    isvc: Object, ksvc: Object | None, backings: Mapping[str, Backing], *, domain: str
-) -> tuple[Route, ...]:
-    """Return the routes of one InferenceService: its entry, its predictor, its tags.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What one component has to serve with.
 
     Args:
-        ksvc: The predictor's Knative Service; None: nothing could be made of the spec.
+        ksvc: Its Knative Service; None: nothing could be made of the spec.
         backings: Revisions of `ksvc` by name.
+    """
+
+    ksvc: Object | None = None
+    backings: Mapping[str, Backing] = field(default_factory=dict)
+
+
+def compile_routes(
+    isvc: Object, served: Mapping[Component, Served], *, domain: str
+) -> tuple[Route, ...]:
+    """Return the routes of one InferenceService: its entry, its components, their tags.
+
+    Args:
         domain: Knative's domain.
     """
     if isvc_knative.is_stopped(isvc) or isvc["metadata"].get("deletionTimestamp"):
         return ()
     name, namespace = name_of(isvc), namespace_of(isvc)
-    predictor = isvc_knative.predictor_service_name(isvc)
     local_only = labels_of(isvc).get(names.KNATIVE_VISIBILITY) == "cluster-local"
     public = "" if local_only else domain
-    targets = _targets(isvc, ksvc, backings)
+    below = {c: served.get(c, Served()) for c in isvc_knative.components_of(isvc)}
+    targets = {c: _targets(isvc, c, s) for c, s in below.items()}
+    entry = isvc_knative.entry_of(isvc)
     routes = [
         Route(
             namespace=namespace,
             service=name,
-            component="predictor",
+            component=entry,
             hosts=entry_hosts(isvc, public),
-            targets=_entry_targets(isvc, targets),
+            targets=targets[entry],
             path=f"/serving/{namespace}/{name}",
-            models=model_names(isvc, backings),
-        ),
-        Route(
-            namespace=namespace,
-            service=name,
-            component="predictor",
-            hosts=hosts_of(predictor, namespace, public),
-            targets=targets,
-        ),
+            models=model_names(isvc, below[entry].backings),
+            explain=targets.get("explainer", ()),
+        )
     ]
-    for entry in _traffic(ksvc):
-        tag, backing = entry.get("tag"), backings.get(entry.get("revisionName", ""))
-        if tag and backing is not None:
-            routes.append(
-                Route(
-                    namespace=namespace,
-                    service=name,
-                    component="predictor",
-                    hosts=hosts_of(f"{tag}-{predictor}", namespace, public),
-                    targets=(_target(backing, 100),),
-                )
+    for component, has in below.items():
+        ksvc_name = isvc_knative.service_name(isvc, component)
+        hosts = [(ksvc_name, targets[component])]
+        for split in _traffic(has.ksvc):
+            tag, backing = split.get("tag"), has.backings.get(split.get("revisionName", ""))
+            if tag and backing is not None:
+                hosts.append((f"{tag}-{ksvc_name}", (_target(backing, 100),)))
+        routes += [
+            Route(
+                namespace=namespace,
+                service=name,
+                component=component,
+                hosts=hosts_of(host, namespace, public),
+                targets=to,
+                names_service=False,
             )
+            for host, to in hosts
+        ]
     return tuple(routes)
 
 
@@ -138,7 +151,7 @@ def compile_graph(
         return ()
     name, namespace = name_of(graph), namespace_of(graph)
     local_only = labels_of(graph).get(names.KNATIVE_VISIBILITY) == "cluster-local"
-    targets = _revision_targets(ksvc, backings)
+    targets = _revision_targets(Served(ksvc, backings))
     if not targets:
         ready = get_condition(graph, "Ready") or {}
         reason = _reason_text(ready) if ready.get("status") == "False" else ""
@@ -174,9 +187,10 @@ def entry_hosts(isvc: Object, domain: str) -> tuple[str, ...]:
     """
     name, namespace = name_of(isvc), namespace_of(isvc)
     hosts = hosts_of(name, namespace, domain)
-    predictor = isvc_knative.predictor_service_name(isvc)
-    shown = isvc_status.knative_url(f"http://{predictor}", scheme="http").removeprefix("http://")
-    if not domain or shown in (name, predictor):
+    entry = isvc_knative.entry_of(isvc)
+    ksvc = isvc_knative.service_name(isvc, entry)
+    shown = isvc_status.knative_url(f"http://{ksvc}", entry, scheme="http").removeprefix("http://")
+    if not domain or shown in (name, ksvc):
         return hosts
     return (*hosts, *(h.lower() for h in hosts_of(shown, namespace, domain)[:2]))
 
@@ -207,17 +221,16 @@ def _traffic(ksvc: Object | None) -> Sequence[Mapping[str, Any]]:
     return ((ksvc or {}).get("status") or {}).get("traffic") or ()
 
 
-def _targets(
-    isvc: Object, ksvc: Object | None, backings: Mapping[str, Backing]
-) -> tuple[Target, ...]:
+def _targets(isvc: Object, component: Component, served: Served) -> tuple[Target, ...]:
     """Return where requests go. Before the first Revision is ready they wait for the newest."""
-    return _revision_targets(ksvc, backings) or (_without_revision(isvc),)
+    return _revision_targets(served) or (_without_revision(isvc, component),)
 
 
-def _revision_targets(ksvc: Object | None, backings: Mapping[str, Backing]) -> tuple[Target, ...]:
+def _revision_targets(served: Served) -> tuple[Target, ...]:
     """Return the Revisions that take requests; empty: there is none yet."""
+    backings = served.backings
     weights: dict[str, int] = {}
-    for entry in _traffic(ksvc):
+    for entry in _traffic(served.ksvc):
         revision = entry.get("revisionName", "")
         if revision in backings:
             weights[revision] = weights.get(revision, 0) + int(entry.get("percent") or 0)
@@ -231,30 +244,23 @@ def _revision_targets(ksvc: Object | None, backings: Mapping[str, Backing]) -> t
     return tuple(_target(backings[name], percent) for name, percent in weights.items())
 
 
-def _entry_targets(isvc: Object, predictor: tuple[Target, ...]) -> tuple[Target, ...]:
-    """Return where requests to the service as a whole go: the predictor, unless a transformer
-    stands before it. That one is not run, and an answer without it would be a wrong one.
+def _without_revision(isvc: Object, component: Component) -> Target:
+    """Return the target of a component that has no Revision: on its way, or why there is none.
+
+    A transformer or explainer is not made before something could be made of the predictor.
     """
-    if not isvc["spec"].get("transformer"):
-        return predictor
-    unavailable = get_condition(isvc, isvc_status.READY_OF["transformer"]) or {}
-    reason = _reason_text(unavailable) if unavailable.get("status") == "False" else ""
-    target = f"{namespace_of(isvc)}/{name_of(isvc)}-transformer"
-    state: Literal["failed", "starting"] = "failed" if reason else "starting"
-    return (Target(id=target, percent=100, state=state, reason=reason),)
-
-
-def _without_revision(isvc: Object) -> Target:
-    """Return the target of a service that has no Revision: on its way, or why there is none."""
     model = (isvc.get("status") or {}).get("modelStatus") or {}
-    unavailable = get_condition(isvc, "PredictorReady") or {}
+    own = get_condition(isvc, isvc_status.READY_OF[component]) or {}
+    predictor = get_condition(isvc, isvc_status.PREDICTOR_READY) or {}
     reason = ""
     if model.get("transitionStatus") == "InvalidSpec":
         reason = _reason_text(model.get("lastFailureInfo") or {})
-    elif unavailable.get("status") == "False":
-        reason = _reason_text(unavailable)
+    elif own.get("status") == "False":
+        reason = _reason_text(own)
+    elif predictor.get("reason") == isvc_status.RECONCILE_FAILED:
+        reason = _reason_text(predictor)
     return Target(
-        id=f"{namespace_of(isvc)}/{isvc_knative.predictor_service_name(isvc)}",
+        id=f"{namespace_of(isvc)}/{isvc_knative.service_name(isvc, component)}",
         percent=100,
         state="failed" if reason else "starting",
         reason=reason,
@@ -437,18 +443,21 @@ class RoutesController:
         return DONE
 
     def _routes_of(self, key: Key, obj: Object) -> tuple[Route, ...]:
-        is_graph = key.resource == INFERENCE_GRAPH.id
-        name = key.name if is_graph else isvc_knative.predictor_service_name(obj)
-        ksvc = self._store.find(Key(KNATIVE_SERVICE.id, key.namespace, name))
-        backings = {} if ksvc is None else self._backings(ksvc)
-        if not is_graph:
-            return compile_routes(obj, ksvc, backings, domain=self._domain)
+        if key.resource != INFERENCE_GRAPH.id:
+            services = {
+                c: self._served(key.namespace, isvc_knative.service_name(obj, c))
+                for c in isvc_knative.components_of(obj)
+            }
+            return compile_routes(obj, services, domain=self._domain)
+        served = self._served(key.namespace, key.name)
         missing = [
             step
-            for step in (graph_knative.services_of(obj) if ksvc is None else ())
+            for step in (graph_knative.services_of(obj) if served.ksvc is None else ())
             if self._store.find(Key(INFERENCE_SERVICE.id, key.namespace, step)) is None
         ]
-        return compile_graph(obj, ksvc, backings, domain=self._domain, missing=missing)
+        return compile_graph(
+            obj, served.ksvc, served.backings, domain=self._domain, missing=missing
+        )
 
     def close(self) -> None:
         """Publish what is still waiting and stop."""
@@ -468,6 +477,10 @@ class RoutesController:
             return False
         self._routes[key] = routes
         return True
+
+    def _served(self, namespace: str, name: str) -> Served:
+        ksvc = self._store.find(Key(KNATIVE_SERVICE.id, namespace, name))
+        return Served(ksvc, {} if ksvc is None else self._backings(ksvc))
 
     def _backings(self, ksvc: Object) -> dict[str, Backing]:
         routed = {entry.get("revisionName") for entry in _traffic(ksvc)}

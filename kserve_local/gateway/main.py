@@ -34,12 +34,11 @@ from kserve_local.gateway.graph_host import graph_host
 from kserve_local.gateway.http1 import ClientConnection
 from kserve_local.gateway.link import Frame, SupervisorLink
 from kserve_local.gateway.proxy import Dataplane, Exchange
-from kserve_local.interfaces.routing import table_from_wire
+from kserve_local.interfaces.routing import SERVICE_PORT, UNPRIVILEGED_PORT, table_from_wire
 
 logger = logging.getLogger("kserve_local.gateway")
 
 BACKLOG = 4096
-SERVICE_PORT = 80
 STAT_PERIOD = 1.0
 
 
@@ -249,18 +248,25 @@ class Gateway:
             for address in addresses:
                 try:
                     network = await asyncio.to_thread(_network_of, address)
-                    self._services[address] = await asyncio.get_running_loop().create_server(
-                        functools.partial(self._serve, address, network),
-                        address,
-                        SERVICE_PORT,
-                        backlog=BACKLOG,
-                    )
+                    try:
+                        server = await self._serve_at(address, SERVICE_PORT, network)
+                    except PermissionError:
+                        # Replicas that are processes know this port; those in Docker do not.
+                        server = await self._serve_at(address, UNPRIVILEGED_PORT, network)
+                    self._services[address] = server
                 except OSError as error:
-                    # Privileged port without the privilege: the names still work by Host and path.
+                    # The names still work by Host and path.
                     self._unbound[address] = str(error)
-                    logger.info("no listener at %s:%d: %s", address, SERVICE_PORT, error)
+                    logger.info("no listener at %s: %s", address, error)
             listen = self.plane.table.table.listen or {}
             addresses = [a for a in listen if a not in self._services and a not in self._unbound]
+
+    async def _serve_at(
+        self, address: str, port: int, network: IPv4Network | None
+    ) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(
+            functools.partial(self._serve, address, network), address, port, backlog=BACKLOG
+        )
 
     def _serve(self, address: str, network: IPv4Network | None) -> ClientConnection:
         host = self._service_host(address)

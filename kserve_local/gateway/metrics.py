@@ -23,6 +23,7 @@ class TargetFigures:
         requests: Arrived in this period.
         codes: Answers by status in all; 0: the client left before there was one.
         buckets: Cumulative counts at `BOUNDS` in all; then the count and the sum in seconds.
+        failure: The last one of this period, in words; empty: none.
     """
 
     __slots__ = (
@@ -36,12 +37,14 @@ class TargetFigures:
         "buckets",
         "codes",
         "count",
+        "failure",
         "requests",
         "total",
     )
 
     def __init__(self, now: float) -> None:
         self.requests = 0
+        self.failure = ""
         self.codes: dict[int, int] = {}
         self.buckets = [0] * len(BOUNDS)
         self.count = 0
@@ -80,6 +83,7 @@ class TargetFigures:
         self._folded = 0
         requests, self.requests = self.requests, 0
         errors, self._errors = self._errors, 0
+        failure, self.failure = self.failure, ""
         self._busy = 0.0
         silent = not requests and not busy and not latencies
         if silent and self._silent:
@@ -94,6 +98,7 @@ class TargetFigures:
             errors=errors,
             p50=_quantile(latencies, 0.50),
             p95=_quantile(latencies, 0.95),
+            failure=failure,
         )
 
     def fold(self) -> None:

@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
 from kserve_local.aio import backoff
-from kserve_local.gateway import errors
+from kserve_local.gateway import errors, failures
 from kserve_local.gateway.activator import REFUSED_LIMIT, Verdict, judge, poke_due
 from kserve_local.gateway.balancer import Balancer
 from kserve_local.gateway.breaker import Breaker
@@ -295,6 +295,8 @@ class TargetState:
         exchange.finished = True
         self.in_flight.pop(exchange, None)
         self.figures.done(exchange.started, now, exchange.status)
+        if exchange.status >= 400 and failures.counts(exchange.status, inner=exchange.route.inner):
+            self.figures.failure = failures.answered(exchange.head, exchange.status)
         place = exchange.place
         if place is not None:
             place.in_flight -= 1
@@ -364,7 +366,7 @@ class Dataplane:
     def apply(self, table: RouteTable) -> None:
         """Swap the table: one assignment, then what waits is looked at again."""
         compiled = CompiledTable(table, any_host=bool(self.token))
-        specs = {t.id: t for r in table.routes for t in r.targets}
+        specs = {t.id: t for r in table.routes for t in r.every_target()}
         for key, spec in specs.items():
             if key not in self.targets:
                 self.targets[key] = TargetState(spec, self)
@@ -522,6 +524,7 @@ class Dataplane:
             upstream.detach()
         exchange.status = answer.status
         exchange.target.finished(exchange, perf_counter())
+        exchange.target.figures.failure = failures.not_answered(exchange.head, answer)
         exchange.client.answer(answer, exchange)
 
     def cancel(self, exchange: Exchange) -> None:
@@ -628,6 +631,9 @@ class Dataplane:
             )
             if stat is not None:
                 found.append(stat)
+                if stat.failure:
+                    # Once a period at most, however many there are.
+                    logger.warning("%s: %s", key, stat.failure)
             if state.removed and not state.in_flight:
                 del self.targets[key]
         return found

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import orjson
 
-from kserve_local.gateway import errors, h2_headers
+from kserve_local.gateway import errors, failures, h2_headers
 from kserve_local.gateway.h2_connection import H2Connection, Stream
 from kserve_local.gateway.h2_frames import Code
 from kserve_local.gateway.proxy import Exchange, TargetState
@@ -316,18 +316,28 @@ class RpcConnection(H2Connection):
                     raise h2_headers.Malformed("headers within an answer")
                 fields = h2_headers.trailers(headers)
                 call.stream.send_headers(fields, end=True)
+                self._note(exchange, fields)
             else:
                 status, fields = h2_headers.answer(headers)
                 if status < 200:
                     return
                 exchange.status = status
                 call.stream.send_headers([(b":status", b"%d" % status), *fields], end=end)
+                if end:
+                    self._note(exchange, fields)
         except h2_headers.Malformed:
             leg.detach()
             exchange.target.plane.upstream_broken(exchange)
             return
         if end:
             self._finish(leg)
+
+    def _note(self, exchange: Rpc, trailers: list[tuple[bytes, bytes]]) -> None:
+        """Keep what a call failed with, for whoever asks which hop it was."""
+        if (b"grpc-status", b"0") not in trailers:
+            failure = failures.of_rpc(exchange.head, trailers)
+            if failure:
+                exchange.target.figures.failure = failure
 
     def on_data(self, stream: Stream, data: bytes, *, end: bool) -> None:
         leg = stream.owner

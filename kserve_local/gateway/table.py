@@ -14,7 +14,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 import orjson
@@ -22,6 +22,7 @@ import orjson
 from kserve_local.interfaces.routing import Route, RouteTable
 
 PEEK_LIMIT = 256 * 1024
+EXPLAINER = "explainer"
 # The gateway's own paths, on every host that is no route's.
 RESERVED = b"/-/"
 
@@ -34,6 +35,8 @@ _RPC_BY_BODY = re.compile(
 )
 _BY_BODY = re.compile(r"(?:/openai)?/v1/(?:chat/completions|completions|embeddings|rerank)/?")
 _PATH_FORM = re.compile(rb"(/serving/[^/?]+/[^/?]+)(?=[/?]|\Z)")
+# As the cluster's rule reads: of the raw path, no dots in a model's name, V1 only.
+_EXPLAIN = re.compile(rb"/v1/models/[A-Za-z0-9_-]+:explain(?=\?|\Z)")
 _ADDRESS = re.compile(rb"[0-9.]+|\[[0-9a-f:.]+\]")
 
 
@@ -44,9 +47,11 @@ class CompiledRoute:
         shares: Running sums of the percents; empty with one target.
         lines: Header lines that the cluster's gateway adds on this route; `fields`: for HTTP/2.
         found: The match by host, which every request of the route shares.
+        explain: Where `:explain` goes instead; None: no difference.
+        inner: By a component's own name, as one component asks another.
     """
 
-    __slots__ = ("fields", "found", "ids", "lines", "route", "shares")
+    __slots__ = ("explain", "fields", "found", "ids", "inner", "lines", "route", "shares")
 
     def __init__(self, route: Route) -> None:
         self.route = route
@@ -57,27 +62,38 @@ class CompiledRoute:
             list(itertools.accumulate(t.percent for t in targets)) if len(targets) > 1 else []
         )
         # No VirtualService of KServe's stands before a graph, so nothing adds these there.
-        named = route.component != "graph"
-        self.fields = (
-            (
-                (b"kserve-isvc-name", route.service.encode()),
-                (b"kserve-isvc-namespace", route.namespace.encode()),
+        named = route.names_service and route.component != "graph"
+        self.inner = not route.names_service
+        self.fields: tuple[tuple[bytes, bytes], ...] = ()
+        self.lines = b""
+        if named:
+            service, namespace = route.service.encode(), route.namespace.encode()
+            self.fields = (
+                (b"kserve-isvc-name", service),
+                (b"kserve-isvc-namespace", namespace),
             )
-            if named
-            else ()
-        )
-        self.lines = b"".join(
-            b"%b: %b\r\n" % (header, value)
-            for header, value in zip(
-                (b"KServe-Isvc-Name", b"KServe-Isvc-Namespace"),
-                (route.service.encode(), route.namespace.encode()) if named else (),
-                strict=False,
+            self.lines = b"KServe-Isvc-Name: %b\r\nKServe-Isvc-Namespace: %b\r\n" % (
+                service,
+                namespace,
             )
-        )
+        self.explain: CompiledRoute | None = None
+        if route.explain:
+            self.explain = CompiledRoute(
+                replace(route, component=EXPLAINER, targets=route.explain, explain=())
+            )
 
     def draw(self, random: float) -> int:
         """Return the index of the target that the draw `random` (0 <= random < 1) falls on."""
         return bisect.bisect_right(self.shares, random * self.shares[-1])
+
+    def match(self, target: bytes, cut: int = 0) -> Found:
+        """Return the match for a path and query of which the first `cut` bytes are not the
+        service's.
+        """
+        compiled = self
+        if self.explain is not None and _EXPLAIN.match(target, cut):
+            compiled = self.explain
+        return Found(compiled, cut) if cut else compiled.found
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +159,22 @@ class CompiledTable:
         """
         compiled = self.by_host.get(host)
         if compiled is not None:
-            return compiled.found
+            return compiled.found if compiled.explain is None else compiled.match(target)
         if target.startswith(RESERVED):
             return Missed(self.hint())
         local = self._any_host or names_this_machine(host)
         if (local or host in self._domains) and (prefix := _PATH_FORM.match(target)):
             compiled = self.by_path.get(prefix.group(1))
             if compiled is not None:
-                return Found(compiled, prefix.end())
+                return compiled.match(target, prefix.end())
             return Missed(self.hint())
         if not local:
             return Missed(self.hint())
         path = unquote(target.partition(b"?")[0].decode("latin-1"))
         match = _V2_MODEL.fullmatch(path) or _V1_MODEL.fullmatch(path)
         if match:
-            return self.find_model(match.group(1))
+            found = self.find_model(match.group(1))
+            return found.route.match(target) if isinstance(found, Found) else found
         if self.only is not None:
             return Found(self.only)
         if _BY_BODY.fullmatch(path) or _RPC_BY_BODY.fullmatch(path):
@@ -167,8 +184,12 @@ class CompiledTable:
     def successor(self, route: Route) -> CompiledRoute | None:
         """Return this table's route of the same name as `route`, which an older one had."""
         if route.hosts:
-            return self.by_host.get(route.hosts[0].encode())
-        return self.by_path.get(route.path.encode())
+            compiled = self.by_host.get(route.hosts[0].encode())
+        else:
+            compiled = self.by_path.get(route.path.encode())
+        if compiled is not None and route.component == EXPLAINER and compiled.explain is not None:
+            return compiled.explain
+        return compiled
 
     def find_model(self, model: str) -> Found | Missed:
         """Return the one route that claims `model`.

@@ -7,9 +7,14 @@ component, a tag. Values only; the wire form is the dataclasses as JSON (`orjson
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+SERVICE_PORT = 80
+UNPRIVILEGED_PORT = 61080
+"""Where a Service's port 80 is on this machine for those who may not listen on low ports: outside
+the ports that systems give to clients, and unlikely to be anybody's on all addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,9 @@ class Route:
         models: Model names for plain `http://localhost:8080/v1/models/<m>...` when only one route
             claims them.
         targets: Where to, by weight.
+        explain: Where `:explain` of KServe's first protocol goes instead; empty: no difference.
+        names_service: Replicas are told the service (headers `KServe-Isvc-*`), as by the cluster's
+            rule for the service as a whole; that of a component adds none.
     """
 
     namespace: str
@@ -76,6 +84,12 @@ class Route:
     targets: tuple[Target, ...]
     path: str = ""
     models: tuple[str, ...] = ()
+    explain: tuple[Target, ...] = ()
+    names_service: bool = True
+
+    def every_target(self) -> tuple[Target, ...]:
+        """Return the targets of all its requests."""
+        return (*self.targets, *self.explain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +97,7 @@ class RouteTable:
     """One consistent view of all routes. `version` only grows within a supervisor's life.
 
     `listen` maps a Service's own loopback address to the host its requests are for; the gateway
-    listens on port 80 there where it may.
+    listens there on port 80, on `UNPRIVILEGED_PORT` where it may not.
     """
 
     version: int
@@ -108,18 +122,23 @@ def table_from_wire(data: Mapping[str, Any]) -> RouteTable:
                     **r,
                     "hosts": tuple(r["hosts"]),
                     "models": tuple(r["models"]),
-                    "targets": tuple(
-                        Target(
-                            **{
-                                **t,
-                                "endpoints": tuple(Endpoint(**e) for e in t["endpoints"]),
-                                "propagate": tuple(t["propagate"]),
-                            }
-                        )
-                        for t in r["targets"]
-                    ),
+                    "targets": _targets_from_wire(r["targets"]),
+                    "explain": _targets_from_wire(r.get("explain") or ()),
                 }
             )
             for r in data["routes"]
         ),
+    )
+
+
+def _targets_from_wire(data: Sequence[Mapping[str, Any]]) -> tuple[Target, ...]:
+    return tuple(
+        Target(
+            **{
+                **t,
+                "endpoints": tuple(Endpoint(**e) for e in t["endpoints"]),
+                "propagate": tuple(t["propagate"]),
+            }
+        )
+        for t in data
     )

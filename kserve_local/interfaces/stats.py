@@ -20,6 +20,7 @@ class RequestStat:
         held: Requests waiting for a replica at the end of the period.
         errors: Answers with status 500 or above.
         p50 / p95: Seconds to the end of the answer; 0.0 without answers.
+        failure: The last failure in words (`gateway.failures`); empty: none.
     """
 
     target: str
@@ -30,6 +31,7 @@ class RequestStat:
     errors: int = 0
     p50: float = 0.0
     p95: float = 0.0
+    failure: str = ""
 
 
 class StatSink(Protocol):

@@ -29,6 +29,16 @@ class Stats:
             kept = self._seen.setdefault(stat.target, deque(maxlen=120))
             kept.append((now, stat))
 
+    def failure(self, target: str) -> tuple[float, str] | None:
+        """Return the last failure of the last minute, in words, and how many seconds ago it was."""
+        now = self._clock()
+        for when, stat in reversed(self._seen.get(target) or ()):
+            if when < now - _WINDOW:
+                return None
+            if stat.failure:
+                return now - when, stat.failure
+        return None
+
     def poke(self, target: str) -> None:
         """A request found no replica of `target`. Nothing scales from zero yet."""
 

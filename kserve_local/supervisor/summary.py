@@ -19,7 +19,6 @@ from kserve_local.api.meta import (
     Key,
     Object,
     annotations_of,
-    condition_is,
     get_condition,
     labels_of,
     name_of,
@@ -27,12 +26,22 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.apiserver.app import json_route
-from kserve_local.controllers import empty_models, pod_state
+from kserve_local.controllers import empty_models, isvc_knative, isvc_status, pod_state
 from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.interfaces.backend import Backend, ReplicaStatus
 from kserve_local.settings import Settings
 from kserve_local.store.store import Store
+from kserve_local.supervisor.component_summary import (
+    CREATING,
+    blamed,
+    desired,
+    failing_hops,
+    failure_of,
+    last_seen,
+    parts_of,
+    restarts,
+)
 from kserve_local.supervisor.pod_usage import PodUsage
 from kserve_local.supervisor.stale import changed_since_start
 from kserve_local.supervisor.stats import Stats
@@ -100,46 +109,45 @@ async def _service(
     name, namespace = name_of(isvc), namespace_of(isvc)
     pods = _pods(store, namespace, name)
     status = isvc.get("status") or {}
-    predictor = (status.get("components") or {}).get("predictor") or {}
-    memory = 0
-    for pod in pods:
-        if uid_of(pod) in replicas and (used := await usage.of(pod)) is not None:
-            memory += used.memory_bytes
-    revisions = _revisions(predictor, pods, replicas)
-    figures = [stats.of(f"{namespace}/{r['name']}") for r in revisions]
+    parts = await parts_of(isvc, pods, store, replicas, usage, stats, probes)
+    entry = next(p for p in parts if p.component == isvc_knative.entry_of(isvc))
+    revisions = [r for part in parts for r in part.revisions]
     ready = get_condition(isvc, "Ready") or {}
-    wanted = sum(_desired(store, namespace, r["name"]) for r in revisions)
-    served = any(r["replicas"] for r in revisions)
-    unhealthy = [probes[uid_of(pod)] for pod in pods if uid_of(pod) in probes and _waits(pod)]
-    latest = str(predictor.get("latestCreatedRevision") or "")
-    stuck = [f for p in pods if pod_state.revision_of(p) == latest and (f := _failure(p))]
+    wanted = any(p.wanted for p in parts)
+    missing = any(p.wanted and not p.served for p in parts)
+    failed = any(p.failed for p in parts)
+    unhealthy = [p.unhealthy for p in parts if p.unhealthy is not None]
     reason, message = why(
         isvc,
         observed,
-        max(unhealthy, key=_last_seen, default=None),
-        next(iter(stuck), None),
-        next(filter(None, map(_preparation, pods)), ""),
-        absent=wanted > 0 and not served,
+        max(unhealthy, key=last_seen, default=None),
+        next((p.stuck for p in parts if p.stuck is not None), None),
+        next((p.preparing for p in parts if p.preparing), ""),
+        absent=missing or failed,
     )
+    served = any(p.served for p in parts) and not missing
     return {
         "kind": "InferenceService",
         "namespace": namespace,
         "name": name,
         "ready": ready.get("status") == "True",
-        "state": _state(ready, reason, served=served, wanted=wanted > 0),
+        "state": _state(ready, reason, served=served, wanted=wanted, failed=failed),
         "reason": reason,
         "message": message,
+        "component": blamed(parts, reason, message),
         "notes": gaps.left_out(isvc),
-        "warnings": [*empty_models.told_by(pods)],
+        "warnings": [*empty_models.told_by(pods), *failing_hops(parts, name)],
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": status.get("url", ""),
         "runtime": status.get("clusterServingRuntimeName") or status.get("servingRuntimeName", ""),
+        "components": [p.shown() for p in parts],
         "revisions": revisions,
-        "memory": memory,
+        "memory": sum(p.memory for p in parts),
         "gpus": await _gpus(pods, usage),
-        "rps": round(sum(f["rps"] for f in figures), 2),
-        "p95": max((f["p95"] for f in figures), default=0.0),
-        **_restarts(pods),
+        # Of its first hop: what comes after it are the same requests.
+        "rps": entry.rps,
+        "p95": entry.p95,
+        **restarts(pods),
     }
 
 
@@ -167,13 +175,13 @@ async def _graph(
     figures = [stats.of(f"{namespace}/{r['name']}") for r in shown]
     ready = get_condition(graph, "Ready") or {}
     told = observed if observed is not None and observed.message else None
-    failure = next((f for pod in pods if (f := _failure(pod)) is not None), None)
+    failure = next((f for pod in pods if (f := failure_of(pod)) is not None), None)
     reason, message = (told.reason, told.message) if told else ("", "")
     if not told and ready.get("status") != "True":
         reason, message = str(ready.get("reason", "")), str(ready.get("message", ""))
         if failure is not None:
             reason, message = failure.reason, failure.message
-    wanted = sum(_desired(store, namespace, r["name"]) for r in shown)
+    wanted = sum(desired(store, namespace, r["name"]) for r in shown)
     served = any(r["replicas"] for r in shown)
     state = _state(ready, reason, served=served, wanted=wanted > 0)
     return {
@@ -194,7 +202,7 @@ async def _graph(
         "gpus": [],
         "rps": round(sum(f["rps"] for f in figures), 2),
         "p95": max((f["p95"] for f in figures), default=0.0),
-        **_restarts(pods),
+        **restarts(pods),
     }
 
 
@@ -219,16 +227,6 @@ async def _gpus(pods: Sequence[Object], usage: PodUsage) -> list[dict[str, Any]]
             }
         )
     return found
-
-
-def _restarts(pods: Sequence[Object]) -> dict[str, Any]:
-    """Return how often containers were restarted, and when the last one had ended ("": never)."""
-    containers = [c for p in pods for c in (p.get("status") or {}).get("containerStatuses") or ()]
-    ended = [(c.get("lastState") or {}).get("terminated") or {} for c in containers]
-    return {
-        "restarts": sum(int(c.get("restartCount") or 0) for c in containers),
-        "lastRestart": max((str(e.get("finishedAt") or "") for e in ended), default=""),
-    }
 
 
 def _pods(store: Store, namespace: str, name: str) -> list[Object]:
@@ -257,42 +255,16 @@ def _failed_probes(store: Store) -> dict[str, Object]:
         if event.get("reason") != "Unhealthy" or about.get("kind") != "Pod":
             continue
         before = latest.get(about.get("uid", ""))
-        if before is None or _last_seen(before) <= _last_seen(event):
+        if before is None or last_seen(before) <= last_seen(event):
             latest[about.get("uid", "")] = event
     return latest
 
 
-def _failure(pod: Object) -> Failure | None:
-    return pod_state.failure_of(pod) or pod_state.is_not_coming(pod) if _waits(pod) else None
-
-
-def _preparation(pod: Object) -> str:
-    """Return what the containers of a Pod wait for, e.g. an image that is being built."""
-    for container in pod_state.statuses(pod) if _waits(pod) else ():
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") == _CREATING and waiting.get("message"):
-            return str(waiting["message"])
-    return ""
-
-
-_CREATING = "ContainerCreating"
-
-
-def _desired(store: Store, namespace: str, revision: str) -> int:
-    """Return how many replicas a Revision should have now; its condition Ready does not tell."""
-    found = store.find(Key(scheme.REVISION.id, namespace, revision))
-    return int(((found or {}).get("status") or {}).get("desiredReplicas") or 0)
-
-
-def _last_seen(event: Object) -> str:
-    return str(event.get("lastTimestamp") or "")
-
-
-def _waits(pod: Object) -> bool:
-    return not pod["metadata"].get("deletionTimestamp") and not condition_is(pod, "Ready")
-
-
-_TOLD_FIRST = ("PredictorConfigurationReady", "PredictorReady")
+_TOLD_FIRST = tuple(
+    types[component]
+    for component in isvc_knative.COMPONENTS
+    for types in (isvc_status.CONFIGURATION_READY_OF, isvc_status.READY_OF)
+)
 
 
 def why(
@@ -315,8 +287,9 @@ def why(
         unhealthy: The Event about a failed probe of a Pod that is not Ready.
         stuck: Why a Pod of the newest revision cannot be made, which KServe shows as Pending.
         preparing: What a Pod waits for before it can start.
-        absent: No replica is there although some are wanted: a service that was Ready once stays
-            so in KServe's words.
+        absent: No replica of a component is there although some are wanted, or its newest revision
+            has failed: a service that was Ready once stays so in KServe's words, and what is not
+            its predictor counts for its ingress only.
     """
     conditions = (isvc.get("status") or {}).get("conditions") or ()
     false = [c for c in conditions if c.get("status") == "False" and c.get("message")]
@@ -341,19 +314,22 @@ def why(
     if unhealthy is not None:
         return str(unhealthy["reason"]), str(unhealthy.get("message", ""))
     if preparing:
-        return _CREATING, preparing
+        return CREATING, preparing
     return str(ready.get("reason", "")), str(ready.get("message", ""))
 
 
-def _state(ready: Any, reason: str, *, served: bool, wanted: bool) -> str:
+def _state(ready: Any, reason: str, *, served: bool, wanted: bool, failed: bool = False) -> str:
     """Return how a service stands.
 
     Args:
-        served: A replica is ready.
+        served: A replica is ready, of every component.
         wanted: There should be one now.
+        failed: The newest revision of a component has failed.
     """
     if reason == "Stopped":
         return "Stopped"
+    if failed:
+        return "Failed"
     if ready.get("status") == "True" and served:
         return "Ready"
     if ready.get("status") == "True" and not wanted:
@@ -368,27 +344,3 @@ def _state(ready: Any, reason: str, *, served: bool, wanted: bool) -> str:
     ):
         return "Failed"
     return "Loading"
-
-
-def _revisions(
-    predictor: Any, pods: Sequence[Object], replicas: dict[str, ReplicaStatus]
-) -> list[dict[str, Any]]:
-    percents: dict[str, int] = {}
-    for entry in predictor.get("traffic") or ():
-        revision = str(entry.get("revisionName", ""))
-        percents[revision] = percents.get(revision, 0) + int(entry.get("percent") or 0)
-    found: dict[str, dict[str, Any]] = {
-        name: {"name": name, "percent": percent, "replicas": 0, "pods": [], "pids": []}
-        for name, percent in percents.items()
-    }
-    for pod in pods:
-        name = labels_of(pod).get(names.REVISION_LABEL, "")
-        entry = found.setdefault(
-            name, {"name": name, "percent": 0, "replicas": 0, "pods": [], "pids": []}
-        )
-        entry["pods"].append(name_of(pod))
-        replica = replicas.get(uid_of(pod))
-        running = [c for c in replica.containers if c.state == "running"] if replica else []
-        entry["pids"] += [c.pid for c in running if c.pid]
-        entry["replicas"] += 1 if running and all(c.ready for c in running) else 0
-    return sorted(found.values(), key=lambda r: str(r["name"]), reverse=True)

@@ -30,6 +30,16 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "ip6-localhost"})
 _SUFFIXES = (".svc.cluster.local", ".svc")
 
 
+_SERVICE_PORT = 80
+
+
+def _is_service_network(host: str) -> bool:
+    """Tell an address out of 127.64.0.0/10, which Pods and Services have theirs from."""
+    first, _, rest = host.partition(".")
+    second = rest.partition(".")[0]
+    return first == "127" and second.isdigit() and 64 <= int(second) < 128
+
+
 class Network:
     """The Pod's view of the network. Pure, apart from remembering ports that were listened on.
 
@@ -37,7 +47,7 @@ class Network:
         config: `ip` (where to listen), `ports` (Pod's port -> real port), `listen` (ports of all
             containers of the Pod), `resolve` (name -> address, `*.x` for anything below x),
             `resolve_file` (JSON like `resolve`, with the names that have come since the start),
-            `namespace`, `hostname`.
+            `namespace`, `hostname`, `service_port` (where port 80 of Services is listened on).
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -46,6 +56,7 @@ class Network:
         self.listening = {int(p) for p in config.get("listen", ())} | set(self.ports)
         self.namespace: str = config.get("namespace", "")
         self.hostname: str = config.get("hostname", "")
+        self.service_port = int(config.get("service_port", _SERVICE_PORT))
         self.names_file: str = config.get("resolve_file", "")
         self._read: tuple[int, int] = (0, 0)
         self._know(config.get("resolve", {}))
@@ -90,7 +101,10 @@ class Network:
             return host, port
         if isinstance(port, int) and port in self.listening and self._is_here(host):
             return self.ip, self.ports.get(port, port)
-        return self.lookup(host) or host, port
+        found = self.lookup(host) or host
+        if port == _SERVICE_PORT and _is_service_network(found):
+            port = self.service_port
+        return found, port
 
     def lookup(self, host: Any) -> str | None:
         """Return the address of a name the node agent gave; None: not one of ours.

@@ -1,19 +1,46 @@
 """The second pass of `make conformance`: the same cases as InferenceServices behind the gateway.
 
-One project under `kserve-local up` serves the framework deployments from built-in runtimes and the
-custom predictors `echo_model.py` and `v1_model.py`, unmodified, with the real `kserve` SDK.
+One project under `kserve-local up` serves the framework deployments from built-in runtimes, and the
+custom predictors `echo_model.py` and `v1_model.py` and the transformers of `transformer.py`,
+unmodified, with the real `kserve` SDK. A transformer gets a predictor like the one that it was
+recorded with, in the same InferenceService, and its address from the controller.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 FORMATS = {"sklearnserver": "sklearn", "xgbserver": "xgboost", "lgbserver": "lightgbm"}
-# Custom predictors of the recording, and how many non-advisory cases each has.
-CUSTOM = {"v1": 54, "v1-ce": 7}
+# What only this pass serves, and how many non-advisory cases each deployment has.
+CUSTOM = {
+    "v1": 54,
+    "v1-ce": 7,
+    "tr-iris-v1": 14,
+    "tr-iris-v2": 28,
+    "tr-iris-grpc": 2,
+    "tr-echo-v1": 3,
+    "tr-echo-grpc": 19,
+    "tr-v1": 9,
+    "tr-down-v1": 7,
+    "tr-down-v2": 5,
+    "tr-down-grpc": 6,
+    "tr-none": 6,
+}
+CUSTOM_GRPC = {
+    "v1": 5,
+    "tr-iris-v1": 3,
+    "tr-iris-v2": 8,
+    "tr-iris-grpc": 3,
+    "tr-echo-grpc": 13,
+    "tr-down-v1": 2,
+    "tr-down-v2": 2,
+    "tr-down-grpc": 4,
+}
+_PREDICTOR = re.compile(r"--predictor_host=\{(?:http|grpc):(.+)\}")
 
 
 def write_project(folder: Path, models: Path, here: Path, deployments: tuple[str, ...]) -> None:
@@ -23,25 +50,42 @@ def write_project(folder: Path, models: Path, here: Path, deployments: tuple[str
     documents = []
     for name in deployments:
         deployment = described[name]
-        if "module" in deployment:
-            predictor = _framework(deployment, models)
-        else:
-            script = Path(deployment["script"].replace("{here}", ""))
-            image = f"conformance/{script.stem.replace('_', '-')}:dev"
-            command = ["python", script.name.lstrip("/")]
-            images[image] = {"context": str(here / "models"), "command": command}
-            predictor = _custom(deployment, image)
+        spec = {"predictor": _component(deployment, images, models, here)}
+        behind = [m.group(1) for a in deployment["args"] if (m := _PREDICTOR.fullmatch(a))]
+        if behind or any(a.startswith("--predictor_host") for a in deployment["args"]):
+            # An address of the recording's machine stays; that of a deployment the controller
+            # knows better.
+            args = [a for a in deployment["args"] if not _PREDICTOR.fullmatch(a)]
+            spec["transformer"] = _component({**deployment, "args": args}, images, models, here)
+            predictor = described[behind[0] if behind else "v1"]
+            spec["predictor"] = _component(predictor, images, models, here)
+            if "module" in predictor:
+                # The transformer asks for the model by the name that the recording gave it.
+                named = [a for a in predictor["args"] if a.startswith("--model_name=")]
+                spec["predictor"]["model"].setdefault("args", []).extend(named)
         documents.append(
             {
                 "apiVersion": "serving.kserve.io/v1beta1",
                 "kind": "InferenceService",
                 "metadata": {"name": name},
-                "spec": {"predictor": predictor},
+                "spec": spec,
             }
         )
     manifest = {"apiVersion": "v1", "kind": "List", "items": documents}
     (folder / "services.yaml").write_text(json.dumps(manifest, indent=1))
     (folder / "kserve-local.yaml").write_text(json.dumps({"images": images}, indent=1))
+
+
+def _component(
+    deployment: Mapping[str, Any], images: dict[str, Any], models: Path, here: Path
+) -> dict[str, Any]:
+    if "module" in deployment:
+        return _framework(deployment, models)
+    script = Path(deployment["script"].replace("{here}", ""))
+    image = f"conformance/{script.stem.replace('_', '-')}:dev"
+    command = ["python", script.name.lstrip("/")]
+    images[image] = {"context": str(here / "models"), "command": command}
+    return _custom(deployment, image)
 
 
 def _env(deployment: Mapping[str, Any]) -> list[dict[str, str]]:

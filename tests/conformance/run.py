@@ -90,24 +90,28 @@ def corpus_folder() -> Path:
 
 
 def load_cases(
-    folder: Path, deployments: Sequence[str] = tuple(EXPECTED), *, grpc: bool = True
+    folder: Path,
+    expected: Mapping[str, int] = EXPECTED,
+    expected_grpc: Mapping[str, int] | None = EXPECTED_GRPC,
 ) -> list[dict[str, Any]]:
     """Return the deployments' cases, those over REST first, in file order.
 
     Args:
-        grpc: Also those over gRPC.
+        expected: Deployments, and how many non-advisory cases they have over REST.
+        expected_grpc: The same over gRPC, where there are any; None: leave gRPC out.
 
     Raises:
         TooFewCases: A deployment has fewer non-advisory cases than it is known to have.
     """
-    cases = _read_cases(folder / "oip_rest.jsonl", deployments, EXPECTED, at_least=1)
-    if grpc:
-        cases += _read_cases(folder / "oip_grpc.jsonl", deployments, EXPECTED_GRPC, at_least=0)
+    deployments = tuple(expected)
+    cases = _read_cases(folder / "oip_rest.jsonl", deployments, expected)
+    if expected_grpc is not None:
+        cases += _read_cases(folder / "oip_grpc.jsonl", deployments, expected_grpc)
     return cases
 
 
 def _read_cases(
-    path: Path, deployments: Sequence[str], expected: Mapping[str, int], *, at_least: int
+    path: Path, deployments: Sequence[str], expected: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     if not path.is_file():
         raise TooFewCases(f"no {path}")
@@ -115,7 +119,7 @@ def _read_cases(
         cases = [json.loads(line) for line in lines if line.strip()]
     cases = [case for case in cases if case["model"] in deployments]
     for name in deployments:
-        known = expected.get(name, at_least)
+        known = expected.get(name, 0)
         found = sum(1 for c in cases if c["model"] == name and not c.get("advisory"))
         if found < known:
             raise TooFewCases(f"{path}: deployment {name} has {found} cases, {known} are known")
@@ -282,7 +286,7 @@ def run_direct(
 
 def run_gateway(models: Path, show_diff: bool, strict: bool, backend: str) -> Outcome:
     """Serve the deployments as InferenceServices under `kserve-local up` and replay through it."""
-    from tests.conformance.gateway import CUSTOM, write_project
+    from tests.conformance.gateway import CUSTOM, CUSTOM_GRPC, write_project
 
     expected = {**EXPECTED, **CUSTOM}
     folder = Path(tempfile.mkdtemp(prefix="conformance-project-"))
@@ -298,7 +302,7 @@ def run_gateway(models: Path, show_diff: bool, strict: bool, backend: str) -> Ou
         # One port for both: a call's :authority is what Host is to a request.
         place = {"http": url, "grpc": urlsplit(url).netloc}
         targets = {n: {**place, "host": f"{n}.default.example.com"} for n in expected}
-        cases = load_cases(corpus_folder(), tuple(expected))
+        cases = load_cases(corpus_folder(), expected, {**EXPECTED_GRPC, **CUSTOM_GRPC})
         outcome = replay(cases, targets, strict=strict)
         where = "through the gateway" + (", in Docker" if backend == "docker" else "")
         report(where, outcome, show_diff=show_diff)
@@ -341,7 +345,7 @@ def main() -> int:
                 }
                 for name in EXPECTED
             }
-            cases = load_cases(corpus_folder(), grpc=bool(args.grpc))
+            cases = load_cases(corpus_folder(), EXPECTED, EXPECTED_GRPC if args.grpc else None)
             outcomes = [replay(cases, targets, strict=args.strict)]
             report(args.base_url, outcomes[0], show_diff=args.show_diff)
         else:

@@ -239,28 +239,6 @@ async def test_metadata_and_canary_percent_make_no_revision_but_min_replicas_doe
         assert len(w.store.list(REVISIONS)) == 2
 
 
-async def test_a_transformer_is_accepted_and_said_to_be_missing(tmp_path: Path) -> None:
-    async with world(tmp_path) as w, node_agent(w.store):
-        isvc = iris()
-        isvc["spec"]["transformer"] = {"containers": [{"name": "t", "image": "t"}]}
-        await w.apply(isvc)
-        isvc = await w.until(
-            ISVC,
-            "sklearn-iris",
-            lambda o: (get_condition(o, "PredictorReady") or {}).get("status") == "True",
-        )
-        missing = get_condition(isvc, "TransformerReady") or {}
-        assert (missing["status"], missing["reason"]) == ("False", "NotImplemented")
-        assert (get_condition(isvc, "IngressReady") or {})["reason"] == (
-            "Transformer ingress not created"
-        )
-        assert await w.event("NotImplemented") == missing["message"]
-
-        await w.edit("sklearn-iris", lambda o: o["spec"].pop("transformer"))
-        isvc = await w.until(ISVC, "sklearn-iris", is_loaded)
-        assert get_condition(isvc, "TransformerReady") is None
-
-
 @pytest.mark.parametrize(
     ("api_version", "kind", "resource"),
     [

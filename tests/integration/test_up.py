@@ -754,13 +754,14 @@ spec: {predictor: {model: {modelFormat: {name: sklearn}, storageUri: "pvc://clai
     )
     (iris.folder / "kserve-local.yaml").write_text("storage: {claims: {claim: ./model}}\n")
     done = iris.up("--timeout", "600s", check=4)
-    assert "spec.transformer is accepted but not run" in done.stderr
+    assert 'image "foo/bar" cannot run here' in done.stderr
+    assert "transformer rev 00001" in done.stderr
     assert "error: climb, tr failed (exit 4)" in done.stderr
     assert done.stderr.count("✓ sklearn-iris") == 1
     # The entry of a service whose transformer does not run must not answer without it.
     predict = "/v1/models/tr:predict"
     status, body = iris.call(predict, IRIS, host="tr.default.example.com")
-    assert (status, "NotImplemented" in str(body)) == (503, True)
+    assert (status, "foo/bar" in str(body)) == (503, True)
     assert iris.call(predict, IRIS, host="tr-predictor.default.example.com")[0] == 200
     seen = set()
     for _ in range(30):

@@ -54,6 +54,14 @@ def test_what_has_no_effect_is_said(isvc: dict[str, Any], words: str) -> None:
     assert words in sentence
 
 
+def test_a_transformer_is_run_and_its_own_fields_are_said_to_be_its_own() -> None:
+    isvc = service(minReplicas=1)
+    isvc["spec"]["transformer"] = {"containers": [{"image": "t"}], "minReplicas": 0}
+    isvc["spec"]["explainer"] = {"containers": [{"image": "e"}]}
+    (sentence,) = left_out(isvc)
+    assert sentence.startswith("transformer: minReplicas 0")
+
+
 def test_a_runtime_without_a_stand_in_is_noted_where_it_is_chosen() -> None:
     """It works on a cluster, and here where a container engine answers."""
     text = HEAD + "spec:\n  predictor:\n    model:\n      storageUri: s3://a/b\n      {}\n"
@@ -98,7 +106,10 @@ SERVING = "apiVersion: serving.kserve.io/v1alpha1\n"
 NOTED = {
     "nothing": HEAD + MODEL,
     "transformer, explainer": (
-        HEAD + MODEL + f"  transformer: # HERE\n{CONTAINER}  explainer: # HERE\n{CONTAINER}"
+        HEAD
+        + MODEL
+        + f"  transformer:\n{CONTAINER}    minReplicas: 0 # HERE\n"
+        + f"  explainer:\n{CONTAINER}    scaleTarget: 5 # HERE\n"
     ),
     "logger, batcher": (
         HEAD
@@ -155,4 +166,18 @@ def test_validate_notes_it_at_its_line(case: str, strict: bool) -> None:
 
 def test_what_a_mirror_holds_is_fetched() -> None:
     (report,) = review({"f.yaml": load(NOTED["HDFS"])}, mirrors=["hdfs://a/"])
+    assert report.findings == ()
+
+
+def test_an_art_explainer_is_noted_where_no_image_of_it_is_mapped() -> None:
+    text = HEAD + MODEL + "  explainer:\n    art:\n      type: SquareAttack\n"
+    files = {"f.yaml": load(text)}
+    (report,) = review(files, stands_in=lambda image: is_known(image, {}))
+    (note,) = report.findings
+    assert (note.severity, note.field) == ("note", "spec.explainer.art")
+    assert note.message == (
+        f"kserve-local {VERSION} has no stand-in for ART explanations; they run in Docker only"
+    )
+    mapped = {"kserve/art-explainer": ImageSource(Path())}
+    (report,) = review(files, stands_in=lambda image: is_known(image, mapped))
     assert report.findings == ()

@@ -210,6 +210,23 @@ def test_grpc_addresses(net: Network):
     assert net.client_target("elsewhere:80") == ("elsewhere:80", "")
 
 
+def test_services_are_found_where_nobody_may_listen_on_their_port(net: Network):
+    """Without the privilege the gateway listens for port 80 elsewhere, on the same address."""
+    unprivileged = Network(
+        {"ip": "127.64.0.9", "resolve": {"iris.default": "127.64.8.1"}, "service_port": 61080}
+    )
+    assert net.peer_address("iris.default", 80) == ("127.64.8.1", 80)
+    assert unprivileged.peer_address("iris.default", 80) == ("127.64.8.1", 61080)
+    # What asyncio has resolved is connected to by its address.
+    assert unprivileged.peer_address("127.64.8.1", 80) == ("127.64.8.1", 61080)
+    assert unprivileged.client_target("iris.default:80") == (
+        "127.64.8.1:61080",
+        "iris.default:80",
+    )
+    for host, port in (("iris.default", 8080), ("example.com", 80), ("127.0.0.1", 80)):
+        assert unprivileged.peer_address(host, port)[1] == port
+
+
 def test_ports_are_mapped_where_pods_have_no_address():
     net = Network({"ip": "127.0.0.1", "ports": {"8080": 41000}})
     assert net.server_address("0.0.0.0", 8080) == ("127.0.0.1", 41000)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kserve_local.api.meta import Object
-from kserve_local.controllers import isvc_status
+from kserve_local.controllers import isvc_knative, isvc_status
+from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.isvc_status import StatusDraft
 from kserve_local.controllers.pod_state import Failure
 
@@ -91,7 +92,7 @@ def pass_over(before: Object, service: Object, pods: list[Object], *, now: str =
     draft.component("predictor", service)
     assert draft.model(pods, service)
     draft.cross_components()
-    url = isvc_status.knative_url(draft.component_url, scheme="http")
+    url = isvc_status.knative_url(draft.component_url, "predictor", scheme="http")
     draft.ingress(url=url, address=isvc_status.cluster_address(before))
     return {**before, "status": draft.finish()}
 
@@ -269,31 +270,118 @@ def test_rollout_bookkeeping(
 
 
 @pytest.mark.parametrize(
-    ("url", "expected"),
+    ("url", "entry", "expected"),
     [
-        ("http://iris-predictor.default.example.com", "http://iris.default.example.com"),
-        ("http://iris-v2-predictor.ns.example.com", "http://iris-v2.ns.example.com"),
-        ("http://iris-transformer.ns.example.com", "http://iris.ns.example.com"),
-        (
-            "http://a-default-predictor.ns.example.com",
-            "http://a-default-predictor.ns.example.com",
-        ),
-        ("http://a-predictor-default.ns.example.com", "http://a.ns.example.com"),
+        ("iris-predictor.default.example.com", "predictor", "iris.default.example.com"),
+        ("iris-v2-predictor.ns.example.com", "predictor", "iris-v2.ns.example.com"),
+        ("iris-transformer.ns.example.com", "transformer", "iris.ns.example.com"),
+        ("my-predictor-transformer.ns.d", "transformer", "my-predictor.ns.d"),
+        ("a-default-predictor.ns.d", "predictor", "a-default-predictor.ns.d"),
+        ("a-predictor-default.ns.d", "predictor", "a.ns.d"),
     ],
 )
-def test_url_of_the_service_from_its_component(url: str, expected: str) -> None:
-    assert isvc_status.knative_url(url, scheme="http") == expected
+def test_url_of_the_service_from_its_entry_component(
+    url: str, entry: Component, expected: str
+) -> None:
+    assert isvc_status.knative_url(f"http://{url}", entry, scheme="http") == f"http://{expected}"
 
 
-def test_a_transformer_that_is_not_run_keeps_the_service_from_being_ready() -> None:
-    before = isvc(transformer={"containers": [{"image": "t"}]})
-    draft = StatusDraft(before, now=NOW)
+BESIDE: dict[str, Any] = {"transformer": {"containers": [{"image": "t"}]}, "explainer": {"art": {}}}
+
+
+def component_ksvc(component: str, status: str, reason: str = "") -> Object:
+    """A Knative Service whose conditions all have the same status."""
+    name = f"iris-{component}"
+    types = ("Ready", "RoutesReady", "ConfigurationsReady")
+    return {
+        "metadata": {"name": name, "generation": 1},
+        "status": {
+            "observedGeneration": 1,
+            "url": f"http://{name}.default.example.com",
+            "address": {"url": f"http://{name}.default.svc.cluster.local"},
+            "conditions": [{"type": t, "status": status, "reason": reason} for t in types],
+        },
+    }
+
+
+def draft_of(*states: str) -> tuple[StatusDraft, dict[str, dict[str, Any]]]:
+    """A pass over predictor, transformer and explainer in these states, and its conditions."""
+    draft = StatusDraft(isvc(**BESIDE), now=NOW)
     draft.running()
-    draft.component("predictor", ksvc())
-    draft.not_available("transformer", "not yet")
+    for component, state in zip(isvc_knative.COMPONENTS, states, strict=True):
+        draft.component(component, component_ksvc(component, state))
     draft.cross_components()
-    draft.ingress(url="", address="")
-    by_type = {c["type"]: c for c in draft.finish()["conditions"]}
-    assert by_type["TransformerReady"]["severity"] == "Info"
-    assert by_type["IngressReady"]["reason"] == "Transformer ingress not created"
-    assert by_type["Ready"]["status"] == "False"
+    url = isvc_status.knative_url(draft.component_url, "transformer", scheme="http")
+    draft.ingress(url=url, address="http://iris.default.svc.cluster.local")
+    return draft, {c["type"]: c for c in draft.finish()["conditions"]}
+
+
+def test_a_service_of_three_components_is_ready_by_its_transformers_url() -> None:
+    draft, by_type = draft_of("True", "True", "True")
+    status = draft.finish()
+    assert status["url"] == "http://iris.default.example.com"
+    assert set(status["components"]) == {"predictor", "transformer", "explainer"}
+    assert {t for t, c in by_type.items() if c["status"] == "True"} == {
+        "Ready", "IngressReady", "RoutesReady", "LatestDeploymentReady",
+        "PredictorReady", "PredictorRouteReady", "PredictorConfigurationReady",
+        "TransformerReady", "TransformerRouteReady", "TransformerConfigurationReady",
+        "ExplainerReady", "ExplainerRoutesReady", "ExplainerConfigurationReady",
+    }  # fmt: skip
+    assert all(by_type[t]["severity"] == "Info" for t in ("TransformerReady", "ExplainerReady"))
+
+
+@pytest.mark.parametrize(
+    ("states", "ingress", "folded"),
+    [
+        # Ready hangs on predictor and ingress only; a component's own URL, which a Knative Service
+        # has once it was Ready, is what the ingress waits for.
+        (
+            ("True", "Unknown", "Unknown"),
+            ("Unknown", "Transformer"),
+            ("Unknown", "ExplainerRoutes"),
+        ),
+        (("True", "False", "True"), ("False", "Transformer"), ("False", "TransformerRoute")),
+        (("False", "Unknown", "False"), ("False", "Predictor"), ("False", "ExplainerRoutes")),
+        (("Unknown", "False", "Unknown"), ("Unknown", "Predictor"), ("Unknown", "ExplainerRoutes")),
+    ],
+)
+def test_which_component_the_summing_conditions_name(
+    states: tuple[str, ...], ingress: tuple[str, str], folded: tuple[str, str]
+) -> None:
+    """The ingress names the first that is not Ready, RoutesReady the last one."""
+    _, by_type = draft_of(*states)
+    found = by_type["IngressReady"]
+    expected = (ingress[0], f"{ingress[1]} ingress not created")
+    assert (found["status"], found["reason"]) == expected
+    found = by_type["RoutesReady"]
+    assert (found["status"], found["reason"]) == (folded[0], f"{folded[1]}Ready not ready")
+
+
+def test_an_explainer_that_is_not_ready_leaves_a_service_with_a_url_ready() -> None:
+    """Only predictor and ingress gate Ready, and the ingress is once the entry has a URL."""
+    _, by_type = draft_of("True", "True", "False")
+    assert by_type["ExplainerReady"]["status"] == "False"
+    assert (by_type["IngressReady"]["status"], by_type["Ready"]["status"]) == ("True", "True")
+
+
+def test_a_stopped_service_says_so_for_each_component() -> None:
+    draft, _ = draft_of("True", "True", "True")
+    draft.stop()
+    status = draft.finish()
+    by_type = {c["type"]: c for c in status["conditions"]}
+    for type_ in ("PredictorReady", "TransformerReady", "ExplainerReady", "IngressReady"):
+        assert (by_type[type_]["status"], by_type[type_]["reason"]) == ("False", "Stopped")
+    assert "ExplainerRoutesReady" not in by_type
+    assert "components" not in status
+
+
+def test_what_the_spec_has_no_more_leaves_the_status() -> None:
+    before = draft_of("True", "True", "True")[0].finish()
+    draft = StatusDraft({**isvc(), "status": before}, now=NOW)
+    draft.component("predictor", component_ksvc("predictor", "True"))
+    for component in ("transformer", "explainer"):
+        draft.absent(component)
+    draft.cross_components()
+    status = draft.finish()
+    assert set(status["components"]) == {"predictor"}
+    assert not [c for c in status["conditions"] if c["type"].startswith(("Trans", "Expl"))]

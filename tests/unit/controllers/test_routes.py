@@ -11,6 +11,7 @@ from kserve_local.controllers import knative_names as names
 from kserve_local.controllers.routes import (
     Backing,
     RoutesController,
+    Served,
     compile_routes,
     endpoint_of,
     model_names,
@@ -89,7 +90,8 @@ def unready(container: dict[str, Any]) -> Object:
 
 def routes(service: Object | None, *backings: Backing, of: Object | None = None) -> Any:
     by_name = {b.revision["metadata"]["name"]: b for b in backings}
-    return compile_routes(of or isvc(), service, by_name, domain="example.com")
+    served = {"predictor": Served(service, by_name)}
+    return compile_routes(of or isvc(), served, domain="example.com")
 
 
 def test_every_way_of_addressing_leads_to_the_service() -> None:
@@ -326,18 +328,90 @@ def test_the_host_that_the_status_shows_for_a_named_predictor_is_routed() -> Non
     """`status.url` keeps `predictor.name`: `<isvc>-<name>`."""
     service = isvc()
     service["spec"]["predictor"]["name"] = "v2"
-    entry, predictor = compile_routes(service, None, {}, domain="example.com")
+    entry, predictor = compile_routes(service, {}, domain="example.com")
     assert {"iris-v2.default.example.com", "iris-v2.default.localhost"} <= set(entry.hosts)
     assert "iris.default.svc.cluster.local" in entry.hosts
     assert "iris-v2-predictor.default.example.com" in predictor.hosts
     local = isvc(labels={"networking.knative.dev/visibility": "cluster-local"})
     local["spec"]["predictor"]["name"] = "v2"
-    hosts = compile_routes(local, None, {}, domain="example.com")[0].hosts
+    hosts = compile_routes(local, {}, domain="example.com")[0].hosts
     assert all(h.startswith("iris.default") for h in hosts)
 
 
 def test_a_name_with_default_in_it_keeps_its_predictor_host() -> None:
     """KServe's leftover rule: nothing is taken off, so the predictor's host is the URL."""
-    entry, predictor = compile_routes(isvc("my-default"), None, {}, domain="example.com")
+    entry, predictor = compile_routes(isvc("my-default"), {}, domain="example.com")
     assert "my-default-predictor.default.example.com" in predictor.hosts
     assert not set(entry.hosts) & set(predictor.hosts)
+
+
+def three_components() -> Object:
+    service = isvc()
+    for component in ("transformer", "explainer"):
+        service["spec"][component] = {"containers": [{"image": component}]}
+    return service
+
+
+def component_of(name: str, *pods: Object, args: tuple[str, ...] = ()) -> Served:
+    revision = f"iris-{name}-00001"
+    made = ksvc((revision, 100, "latest"))
+    made["metadata"]["name"] = f"iris-{name}"
+    return Served(made, {revision: backing(revision, *pods, args=args)})
+
+
+def test_each_component_has_its_hosts_and_the_entry_leads_to_the_transformer() -> None:
+    served = {
+        "predictor": component_of("predictor", pod("p", "127.64.0.2")),
+        "transformer": component_of(
+            "transformer", pod("t", "127.64.0.3"), args=("--model_name=m",)
+        ),
+        "explainer": component_of("explainer", pod("e", "127.64.0.4")),
+    }
+    found = compile_routes(three_components(), served, domain="example.com")  # type: ignore[arg-type]  # keys are Literals
+    entry = found[0]
+    assert (entry.component, entry.models) == ("transformer", ("m",))
+    assert [t.id for t in entry.targets] == ["default/iris-transformer-00001"]
+    assert [t.id for t in entry.explain] == ["default/iris-explainer-00001"]
+    by_host = {r.hosts[0]: r for r in found[1:]}
+    assert by_host.keys() == {
+        f"{tag}iris-{c}.default.example.com" for c in served for tag in ("", "latest-")
+    }
+    for component in served:
+        for tag in ("", "latest-"):
+            route = by_host[f"{tag}iris-{component}.default.example.com"]
+            assert [t.id for t in route.targets] == [f"default/iris-{component}-00001"]
+            assert f"{tag}iris-{component}.default" in route.hosts
+            assert (route.component, route.explain, route.path) == (component, (), "")
+            assert not route.names_service
+
+
+def test_a_transformer_waits_while_it_starts_and_fails_with_its_own_reason() -> None:
+    service = three_components()
+    (entry, *_) = compile_routes(service, {}, domain="example.com")
+    assert (entry.targets[0].id, entry.targets[0].state) == (
+        "default/iris-transformer",
+        "starting",
+    )
+    conditions = [
+        {"type": "TransformerReady", "status": "False", "reason": "R", "message": "no image"}
+    ]
+    service["status"] = {"conditions": conditions}
+    (entry, *_) = compile_routes(service, {}, domain="example.com")
+    assert (entry.targets[0].state, entry.targets[0].reason) == ("failed", "R: no image")
+    assert entry.explain[0].state == "starting"
+
+
+def test_a_predictor_that_cannot_be_made_fails_what_comes_after_it() -> None:
+    """The controller makes no transformer before something could be made of the predictor."""
+    service = three_components()
+    condition = {"type": "PredictorReady", "status": "False", "message": "denied"}
+    service["status"] = {"conditions": [{**condition, "reason": "ReconcileFailed"}]}
+    (entry, *_) = compile_routes(service, {}, domain="example.com")
+    reason = "ReconcileFailed: denied"
+    assert [t.reason for t in (*entry.targets, *entry.explain)] == [reason, reason]
+    failure = {"reason": "NoSupportingRuntime", "message": "none"}
+    service["status"] = {
+        "modelStatus": {"transitionStatus": "InvalidSpec", "lastFailureInfo": failure}
+    }
+    (entry, *_) = compile_routes(service, {}, domain="example.com")
+    assert entry.targets[0].reason == "NoSupportingRuntime: none"

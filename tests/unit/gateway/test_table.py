@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,66 @@ def test_a_request_finds_its_route(host: bytes, target: bytes, name: str, cut: i
     found = TWO.find(host, target)
     assert isinstance(found, Found)
     assert (found.route.route.service, found.cut) == (name, cut)
+
+
+WITH_EXPLAINER = CompiledTable(
+    RouteTable(
+        1,
+        (
+            replace(route("iris", "iris"), component="transformer", explain=(Target("e", 100),)),
+            replace(
+                route("x", hosts=("iris-predictor.default.example.com",), entry=False),
+                names_service=False,
+            ),
+        ),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "component"),
+    [
+        ("iris.default.example.com", "/v1/models/iris:explain", "explainer"),
+        ("iris.default.example.com", "/v1/models/iris:explain?a=b", "explainer"),
+        ("iris.default.example.com", "/v1/models/i_r-1:explain", "explainer"),
+        ("localhost", "/serving/default/iris/v1/models/iris:explain", "explainer"),
+        ("localhost", "/v1/models/iris:explain", "explainer"),
+        # The cluster's rule is a regular expression over the raw path of the first protocol.
+        ("iris.default.example.com", "/v1/models/iris.v2:explain", "transformer"),
+        ("iris.default.example.com", "/v1/models/ir%69s:explain", "transformer"),
+        ("iris.default.example.com", "/v1/models/iris:explain/", "transformer"),
+        ("iris.default.example.com", "/v1/models/iris:explainx", "transformer"),
+        ("iris.default.example.com", "/a/v1/models/iris:explain", "transformer"),
+        ("iris.default.example.com", "/v2/models/iris/explain", "transformer"),
+        ("iris.default.example.com", "/v1/models/iris:predict", "transformer"),
+        ("iris.default.example.com", "/inference.GRPCInferenceService/ModelInfer", "transformer"),
+        ("localhost", "/serving/default/iris/v1/models/iris:predict", "transformer"),
+        # A component's own host leads to that component only.
+        ("iris-predictor.default.example.com", "/v1/models/iris:explain", "predictor"),
+    ],
+)
+def test_explain_goes_to_the_explainer(host: str, target: str, component: str) -> None:
+    found = WITH_EXPLAINER.find(host.encode(), target.encode())
+    assert isinstance(found, Found)
+    assert found.route.route.component == component
+    assert found.route.ids == (("e",) if component == "explainer" else found.route.ids)
+
+
+def test_only_the_service_as_a_whole_tells_replicas_its_name() -> None:
+    """The headers are set by the cluster's rule for the service, none of a component's own."""
+    entry, component = WITH_EXPLAINER.routes
+    assert entry.explain is not None
+    assert b"KServe-Isvc-Name: iris" in entry.explain.lines
+    assert entry.fields == entry.explain.fields != ()
+    assert (component.lines, component.fields) == (b"", ())
+
+
+def test_a_held_explain_follows_its_own_route_into_the_next_table() -> None:
+    entry = WITH_EXPLAINER.routes[0]
+    assert entry.explain is not None
+    assert WITH_EXPLAINER.successor(entry.explain.route) is entry.explain
+    assert WITH_EXPLAINER.successor(entry.route) is entry
+    assert ONE.successor(entry.explain.route) is ONE.routes[0]
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,10 @@ NOT_CREATED = ("False", "Predictor ingress not created", "")
             isvc(
                 Ready=NOT_CREATED,
                 PredictorReady=("True", "", ""),
-                TransformerReady=("False", "NotImplemented", "not run"),
+                TransformerReady=("False", "RevisionFailed", "no such image"),
             ),
             FINE,
-            ("NotImplemented", "not run"),
+            ("RevisionFailed", "no such image"),
         ),
         (
             isvc(Ready=NOT_CREATED, PredictorReady=("False", "ReconcileFailed", TROUBLE.message)),
@@ -111,6 +111,16 @@ def test_a_service_that_was_ready_once_and_has_nobody_to_serve_says_why() -> Non
     stuck = Failure("ModelLoadFailed", "no model")
     assert why(was_ready, FINE, None, stuck) == ("", "")
     assert why(was_ready, FINE, None, stuck, absent=True) == ("ModelLoadFailed", "no model")
+
+
+def test_a_component_that_gates_nothing_is_told_all_the_same() -> None:
+    """Ready hangs on predictor and ingress; an explainer that failed does not show in it."""
+    service = isvc(Ready=("True", "", ""), ExplainerReady=("False", "RevisionFailed", "boom"))
+    assert why(service, FINE) == ("", "")
+    assert why(service, FINE, absent=True) == ("RevisionFailed", "boom")
+    assert _state({"status": "True"}, "RevisionFailed", served=True, wanted=True, failed=True) == (
+        "Failed"
+    )
 
 
 @pytest.mark.parametrize(

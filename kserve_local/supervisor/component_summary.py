@@ -1,0 +1,285 @@
+"""What `status` shows of one component of a service: predictor, transformer or explainer.
+
+Reads what the component's Knative Service says in the InferenceService's status, the component's
+Pods, and the gateway's figures of its Revisions. `summary` puts a service together from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kserve_local.api import names, scheme
+from kserve_local.api.meta import (
+    Key,
+    Object,
+    condition_is,
+    get_condition,
+    labels_of,
+    name_of,
+    namespace_of,
+    uid_of,
+)
+from kserve_local.controllers import isvc_knative, isvc_status, pod_state
+from kserve_local.controllers.isvc_knative import Component
+from kserve_local.controllers.pod_state import Failure
+from kserve_local.interfaces.backend import ReplicaStatus
+from kserve_local.store.store import Store
+from kserve_local.supervisor.pod_usage import PodUsage
+from kserve_local.supervisor.stats import Stats
+
+CREATING = "ContainerCreating"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One component as it stands.
+
+    Args:
+        revisions: Entries of `status --json`, newest first.
+        wanted: A replica should be there now.
+        served: One is ready.
+        failed: Its newest revision cannot be had.
+        unhealthy: The Event about a failed probe of a Pod that is not Ready.
+        stuck: Why a Pod of the newest revision cannot be made.
+        preparing: What a Pod waits for before it can start.
+        reason, message: What keeps it from being what its spec says; both empty: nothing.
+        failure: What its last failed request in the last minute was, and how long ago.
+    """
+
+    component: Component
+    name: str
+    pods: Sequence[Object]
+    revisions: Sequence[dict[str, Any]]
+    wanted: bool
+    served: bool
+    failed: bool
+    unhealthy: Object | None
+    stuck: Failure | None
+    preparing: str
+    reason: str
+    message: str
+    url: str
+    memory: int
+    rps: float
+    p95: float
+    failure: tuple[float, str] | None
+
+    @property
+    def state(self) -> str:
+        """`Ready`, `Zero`, `Failed` or `Loading`."""
+        if self.failed:
+            return "Failed"
+        if self.served:
+            return "Ready"
+        return "Loading" if self.wanted or not self.revisions else "Zero"
+
+    def shown(self) -> dict[str, Any]:
+        """Return the entry of `status --json`."""
+        return {
+            "component": self.component,
+            "name": self.name,
+            "state": self.state,
+            "reason": self.reason,
+            "message": self.message,
+            "url": self.url,
+            "revisions": list(self.revisions),
+            "memory": self.memory,
+            "rps": self.rps,
+            "p95": self.p95,
+            "lastFailure": self.failure[1] if self.failure else "",
+            **restarts(self.pods),
+        }
+
+
+async def parts_of(
+    isvc: Object,
+    pods: Sequence[Object],
+    store: Store,
+    replicas: Mapping[str, ReplicaStatus],
+    usage: PodUsage,
+    stats: Stats,
+    probes: Mapping[str, Object],
+) -> list[Part]:
+    """Return the components of a service, the predictor first.
+
+    Args:
+        pods: All Pods of the service.
+        replicas: What the backend runs, by the Pod's uid.
+        probes: The latest Event about a failed probe, by the Pod's uid.
+    """
+    found = []
+    for component in isvc_knative.components_of(isvc):
+        own = [p for p in pods if labels_of(p).get(names.COMPONENT_LABEL) == component]
+        found.append(await _part(isvc, component, own, store, replicas, usage, stats, probes))
+    return found
+
+
+async def _part(
+    isvc: Object,
+    component: Component,
+    pods: Sequence[Object],
+    store: Store,
+    replicas: Mapping[str, ReplicaStatus],
+    usage: PodUsage,
+    stats: Stats,
+    probes: Mapping[str, Object],
+) -> Part:
+    namespace = namespace_of(isvc)
+    status = ((isvc.get("status") or {}).get("components") or {}).get(component) or {}
+    memory = 0
+    for pod in pods:
+        if uid_of(pod) in replicas and (used := await usage.of(pod)) is not None:
+            memory += used.memory_bytes
+    revisions = _revisions(component, status, pods, replicas)
+    targets = [f"{namespace}/{r['name']}" for r in revisions]
+    figures = [stats.of(t) for t in targets]
+    waiting = [p for p in pods if _waits(p)]
+    unhealthy = [probes[uid_of(p)] for p in waiting if uid_of(p) in probes]
+    latest = str(status.get("latestCreatedRevision") or "")
+    stuck = [
+        failure
+        for pod in waiting
+        if pod_state.revision_of(pod) == latest and (failure := failure_of(pod))
+    ]
+    conditions = [
+        get_condition(isvc, types[component]) or {}
+        for types in (isvc_status.CONFIGURATION_READY_OF, isvc_status.READY_OF)
+    ]
+    last_probe = max(unhealthy, key=last_seen, default=None)
+    preparing = next(filter(None, map(_preparation, waiting)), "")
+    reason, message = _why(conditions, next(iter(stuck), None), last_probe, preparing)
+    failures = [f for t in targets if (f := stats.failure(t)) is not None]
+    return Part(
+        component=component,
+        name=isvc_knative.service_name(isvc, component),
+        pods=pods,
+        revisions=revisions,
+        wanted=any(desired(store, namespace, str(r["name"])) for r in revisions),
+        served=any(r["replicas"] for r in revisions),
+        failed=conditions[1].get("status") == "False" and conditions[1].get("reason") != "Stopped",
+        unhealthy=last_probe,
+        stuck=next(iter(stuck), None),
+        preparing=preparing,
+        reason=reason,
+        message=message,
+        url=str(status.get("url") or ""),
+        memory=memory,
+        rps=round(sum(f["rps"] for f in figures), 2),
+        p95=max((f["p95"] for f in figures), default=0.0),
+        failure=min(failures, default=None),
+    )
+
+
+def blamed(parts: Sequence[Part], reason: str, message: str) -> str:
+    """Return which of several components a reason is about, empty if it is not one's own."""
+    if len(parts) < 2 or not (reason or message):
+        return ""
+    told = (p.component for p in parts if (p.reason, p.message) == (reason, message))
+    return next(told, "")
+
+
+def failing_hops(parts: Sequence[Part], name: str) -> list[str]:
+    """Return one line on the requests that failed lately, hop by hop; none if none did.
+
+    With one component the client has seen all there is to see.
+    """
+    failing = [p for p in parts if p.failure is not None]
+    if len(parts) < 2 or not failing:
+        return []
+    # From the model outwards: the first hop that failed mostly is why the others did.
+    order = ("predictor", "explainer", "transformer")
+    failing.sort(key=lambda p: order.index(p.component))
+    hops = "; ".join(f"{p.component}: {p.failure[1]}" for p in failing if p.failure)
+    ago = min(p.failure[0] for p in failing if p.failure)
+    look = " or ".join(f"--component {p.component}" for p in failing)
+    return [f"a request failed {ago:.0f} s ago. {hops}. See kserve-local logs {name} {look}"]
+
+
+def _why(
+    conditions: Sequence[Mapping[str, Any]],
+    stuck: Failure | None,
+    unhealthy: Object | None,
+    preparing: str,
+) -> tuple[str, str]:
+    for condition in conditions:
+        if condition.get("status") == "False" and condition.get("message"):
+            return str(condition.get("reason", "")), str(condition["message"])
+    if stuck is not None:
+        return stuck.reason, stuck.message
+    if unhealthy is not None:
+        return str(unhealthy["reason"]), str(unhealthy.get("message", ""))
+    return (CREATING, preparing) if preparing else ("", "")
+
+
+def failure_of(pod: Object) -> Failure | None:
+    """Return why a Pod that is not Ready is not, None if it may still be."""
+    return pod_state.failure_of(pod) or pod_state.is_not_coming(pod) if _waits(pod) else None
+
+
+def _preparation(pod: Object) -> str:
+    """Return what the containers of a Pod wait for, e.g. an image that is being built."""
+    for container in pod_state.statuses(pod):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") == CREATING and waiting.get("message"):
+            return str(waiting["message"])
+    return ""
+
+
+def desired(store: Store, namespace: str, revision: str) -> int:
+    """Return how many replicas a Revision should have now; its condition Ready does not tell."""
+    found = store.find(Key(scheme.REVISION.id, namespace, revision))
+    return int(((found or {}).get("status") or {}).get("desiredReplicas") or 0)
+
+
+def last_seen(event: Object) -> str:
+    """Return when an Event was seen last, in Kubernetes' form, which sorts."""
+    return str(event.get("lastTimestamp") or "")
+
+
+def _waits(pod: Object) -> bool:
+    return not pod["metadata"].get("deletionTimestamp") and not condition_is(pod, "Ready")
+
+
+def restarts(pods: Sequence[Object]) -> dict[str, Any]:
+    """Return how often containers were restarted, and when the last one had ended ("": never)."""
+    containers = [c for p in pods for c in (p.get("status") or {}).get("containerStatuses") or ()]
+    ended = [(c.get("lastState") or {}).get("terminated") or {} for c in containers]
+    return {
+        "restarts": sum(int(c.get("restartCount") or 0) for c in containers),
+        "lastRestart": max((str(e.get("finishedAt") or "") for e in ended), default=""),
+    }
+
+
+def _revisions(
+    component: str,
+    status: Mapping[str, Any],
+    pods: Sequence[Object],
+    replicas: Mapping[str, ReplicaStatus],
+) -> list[dict[str, Any]]:
+    percents: dict[str, int] = {}
+    for entry in status.get("traffic") or ():
+        revision = str(entry.get("revisionName", ""))
+        percents[revision] = percents.get(revision, 0) + int(entry.get("percent") or 0)
+
+    def fresh(name: str, percent: int) -> dict[str, Any]:
+        return {
+            "name": name,
+            "component": component,
+            "percent": percent,
+            "replicas": 0,
+            "pods": [],
+            "pids": [],
+        }
+
+    found = {name: fresh(name, percent) for name, percent in percents.items()}
+    for pod in pods:
+        name = labels_of(pod).get(names.REVISION_LABEL, "")
+        entry = found.setdefault(name, fresh(name, 0))
+        entry["pods"].append(name_of(pod))
+        replica = replicas.get(uid_of(pod))
+        running = [c for c in replica.containers if c.state == "running"] if replica else []
+        entry["pids"] += [c.pid for c in running if c.pid]
+        entry["replicas"] += 1 if running and all(c.ready for c in running) else 0
+    return sorted(found.values(), key=lambda r: str(r["name"]), reverse=True)
