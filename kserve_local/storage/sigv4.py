@@ -47,7 +47,9 @@ def signed(url: str, keys: AwsKeys, region: str, now: datetime) -> Mapping[str, 
         headers["x-amz-security-token"] = keys.token
     names = ";".join(sorted(headers))
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    query = "&".join(sorted(f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in pairs))
+    # By name first: "00" comes after "0", although "00=" is before "0=".
+    encoded = sorted((quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in pairs)
+    query = "&".join(f"{name}={value}" for name, value in encoded)
     canonical = "\n".join(
         (
             "GET",
