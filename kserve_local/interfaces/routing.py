@@ -7,7 +7,7 @@ component, a tag. Values only; the wire form is the dataclasses as JSON (`orjson
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,12 +16,17 @@ from typing import Any, Protocol
 class Endpoint:
     """One ready replica. `ports` maps the Pod's port to the one really listened on when they
     differ.
+
+    Args:
+        agent: The arguments of the Pod's `agent` container, whose work the gateway does; empty:
+            there is none.
     """
 
     pod: str
     address: str
     port: int
     grpc_port: int = 0
+    agent: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
