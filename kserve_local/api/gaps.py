@@ -110,11 +110,7 @@ def _of_predictor(isvc: Object) -> Iterator[Gap]:
     predictor: Mapping[str, Any] = isvc["spec"]["predictor"]
     at: Path_ = ("spec", "predictor")
     yield from _of_replicas(predictor, at)
-    if predictor.get("logger"):
-        yield Gap((*at, "logger"), "logger: requests are not logged yet")
-    if predictor.get("batcher"):
-        text = "batcher: requests are not put together by an agent yet"
-        yield Gap((*at, "batcher"), text)
+    yield from _of_logger((*at, "logger"), predictor.get("logger") or {}, framework_of(predictor))
     if predictor.get("workerSpec") is not None:
         text = "workerSpec: the head runs alone, without workers on other nodes"
         yield Gap((*at, "workerSpec"), text)
@@ -139,3 +135,16 @@ def _of_predictor(isvc: Object) -> Iterator[Gap]:
             " which is not there; set spec.predictor.model.storageUri"
         )
         yield Gap((*at, framework[0]), text)
+
+
+def _of_logger(
+    at: Path_, logger: Mapping[str, Any], framework: tuple[str, Mapping[str, Any]] | None
+) -> Iterator[Gap]:
+    if str(logger.get("url") or "").startswith("abfs"):
+        text = (
+            "logger.url abfs://: objects are not written to Azure; storage.mirrors of "
+            "kserve-local.yaml may map its prefix to a folder, which then gets them"
+        )
+        yield Gap((*at, "url"), text)
+    if logger and framework is not None and framework[1].get("protocolVersion") == "grpc-v2":
+        yield Gap(at, "logger: gRPC calls are not logged, only what comes by REST")
