@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from kserve_local.gateway.agent_settings import (
 )
 from kserve_local.gateway.batcher import Answer, BadBody, answers, read_instances, request_body
 from kserve_local.gateway.logger import is_storage, names_cluster
+from kserve_local.gateway.parquet import parquet_document
 from kserve_local.gateway.payload import (
     COLUMNS,
     REQUEST,
@@ -286,6 +288,18 @@ def test_csv_has_a_header_and_quotes_as_go_does() -> None:
 def test_an_object_is_named_after_its_first_record(url: str, path: str, uri: str) -> None:
     event = stored(more=["--log-url", url, "--log-store-path", path])
     assert object_uri(event, "csv") == f"{uri}.csv"
+
+
+def test_parquet_is_the_file_that_pyarrow_has_read() -> None:
+    """`two_records.parquet` was read back with pyarrow, column by column."""
+    second = stored(
+        RESPONSE,
+        body=b"\xff",
+        metadata={"X-A": ["\u00e9"]},
+        more=["--logger-tls-skip-verify", "true"],
+    )
+    known = (Path(__file__).parent / "two_records.parquet").read_bytes()
+    assert parquet_document([stored(), second]) == known
 
 
 # The batcher's bodies
