@@ -21,7 +21,14 @@ from urllib.parse import quote, unquote
 
 from kserve_local.gateway.agent_request import AgentRequest, AnswerCopy
 from kserve_local.gateway.agent_settings import LoggerSettings, read_args
-from kserve_local.gateway.batcher import PREDICT, Answer, BadBody, Batcher, read_instances
+from kserve_local.gateway.batcher import (
+    OFF_LOOP,
+    PREDICT,
+    Answer,
+    BadBody,
+    Batcher,
+    read_instances,
+)
 from kserve_local.gateway.blobs import BlobBatches, Store
 from kserve_local.gateway.chunked import ChunkError
 from kserve_local.gateway.errors import PHRASES
@@ -348,21 +355,37 @@ class AgentConnection(asyncio.Protocol):
         return logs.headers if logs is not None else frozenset()
 
     def _batch(self, request: AgentRequest, body: bytes) -> None:
+        self._in_batch = True
+        if len(body) > OFF_LOOP:
+            self._agent.host.spawn(self._batch_large(request, body), "agent-batch")
+            return
+        try:
+            self._put(request, read_instances(body), len(body))
+        except BadBody as error:
+            self._refuse(request, error)
+
+    async def _batch_large(self, request: AgentRequest, body: bytes) -> None:
+        try:
+            instances = await asyncio.to_thread(read_instances, body)
+        except BadBody as error:
+            self._refuse(request, error)
+        else:
+            self._put(request, instances, len(body))
+
+    def _refuse(self, request: AgentRequest, error: BadBody) -> None:
+        self._in_batch = False
+        self._answer(request, 400, f"{error}\n".encode(), refusal=True)
+
+    def _put(self, request: AgentRequest, instances: list[Any], size: int) -> None:
         batcher = self._agent.batcher
         assert batcher is not None
-        try:
-            instances = read_instances(body)
-        except BadBody as error:
-            self._answer(request, 400, f"{error}\n".encode(), refusal=True)
-            return
-        self._in_batch = True
         path = quote(unquote(request.path), safe="/:@!$&'()*+,;=~")
 
         def done(answer: bytes) -> None:
             self._in_batch = False
             self._answer(request, 200, answer)
 
-        batcher.put(path, instances, done)
+        batcher.put(path, instances, done, size=size)
 
     def _answer(
         self,

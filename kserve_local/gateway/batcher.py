@@ -13,13 +13,15 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kserve_local.gateway import gojson
 from kserve_local.gateway.agent_settings import BatcherSettings
 from kserve_local.gateway.gojson import GoJSONError
 
 PREDICT = b":predict"
+OFF_LOOP = 64 * 1024
+"""Bytes of JSON from which on a thread reads and writes it, so that other requests go on."""
 SIZE_MISMATCH = "size of prediction is not equal to the size of instances"
 
 
@@ -130,10 +132,19 @@ def _response(message: str, batch: str, predictions: list[Any] | None) -> bytes:
     )
 
 
+T = TypeVar("T")
+
+
+async def off_loop(size: int, work: Callable[[], T]) -> T:
+    """Return `work()`, done in a thread where it is about `size` bytes and that is much."""
+    return await asyncio.to_thread(work) if size > OFF_LOOP else work()
+
+
 @dataclass(slots=True)
 class _Waiting:
     path: str
     instances: list[Any]
+    size: int
     done: Callable[[bytes], None]
 
 
@@ -158,13 +169,16 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._runs = False
 
-    def put(self, path: str, instances: list[Any], done: Callable[[bytes], None]) -> None:
+    def put(
+        self, path: str, instances: list[Any], done: Callable[[bytes], None], *, size: int = 0
+    ) -> None:
         """Let instances take part in a batch.
 
         Args:
+            size: Bytes they came in.
             done: Called once with the client's answer, also when the client has left.
         """
-        self._waiting.append(_Waiting(path, instances, done))
+        self._waiting.append(_Waiting(path, instances, size, done))
         self._arrived.set()
         if not self._runs:
             self._runs = True
@@ -199,8 +213,12 @@ class Batcher:
     async def _predict(self, batch: list[_Waiting]) -> None:
         # The last one's path, whatever the others asked for: as upstream.
         path = batch[-1].path
-        body = request_body([i for each in batch for i in each.instances])
+        instances = [i for each in batch for i in each.instances]
+        size = sum(each.size for each in batch)
+        body = await off_loop(size, lambda: request_body(instances))
         answer = await self._ask(path, body)
-        bodies = answers(answer, [len(each.instances) for each in batch], str(uuid.uuid4()))
+        sizes = [len(each.instances) for each in batch]
+        id = str(uuid.uuid4())
+        bodies = await off_loop(len(answer.body), lambda: answers(answer, sizes, id))
         for each, text in zip(batch, bodies, strict=True):
             each.done(text)

@@ -20,6 +20,9 @@ import orjson
 FILE = "events.jsonl"
 OLDER = "events.1.jsonl"
 LIMIT = 64 * 1024 * 1024
+BODY_LIMIT = 4 * 1024 * 1024
+SHOWN = 64 * 1024
+"""Bytes of a body over the limit that are kept."""
 
 
 class PayloadFile:
@@ -27,7 +30,7 @@ class PayloadFile:
 
     Args:
         folder: Made on the first event.
-        limit: Bytes in both files together; one event may be more.
+        limit: Bytes in both files together.
     """
 
     def __init__(self, folder: Path, limit: int = LIMIT) -> None:
@@ -61,10 +64,15 @@ class PayloadFile:
 
 
 def document(target: str, attributes: Mapping[str, str], kind: str, body: bytes) -> dict[str, Any]:
-    """Return an event in CloudEvents' JSON format, with `target`."""
+    """Return an event in CloudEvents' JSON format, with `target`.
+
+    Of a body over the limit there is the beginning, and `truncated` says how large it is.
+    """
     found: dict[str, Any] = {**attributes, "target": target}
     if kind:
         found["datacontenttype"] = kind
+    if len(body) > BODY_LIMIT:
+        return {**found, "data": body[:SHOWN].decode("utf-8", "replace"), "truncated": len(body)}
     try:
         return {**found, "data": orjson.loads(body)}
     except orjson.JSONDecodeError:

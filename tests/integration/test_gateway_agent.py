@@ -473,6 +473,24 @@ async def test_concurrent_requests_become_one(gateway: World) -> None:
         assert list(found[0]) == ["message", "batchId", "predictions"]
 
 
+async def test_large_bodies_are_batched_without_holding_others_up(gateway: World) -> None:
+    """They are read and written by a thread."""
+    rows = [[float(n), 0.5] for n in range(40_000)]
+    async with Upstream(model()) as upstream:
+        await gateway.publish(with_agent(upstream, *batching(2, 5000)))
+        large = asyncio.create_task(ask(gateway.port, post(instances(*rows))))
+        slowest = 0.0
+        while not large.done():
+            started = time.perf_counter()
+            await ask(gateway.port, b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            slowest = max(slowest, time.perf_counter() - started)
+            await asyncio.sleep(0.01)
+        assert json.loads((await large).body)["predictions"] == rows
+        assert slowest < 0.5
+        bad = await ask(gateway.port, post(b"[" + b"1," * 40_000 + b"1]"))
+        assert (bad.status, bad.body) == (400, b"can't Unmarshal body\n")
+
+
 async def test_a_batch_waits_for_its_latency(gateway: World) -> None:
     async with Upstream(model()) as upstream:
         await gateway.publish(with_agent(upstream, *batching(32, 300)))

@@ -506,6 +506,8 @@ def test_the_sink_keeps_what_a_body_is() -> None:
     assert document("http://t", event, "", b"hi")["data"] == "hi"
     assert document("http://t", event, "", b"\xff\x00")["data_base64"] == "/wA="
     assert "data" not in document("http://t", event, "", b"")
+    large = document("http://t", event, "", b"x" * (5 << 20))
+    assert (len(large["data"]), large["truncated"]) == (64 << 10, 5 << 20)
 
 
 def test_the_sink_keeps_the_newest(tmp_path: Any) -> None:
