@@ -22,7 +22,7 @@ from kserve_local.gateway import outbound
 from kserve_local.gateway.agent_settings import LoggerSettings
 from kserve_local.gateway.outbound import Courier, OutboundError, Place, UnknownHost
 from kserve_local.gateway.payload import Payload, attributes, event_headers
-from kserve_local.gateway.payload_file import PayloadFile
+from kserve_local.gateway.payload_file import Event, PayloadFile
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,9 @@ class Delivery:
         self._inside = inside
         self._sink = sink
         self._certificates = certificates
+        self._complaints = Complaints()
+        self._unwritten: list[Event] = []
+        self._writing = asyncio.Lock()
 
     async def send(self, payload: Payload, courier: Courier) -> None:
         """Deliver one event. Whatever goes wrong is logged, and nothing is tried again."""
@@ -102,10 +105,14 @@ class Delivery:
             await self._keep(payload)
         except (OutboundError, TimeoutError, ValueError) as error:
             why = str(error) or "no answer in time"
-            logger.warning("event %s: %s: %s", payload.id, settings.url, why)
+            text = f"event {payload.id}: {settings.url}: {why}"
+            self._complaints.tell(settings.url, text)
         else:
-            level = logging.DEBUG if 200 <= reply.status < 300 else logging.WARNING
-            logger.log(level, "event %s: %s: status %d", payload.id, settings.url, reply.status)
+            text = f"event {payload.id}: {settings.url}: status {reply.status}"
+            if 200 <= reply.status < 300:
+                logger.debug("%s", text)
+            else:
+                self._complaints.tell(settings.url, text)
 
     def _place(self, settings: LoggerSettings, *, known: bool) -> Place:
         url = urlsplit(settings.url)
@@ -129,16 +136,35 @@ class Delivery:
 
     async def _keep(self, payload: Payload) -> None:
         now = datetime.now(UTC)
-        try:
-            await asyncio.to_thread(
-                self._sink.add,
-                payload.settings.url,
-                attributes(payload, now),
-                payload.content_type,
-                payload.body,
-            )
-        except OSError as error:
-            logger.warning("event %s: the built-in sink: %s", payload.id, error)
+        url = payload.settings.url
+        event = Event(url, attributes(payload, now), payload.content_type, payload.body)
+        self._unwritten.append(event)
+        # Whoever comes first writes what the others brought meanwhile.
+        async with self._writing:
+            events, self._unwritten = self._unwritten, []
+            if not events:
+                return
+            try:
+                await asyncio.to_thread(self._sink.add, events)
+            except OSError as error:
+                self._complaints.tell("the built-in sink", f"the built-in sink: {error}")
+
+
+class Complaints:
+    """Warnings that come with every event: of each kind one in a while, with their number."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def tell(self, about: str, text: str) -> None:
+        """Log the text, or count it."""
+        count = self._counts[about] = self._counts.get(about, 0) + 1
+        now = perf_counter()
+        if about not in self._told or now - self._told[about] > TOLD_EVERY:
+            self._told[about] = now
+            self._counts[about] = 0
+            logger.warning("%s%s", text, f" ({count} times)" if count > 1 else "")
 
 
 class PayloadLogger:
@@ -163,8 +189,7 @@ class PayloadLogger:
         self._waiting: deque[Payload] = deque()
         self._size = 0
         self._running = 0
-        self._dropped = 0
-        self._told = 0.0
+        self._complaints = Complaints()
 
     def put(self, payload: Payload) -> None:
         """Queue an event; never waits."""
@@ -180,17 +205,12 @@ class PayloadLogger:
             self._spawn(self._work(), "logger")
 
     def _drop(self, payload: Payload) -> None:
-        self._dropped += 1
-        now = perf_counter()
-        if now - self._told > TOLD_EVERY:
-            self._told = now
-            logger.warning(
-                "%s/%s: the sink %s does not keep up: %d events dropped so far",
-                payload.settings.namespace,
-                payload.settings.service,
-                payload.settings.url,
-                self._dropped,
-            )
+        settings = payload.settings
+        self._complaints.tell(
+            settings.url,
+            f"{settings.namespace}/{settings.service}: the sink {settings.url} does not keep up: "
+            "an event is dropped",
+        )
 
     async def _work(self) -> None:
         courier = Courier()

@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ LIMIT = 64 * 1024 * 1024
 BODY_LIMIT = 4 * 1024 * 1024
 SHOWN = 64 * 1024
 """Bytes of a body over the limit that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event to keep; `kind` is its body's content type."""
+
+    target: str
+    attributes: Mapping[str, str]
+    kind: str
+    body: bytes
 
 
 class PayloadFile:
@@ -38,39 +49,37 @@ class PayloadFile:
         self._limit = limit
         self._lock = threading.Lock()
 
-    def add(self, target: str, attributes: Mapping[str, str], kind: str, body: bytes) -> None:
-        """Keep one event.
-
-        Args:
-            kind: The body's content type.
+    def add(self, events: Sequence[Event]) -> None:
+        """Keep events.
 
         Raises:
-            OSError: It could not be written.
+            OSError: They could not be written.
         """
-        line = orjson.dumps(document(target, attributes, kind, body)) + b"\n"
+        lines = b"".join(orjson.dumps(document(event)) + b"\n" for event in events)
         path = self._folder / FILE
         with self._lock:
             # Not its parents: a state folder that is gone is not made anew.
             self._folder.mkdir(mode=0o700, exist_ok=True)
             try:
-                full = path.stat().st_size + len(line) > self._limit // 2
+                full = path.stat().st_size + len(lines) > self._limit // 2
             except FileNotFoundError:
                 full = False
             if full:
                 path.replace(self._folder / OLDER)
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(fd, "wb") as file:
-                file.write(line)
+                file.write(lines)
 
 
-def document(target: str, attributes: Mapping[str, str], kind: str, body: bytes) -> dict[str, Any]:
+def document(event: Event) -> dict[str, Any]:
     """Return an event in CloudEvents' JSON format, with `target`.
 
     Of a body over the limit there is the beginning, and `truncated` says how large it is.
     """
-    found: dict[str, Any] = {**attributes, "target": target}
-    if kind:
-        found["datacontenttype"] = kind
+    found: dict[str, Any] = {**event.attributes, "target": event.target}
+    if event.kind:
+        found["datacontenttype"] = event.kind
+    body = event.body
     if len(body) > BODY_LIMIT:
         return {**found, "data": body[:SHOWN].decode("utf-8", "replace"), "truncated": len(body)}
     try:

@@ -35,7 +35,7 @@ from kserve_local.gateway.payload import (
     object_uri,
     rfc3339,
 )
-from kserve_local.gateway.payload_file import FILE, OLDER, PayloadFile, document
+from kserve_local.gateway.payload_file import FILE, OLDER, Event, PayloadFile, document
 
 ARGS = [
     *("--log-url", "http://sink.default", "--source-uri", "", "--log-mode", "all"),
@@ -497,16 +497,16 @@ def test_answers_pass_unchanged_and_their_end_is_seen(
 def test_the_sink_keeps_what_a_body_is() -> None:
     """JSON as JSON, text as text, anything else in base64."""
     event = {"id": "1"}
-    assert document("http://t", event, "application/json", b'{"a": 1}') == {
+    assert document(Event("http://t", event, "application/json", b'{"a": 1}')) == {
         "id": "1",
         "target": "http://t",
         "datacontenttype": "application/json",
         "data": {"a": 1},
     }
-    assert document("http://t", event, "", b"hi")["data"] == "hi"
-    assert document("http://t", event, "", b"\xff\x00")["data_base64"] == "/wA="
-    assert "data" not in document("http://t", event, "", b"")
-    large = document("http://t", event, "", b"x" * (5 << 20))
+    assert document(Event("http://t", event, "", b"hi"))["data"] == "hi"
+    assert document(Event("http://t", event, "", b"\xff\x00"))["data_base64"] == "/wA="
+    assert "data" not in document(Event("http://t", event, "", b""))
+    large = document(Event("http://t", event, "", b"x" * (5 << 20)))
     assert (len(large["data"]), large["truncated"]) == (64 << 10, 5 << 20)
 
 
@@ -514,7 +514,7 @@ def test_the_sink_keeps_the_newest(tmp_path: Any) -> None:
     """Two files of half the size: at least half of what may be kept is."""
     sink = PayloadFile(tmp_path / "payloads", limit=4000)
     for number in range(200):
-        sink.add("http://t", {"id": str(number)}, "", b"x" * 50)
+        sink.add([Event("http://t", {"id": str(number)}, "", b"x" * 50)])
     sizes = [(tmp_path / "payloads" / name).stat().st_size for name in (FILE, OLDER)]
     assert max(sizes) <= 2000
     lines = [

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kserve_local.gateway.payload_file import FILE, PayloadFile
+from kserve_local.gateway.payload_file import FILE, Event, PayloadFile
 from kserve_local.supervisor.payloads import Tail
 
 
 def add(sink: PayloadFile, number: int, service: str = "iris") -> None:
-    sink.add("http://t", {"id": str(number), "inferenceservicename": service}, "", b"x" * 50)
+    attributes = {"id": str(number), "inferenceservicename": service}
+    sink.add([Event("http://t", attributes, "", b"x" * 50)])
 
 
 def ids(lines: list[bytes]) -> list[int]:
