@@ -158,8 +158,8 @@ class Agent:
         self._events: PayloadLogger | None = None
         self._blobs: BlobBatches | None = None
         if settings.batcher is not None:
-            self.batcher = Batcher(settings.batcher, self._ask, host.spawn)
-            self._courier = Courier()
+            self._courier = courier = Courier()
+            self.batcher = Batcher(settings.batcher, self._ask, host.spawn, courier.close)
         if self.logs is not None and is_storage(self.logs.url):
             self._blobs = BlobBatches(self.logs, endpoint.pod, host.store, host.spawn)
         elif self.logs is not None:

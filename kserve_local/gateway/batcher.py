@@ -154,6 +154,7 @@ class Batcher:
     Args:
         ask: Asks the model.
         spawn: Keeps a piece of work until it ends.
+        rest: Called when nobody waits any more.
     """
 
     def __init__(
@@ -161,10 +162,12 @@ class Batcher:
         settings: BatcherSettings,
         ask: Ask,
         spawn: Callable[[Awaitable[None], str], None],
+        rest: Callable[[], None],
     ) -> None:
         self.settings = settings
         self._ask = ask
         self._spawn = spawn
+        self._rest = rest
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._runs = False
@@ -190,6 +193,7 @@ class Batcher:
                 await self._predict(await self._collect())
         finally:
             self._runs = False
+            self._rest()
 
     async def _collect(self) -> list[_Waiting]:
         """Return the next batch: full, or as old as it may get."""
