@@ -82,11 +82,15 @@ class AgentHost:
         connection = AgentConnection(agent)
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: connection.replica, endpoint.address, endpoint.port)
-        here, there = socket.socketpair()
-        for end in (here, there):
-            end.setblocking(False)
-        await loop.create_unix_connection(lambda: connection, sock=there)
-        _, protocol = await loop.create_unix_connection(near, sock=here)
+        try:
+            here, there = socket.socketpair()
+            for end in (here, there):
+                end.setblocking(False)
+            await loop.create_unix_connection(lambda: connection, sock=there)
+            _, protocol = await loop.create_unix_connection(near, sock=here)
+        except BaseException:
+            connection.abort()
+            raise
         return protocol
 
     def _agent(self, endpoint: Endpoint) -> Agent:
@@ -292,7 +296,7 @@ class AgentConnection(asyncio.Protocol):
         try:
             self._feed(request, data)
         except ChunkError:
-            self._abort()
+            self.abort()
         except TooMuch:
             text = f"more than {MEMORY // 2**20} MiB of bodies in agents at once\n"
             self._answer(request, 503, text.encode(), close=True)
@@ -506,7 +510,9 @@ class AgentConnection(asyncio.Protocol):
         self._agent.host.let_go(self._kept)
         self._kept = 0
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """End both connections at once."""
+        self.replica.leave()
         if self._transport is not None:
             self._transport.abort()
 

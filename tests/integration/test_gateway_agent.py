@@ -616,6 +616,43 @@ async def test_a_replica_that_rests_longer_than_it_keeps_connections(gateway: Wo
                 assert json.loads(found.body)["predictions"] == [1]
 
 
+async def test_behaviour_23(gateway: World) -> None:
+    """One 200 and one 500 with mode all: two request events, one response event."""
+
+    async def by_path(connection: Connection) -> None:
+        while True:
+            request = await connection.request()
+            status = "500 Internal Server Error" if request.body == b"bad" else "200 OK"
+            await connection.send(response(b"{}", status=status))
+
+    async with Upstream(by_path) as upstream, Upstream(SINK) as sink:
+        args = logging(url_of(sink), "--metadata-headers", "x-request-id")
+        await gateway.publish(with_agent(upstream, *args))
+        for id, body in ((b"good", b"good"), (b"bad", b"bad")):
+            extra = b"Ce-Id: %b\r\nX-Request-Id: r\r\n" % id
+            await ask(gateway.port, post(body, extra=extra))
+        await until(sink, 3)
+        await asyncio.sleep(0.2)
+        seen = sorted((e.header("ce-id"), e.header("ce-type")) for e in sink.requests)
+        assert seen == [("bad", REQUEST), ("good", REQUEST), ("good", RESPONSE)]
+        assert {e.header("ce-metadata") for e in sink.requests} == {"{}"}
+
+
+async def test_behaviour_24(gateway: World) -> None:
+    """Two requests of two instances, maxBatchSize 4: one call; a 500 of the model is a 200."""
+    async with Upstream(model()) as upstream:
+        await gateway.publish(with_agent(upstream, *batching(4, 5000)))
+        found = await many(gateway, [instances(1, 2), instances(3, 4)])
+        assert [len(json.loads(r.body)["instances"]) for r in upstream.requests] == [4]
+        assert len({json.loads(a.body)["batchId"] for a in found}) == 1
+        assert {a.headers["content-type"] for a in found} == {"text/plain; charset=utf-8"}
+    async with Upstream(answering(response(b"no", status="500 Oops"))) as upstream:
+        await gateway.publish(with_agent(upstream, *batching(4, 5000)))
+        for answer in await many(gateway, [instances(1, 2), instances(3, 4)]):
+            assert answer.status == 200
+            assert json.loads(answer.body) == {"message": "no", "batchId": "", "predictions": None}
+
+
 # Together
 
 
