@@ -8,6 +8,7 @@ the Pod, and the object is lost, as there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import tempfile
@@ -28,6 +29,8 @@ from kserve_local.store.events import EventRecorder
 from kserve_local.store.store import Store
 
 logger = logging.getLogger(__name__)
+
+FINISH = 5.0
 
 
 class PayloadStore:
@@ -59,6 +62,14 @@ class PayloadStore:
                 await self._upload(found)
             except Exception:
                 logger.exception("%s could not be written", found.uri)
+            finally:
+                self._objects.task_done()
+
+    async def finish(self) -> None:
+        """Write what has come until now, for at most `FINISH` seconds; before a clean stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH):
+                await self._objects.join()
 
     async def _upload(self, found: StoredObject) -> None:
         pod = self._store.find(Key(scheme.POD.id, found.namespace, found.pod))

@@ -167,6 +167,7 @@ async def _start(
 
     uploads = PayloadStore(settings, store, recorder, gateway.objects, node_facts())
     await stack.enter_async_context(running(uploads.run(), name="payload-store"))
+    stack.push_async_callback(uploads.finish)
 
     usage = PodUsage(backend, gpus, devices)
     token = _token(settings)

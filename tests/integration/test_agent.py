@@ -209,6 +209,22 @@ def test_records_go_to_a_bucket_or_its_mirror(iris: Project) -> None:
     assert RESPONSE in lines[2]
 
 
+def test_a_batch_that_is_not_full_is_written_at_the_end(iris: Project) -> None:
+    storage = (
+        "storage: {path: rest, key: credentials, parameters: {format: json}}\n"
+        "      batchSize: 100\n      batchInterval: 1h"
+    )
+    # The URL changes too: `storage` alone is not in the Pod's template, so it makes no revision.
+    write(iris, "s3://logs/last", storage=storage)
+    iris.up()
+    iris.call("/v1/models/iris:predict", {"instances": ROWS}, headers={"Ce-Id": "last"})
+    iris.run("down")
+    path = iris.folder / "bucket/last/default/iris/predictor/rest/last-request.json"
+    records = json.loads(path.read_text())
+    assert [r["reqType"] for r in records] == [REQUEST, RESPONSE]
+    iris.up()
+
+
 def test_what_cannot_be_stored_is_an_event_of_the_pod(iris: Project) -> None:
     storage = "storage: {path: daily, key: credentials, parameters: {format: json}}"
     write(iris, "abfs://box@account/payloads", storage=storage)
