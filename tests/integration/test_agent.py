@@ -119,6 +119,7 @@ def test_events_are_shown_by_service_and_followed(iris: Project) -> None:
     assert payloads(iris, "other") == []
     assert payloads(iris, "--namespace", "elsewhere") == []
     assert iris.run("events", "--payloads", "--warnings", check=2).stderr
+    assert iris.run("events", "--tail", "1", check=2).stderr
 
 
 def test_status_and_validate_know_both(iris: Project) -> None:
