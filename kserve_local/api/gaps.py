@@ -99,11 +99,7 @@ def _of_component(isvc: Object, component: str) -> Iterator[Gap]:
         return
     at: Path_ = ("spec", component)
     yield from _of_replicas(spec, at)
-    if spec.get("logger"):
-        yield Gap((*at, "logger"), "logger: requests are not logged yet")
-    if spec.get("batcher"):
-        text = "batcher: requests are not put together by an agent yet"
-        yield Gap((*at, "batcher"), text)
+    yield from _of_logger((*at, "logger"), spec.get("logger") or {}, framework_of(spec))
     if component == "predictor":
         yield from _of_predictor(isvc, spec, at)
 
@@ -151,3 +147,16 @@ def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iter
             " which is not there; set spec.predictor.model.storageUri"
         )
         yield Gap((*at, framework[0]), text)
+
+
+def _of_logger(
+    at: Path_, logger: Mapping[str, Any], framework: tuple[str, Mapping[str, Any]] | None
+) -> Iterator[Gap]:
+    if str(logger.get("url") or "").startswith("abfs"):
+        text = (
+            "logger.url abfs://: objects are not written to Azure; storage.mirrors of "
+            "kserve-local.yaml may map its prefix to a folder, which then gets them"
+        )
+        yield Gap((*at, "url"), text)
+    if logger and framework is not None and framework[1].get("protocolVersion") == "grpc-v2":
+        yield Gap(at, "logger: gRPC calls are not logged, only what comes by REST")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from kserve_local.api import names, quantity
 from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of, uid_of
+from kserve_local.controllers.agent_injector import agent_of
 from kserve_local.controllers.environment import (
     ConfigError,
     NodeFacts,
@@ -85,9 +86,15 @@ def spec_containers(pod: Object) -> list[Mapping[str, Any]]:
 
 
 def all_containers(pod: Object) -> list[Mapping[str, Any]]:
-    """Return the Pod's containers that a backend keeps running, in order: no modelcars."""
-    played = {car.sidecar for car in modelcars(pod)}
+    """Return the Pod's containers that a backend keeps running, in order: no played sidecars."""
+    played = played_sidecars(pod)
     return [c for c in spec_containers(pod) if c.get("name") not in played]
+
+
+def played_sidecars(pod: Object) -> tuple[str, ...]:
+    """Return the sidecars for which no process runs: modelcars, and the agent."""
+    cars = tuple(car.sidecar for car in modelcars(pod))
+    return (*cars, names.AGENT_CONTAINER) if agent_of(pod) is not None else cars
 
 
 def init_containers(pod: Object) -> list[Mapping[str, Any]]:

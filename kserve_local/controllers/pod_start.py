@@ -34,7 +34,6 @@ from kserve_local.controllers.modelcars import (
     has_images,
     image_volumes,
     modelcar_of,
-    modelcars,
 )
 from kserve_local.controllers.oci_models import insecure_registries
 from kserve_local.controllers.pod_containers import (
@@ -48,6 +47,7 @@ from kserve_local.controllers.pod_containers import (
     host_aliases,
     init_containers,
     is_played,
+    played_sidecars,
     replica_spec,
 )
 from kserve_local.controllers.pod_faults import tail
@@ -301,8 +301,6 @@ class PodStarter:
         if car is not None:
             work.failures, work.refused = 0, {}
             work.images[car.sidecar] = work.images[name]
-            # A sidecar has a log, if nothing to say.
-            (self.settings.log_dir / name_of(pod) / f"{car.sidecar}.log").touch()
 
     async def _bring_images(self, work: Work, pod: Object) -> bool:
         """Have what the Pod's image volumes hold; tell whether all of it is there."""
@@ -342,7 +340,10 @@ class PodStarter:
             await self.backend.start(self._replica_spec(work, pod, specs))
             work.failures, work.refused = 0, {}
             await self._refresh(work.uid)
-            for name in (*(s.name for s in specs), *(car.sidecar for car in modelcars(pod))):
+            for name in played_sidecars(pod):
+                # A sidecar has a log, if nothing to say.
+                (self.settings.log_dir / name_of(pod) / f"{name}.log").touch()
+            for name in (*(s.name for s in specs), *played_sidecars(pod)):
                 self._announce_start(work, pod, name)
         except KServeLocalError as error:
             self._creation_failed(work, pod, error, preparing, affected=specs or ())

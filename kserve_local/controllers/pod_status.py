@@ -130,6 +130,15 @@ def terminated_from_json(value: Mapping[str, Any] | None) -> Terminated | None:
     )
 
 
+def running_since(pod: Object, name: str) -> float | None:
+    """Return since when a container has run as the Pod's status has it, None if it does not."""
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        if status.get("name") == name:
+            running = (status.get("state") or {}).get("running") or {}
+            return _moment(running.get("startedAt"))
+    return None
+
+
 def _is_ready(view: ContainerView) -> bool:
     return isinstance(view.state, Running) and view.state.ready
 

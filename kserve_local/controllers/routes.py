@@ -49,6 +49,7 @@ from kserve_local.controllers import (
     knative_names,
     pod_state,
 )
+from kserve_local.controllers.agent_injector import agent_args
 from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT, newest, number_of
 from kserve_local.controllers.revision import pods_of, scale
@@ -335,6 +336,7 @@ def endpoint_of(pod: Object) -> Endpoint:
         address=address_of(pod),
         port=real.get(port, port),
         grpc_port=real.get(grpc, grpc),
+        agent=agent_args(pod),
     )
 
 

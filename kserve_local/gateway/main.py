@@ -9,6 +9,7 @@ SIGTERM (both drain), and when the state folder is gone.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import functools
 import gc
@@ -30,6 +31,7 @@ import uvloop
 
 from kserve_local import log
 from kserve_local.gateway import errors, exposition
+from kserve_local.gateway.agent_host import agent_host
 from kserve_local.gateway.graph_host import graph_host
 from kserve_local.gateway.http1 import ClientConnection
 from kserve_local.gateway.link import Frame, SupervisorLink
@@ -40,6 +42,11 @@ logger = logging.getLogger("kserve_local.gateway")
 
 BACKLOG = 4096
 STAT_PERIOD = 1.0
+STORE_AGAIN = 0.5
+EVENTS_GRACE = 2.0
+"""Seconds that events have to be delivered when the gateway stops."""
+PAYLOADS = "payloads"
+"""Folder of the built-in sink below the state folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,12 @@ class Gateway:
         if config.access_log:
             self.plane.access_log = _log_access
         self.plane.graphs = graph_host(self.plane, self._admin)
+        self.plane.agents = agent_host(
+            self.plane,
+            self._admin,
+            folder=Path(config.state) / PAYLOADS,
+            store=self._store,
+        )
         self._public = socket.socket(fileno=config.fd)
         self._public.setblocking(False)
         self._stop = asyncio.Event()
@@ -209,6 +222,18 @@ class Gateway:
     def _poke(self, target: str) -> None:
         if self._link is not None:
             self._link.send({"type": "poke", "target": target})
+
+    async def _store(self, namespace: str, pod: str, uri: str, data: bytes) -> None:
+        """Hand an object to the supervisor, which may write it; wait for one that listens."""
+        frame = {
+            "type": "object",
+            "namespace": namespace,
+            "pod": pod,
+            "uri": uri,
+            "data": base64.b64encode(data).decode(),
+        }
+        while self._link is None or not self._link.send(frame):  # noqa: ASYNC110  # asked, as it tells
+            await asyncio.sleep(STORE_AGAIN)
 
     async def _report(self) -> None:
         due = perf_counter() + STAT_PERIOD
@@ -303,6 +328,8 @@ class Gateway:
                 await self.plane.all_gone()
         for client in list(self.plane.clients):
             client.transport.abort()
+        if self.plane.agents is not None:
+            await self.plane.agents.drain(min(self._grace, EVENTS_GRACE))
 
 
 def _log_access(exchange: Exchange, now: float) -> None:
