@@ -46,6 +46,8 @@ def command(
     out = flags.output("events")
     if payloads and warnings:
         raise click.UsageError("--payloads and --warnings exclude each other")
+    if tail is not None and not payloads:
+        raise click.UsageError("--tail is for --payloads")
     if payloads:
         services = tuple(map(service_name, names))
         run(settings, lambda client: _payloads(client, flags, out, services, tail, follow=follow))

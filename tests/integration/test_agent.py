@@ -113,12 +113,15 @@ def test_a_batched_request_is_logged_and_its_answer_is_not(iris: Project) -> Non
 
 
 def test_events_are_shown_by_service_and_followed(iris: Project) -> None:
+    iris.call("/v2/models/iris/infer", V2, headers={"Ce-Id": "shown"})
+    with_id(iris, "shown", 2)
     text = iris.run("events", "--payloads", "iris", "--tail", "1").stdout
     assert len(text.splitlines()) == 1
     assert "iris/predictor" in text
     assert payloads(iris, "other") == []
     assert payloads(iris, "--namespace", "elsewhere") == []
     assert iris.run("events", "--payloads", "--warnings", check=2).stderr
+    assert iris.run("events", "--tail", "1", check=2).stderr
 
 
 def test_status_and_validate_know_both(iris: Project) -> None:
