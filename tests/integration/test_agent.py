@@ -113,6 +113,8 @@ def test_a_batched_request_is_logged_and_its_answer_is_not(iris: Project) -> Non
 
 
 def test_events_are_shown_by_service_and_followed(iris: Project) -> None:
+    iris.call("/v2/models/iris/infer", V2, headers={"Ce-Id": "shown"})
+    with_id(iris, "shown", 2)
     text = iris.run("events", "--payloads", "iris", "--tail", "1").stdout
     assert len(text.splitlines()) == 1
     assert "iris/predictor" in text
