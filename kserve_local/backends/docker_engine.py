@@ -26,6 +26,7 @@ import docker
 import docker.errors
 import requests
 from docker.utils import kwargs_from_env
+from docker.utils.socket import frames_iter
 
 from kserve_local.errors import (
     AlreadyExists,
@@ -45,6 +46,9 @@ T = TypeVar("T")
 THREADS = 16
 TIMEOUT = 60
 """Seconds that an engine may take to answer a call; stopping and pulling have their own."""
+
+OUTPUT = 10_240
+"""Bytes that are read of a command's output; as the kubelet."""
 
 NO_ENGINE = (
     "start Docker (Debian: apt-get install docker.io; then: dockerd), or set DOCKER_HOST to the "
@@ -137,6 +141,21 @@ class Engine:
         with contextlib.suppress(NotFound):
             await self.call("remove_container", container, force=True, v=True)
 
+    async def exec(self, id: str) -> bytes:
+        """Start a command that `exec_create` has set up, and return its output, cut at `OUTPUT`.
+
+        In a thread of its own, which ends with this call: a command that hangs holds up nobody.
+
+        Raises:
+            KServeLocalError: As `call`.
+        """
+        output = b""
+        chunks = self.stream(lambda client: _Attached(client.exec_start(id, socket=True)))
+        async with contextlib.aclosing(chunks) as news:
+            async for chunk in news:
+                output += chunk[: OUTPUT - len(output)]
+        return output
+
     async def build(
         self,
         context: bytes,
@@ -204,7 +223,9 @@ class Engine:
             try:
                 stream = _translated(lambda: open_(self._client))
                 opened.append(stream)
-                if not closed.is_set():
+                if closed.is_set():
+                    stream.close()  # Opened too late for who waited to close it.
+                else:
                     for item in translated_items(stream):
                         hand_over(item)
             except KServeLocalError as error:
@@ -226,6 +247,31 @@ class Engine:
             for stream in opened:
                 with contextlib.suppress(Exception):
                     stream.close()
+
+
+class _Attached:
+    """The output of a command that was started in a container.
+
+    The SDK's own stream of it never closes the connection.
+    """
+
+    def __init__(self, opened: Any) -> None:
+        self._opened = opened
+        # Of a Unix or TCP connection this is a reader of the socket, which both have to be closed.
+        self._socket = getattr(opened, "_sock", opened)
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            frames = frames_iter(self._opened, tty=False)  # type: ignore[no-untyped-call]  # SDK's
+            for _, chunk in frames:
+                yield chunk
+        finally:
+            self._opened.close()
+            self._socket.close()
+
+    def close(self) -> None:
+        """Let the thread that reads find the end; the descriptor is its own to close."""
+        self._socket.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
