@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 _KILL_WAIT = 10.0
 _NETWORK = ".network"
 """Among the run files: there may be a network to remove, also where no Pod is left."""
+SANDBOX_ENDED = "the Pod's sandbox, which holds its network, ended; it is made anew"
 _OVERLAP = 2
 """Seconds of the engine's events that are read twice after a break."""
 
@@ -221,13 +222,42 @@ class DockerBackend:
         )
         async with contextlib.aclosing(news) as events:
             async for event in events:
-                container = self._by_container.get(str(event.get("id") or ""))
+                id = str(event.get("id") or "")
+                container = self._by_container.get(id)
                 if container is not None:
                     self._tasks.own(container.look(), f"end of {container.label}")
+                for replica in list(self._replicas.values()):
+                    if replica.sandbox == id:
+                        work = self._look_at_sandbox(replica)
+                        self._tasks.own(work, f"end of the sandbox of {replica.spec.pod}")
 
     async def _look_at_all(self) -> None:
         await self._engine.call("ping")
         await asyncio.gather(*(c.look() for c in list(self._by_container.values())))
+        await asyncio.gather(*(self._look_at_sandbox(r) for r in list(self._replicas.values())))
+
+    async def _look_at_sandbox(self, replica: _Replica) -> None:
+        """End the Pod's containers if its sandbox has ended: nobody reaches them any more.
+
+        Who restarts them has a new sandbox made, as the kubelet does.
+        """
+        async with replica.beginning:
+            if not replica.sandbox or replica.ending.task is not None:
+                return
+            if await self._is_running(replica.sandbox):
+                return
+            containers = list(replica.containers.values())
+            if any(container.status.state == "running" for container in containers):
+                log.warning("the sandbox of %s has ended; its containers go, too", replica.spec.pod)
+            for container in containers:
+                container.killed_for = SANDBOX_ENDED
+            await asyncio.gather(*(c.signal(signal.SIGKILL) for c in containers))
+
+    async def _is_running(self, container: str) -> bool:
+        with contextlib.suppress(NotFound):
+            found = await self._engine.call("inspect_container", container)
+            return bool(found["State"].get("Running"))
+        return False
 
     # -- the contract
 
@@ -599,10 +629,8 @@ class DockerBackend:
     async def _sandbox(self, replica: _Replica) -> Place:
         """Return where the Pod's containers go; makes the sandbox unless it is there and runs."""
         if replica.sandbox and replica.place is not None:
-            with contextlib.suppress(NotFound):
-                found = await self._engine.call("inspect_container", replica.sandbox)
-                if found["State"].get("Running"):
-                    return replica.place
+            if await self._is_running(replica.sandbox):
+                return replica.place
             # Its network is gone, and with it that of all containers: they get a new one.
             await self._end_all(replica)
             await self._engine.remove(replica.sandbox)
@@ -620,6 +648,7 @@ class DockerBackend:
                 continue
             container = self._by_container.get(str(found["Id"]))
             if container is not None:
+                container.killed_for = SANDBOX_ENDED
                 await container.signal(signal.SIGKILL)
                 await asyncio.wait_for(container.gone(), _KILL_WAIT)
             await self._engine.remove(str(found["Id"]))

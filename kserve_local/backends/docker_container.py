@@ -58,7 +58,11 @@ class Place:
 
 @dataclass
 class Container:
-    """One container, and what is known of it."""
+    """One container, and what is known of it.
+
+    Args:
+        killed_for: Why its owner has killed it.
+    """
 
     engine: Engine
     state: Path
@@ -68,6 +72,7 @@ class Container:
     attempt: int = 0
     id: str = ""
     ending: bool = False
+    killed_for: str = ""
     status: ContainerStatus = field(init=False)
     _place: Place | None = None
     _control: Path | None = None
@@ -292,6 +297,7 @@ class Container:
             return
         state = found["State"]
         reason, code, number, message = docker_spec.exit_reason(state)
+        message = message or self.killed_for
         await self._stop_watching()
         if self._output is not None:
             await asyncio.wait((self._output,), timeout=_OUTPUT_END)
