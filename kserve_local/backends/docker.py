@@ -172,7 +172,12 @@ class DockerBackend:
                     await self._adopt_container(replica, item, known.get(item.name, ())) or begun
                 )
         if not begun:
-            # Killed before the first container: to its owner this start never happened.
+            # Killed before the first container, or without the sandbox that all of them need: to
+            # its owner this start never happened.
+            for id in (
+                id for name, ids in known.items() if name != docker_spec.SANDBOX for id in ids
+            ):
+                await self._engine.remove(id)
             await self.stop(spec.id, grace=0.0)
 
     async def _adopt_container(
@@ -185,7 +190,10 @@ class DockerBackend:
         for older in found[:-1]:
             await self._engine.remove(str(older["Id"]))
         container = self._new_container(replica, spec)
-        if not found or found[-1]["State"]["Status"] == "created":
+        if not found:
+            return False
+        if found[-1]["State"]["Status"] == "created":
+            await self._engine.remove(str(found[-1]["Id"]))  # It would hold the next one's name.
             return False
         await container.adopt(found[-1], replica.place)
         self._by_container[container.id] = container

@@ -87,3 +87,41 @@ async def test_one_that_ended_unwatched_is_noticed_by_the_next_supervisor(
     assert (await answer(await ready(backend, "uid-a")))["pid"] == 1
     await backend.close(stop_replicas=True)
     assert containers(settings) == []
+
+
+async def test_containers_whose_sandbox_is_gone_are_removed_by_the_next_supervisor(
+    settings: Settings,
+) -> None:
+    """Nobody would know of them: their names would be taken, and `down` would leave them."""
+    backend = await DockerBackend.open(settings)
+    spec = replica(settings, "a")
+    await start(backend, spec)
+    await backend.close(stop_replicas=False)
+    docker("rm", "--force", sandbox(settings))
+    backend = await DockerBackend.open(settings)
+    assert await backend.list() == []
+    assert containers(settings) == []
+    assert (await answer(await start(backend, spec)))["pid"] == 1
+    await backend.close(stop_replicas=True)
+    assert containers(settings) == []
+
+
+async def test_a_container_that_was_made_and_not_started_is_removed_by_the_next_supervisor(
+    settings: Settings,
+) -> None:
+    backend = await DockerBackend.open(settings)
+    spec = replica(settings, "a")
+    await start(backend, spec)
+    [made] = backend._by_container
+    await backend.close(stop_replicas=False)
+    docker("rm", "--force", made)
+    other = "k8s_kserve-container_pod-a_default_uid-a_0"
+    labels = {
+        "project": backend._project, "state": str(settings.state),
+        "replica": "uid-a", "container": "kserve-container",
+    }  # fmt: skip
+    words = [w for k, v in labels.items() for w in ("--label", f"kserve-local.dev/{k}={v}")]
+    docker("create", "--name", other, *words, "python:3.11-slim", "true")
+    backend = await DockerBackend.open(settings)
+    assert containers(settings) == []
+    await backend.close(stop_replicas=True)
