@@ -268,7 +268,8 @@ class Standbys:
         if standby is None:
             return None
         try:
-            if await asyncio.to_thread(fingerprint, spec.containers) == standby.state:
+            unchanged = await asyncio.to_thread(fingerprint, spec.containers) == standby.state
+            if unchanged and await self._is_whole(standby):
                 for id in standby.containers.values():
                     await self.engine.call("unpause", id)
                 return standby
@@ -277,6 +278,18 @@ class Standbys:
         with contextlib.suppress(KServeLocalError):
             await self._give_up(standby)
         return None
+
+    async def _is_whole(self, standby: Standby) -> bool:
+        """Whether its sandbox still holds a network, and all its containers are paused in it.
+
+        Raises:
+            NotFound: One of them is gone.
+        """
+        place = await self.engine.call("inspect_container", standby.place.sandbox)
+        found = [
+            await self.engine.call("inspect_container", i) for i in standby.containers.values()
+        ]
+        return bool(place["State"].get("Running")) and all(f["State"].get("Paused") for f in found)
 
     async def forget(self, id: str) -> None:
         """Remove the files of a standby that is gone or has become a Pod that is gone."""

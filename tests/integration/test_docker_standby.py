@@ -18,6 +18,7 @@ from kserve_local.settings import Settings
 from tests.integration.docker_world import (
     answer,
     containers,
+    docker,
     project_settings,
     ready,
     replica,
@@ -91,6 +92,25 @@ async def test_what_was_edited_since_is_not_given_out(
     (settings.project / "model" / "weights").write_text("22")
     second = await start(backend, replica(settings, "b"))
     assert second.containers[0].note == ""
+
+
+@pytest.mark.parametrize("part", ["sandbox", "container"])
+@pytest.mark.parametrize("words", [("kill",), ("rm", "--force")])
+async def test_one_that_is_broken_is_not_given_out(
+    backend: DockerBackend, settings: Settings, part: str, words: tuple[str, ...]
+) -> None:
+    await start(backend, replica(settings, "a"))
+    await kept(backend, settings)
+    [standby] = backend._standbys._by_key.values()
+    [container] = standby.containers.values()
+    broken = standby.place.sandbox if part == "sandbox" else container
+    await asyncio.to_thread(docker, *words, broken)
+    second = await start(backend, replica(settings, "b"))
+    assert second.containers[0].note == ""
+    assert (await answer(second))["pid"] == 1
+    left = containers(settings)
+    assert broken not in left
+    assert standby.place.sandbox not in left
 
 
 async def test_a_later_supervisor_adopts_the_pod_and_removes_the_standby(
