@@ -60,6 +60,7 @@ _KILL_WAIT = 10.0
 _NETWORK = ".network"
 """Among the run files: there may be a network to remove, also where no Pod is left."""
 SANDBOX_ENDED = "the Pod's sandbox, which holds its network, ended; it is made anew"
+_STANDBY_CHECK = 60.0
 _OVERLAP = 2
 """Seconds of the engine's events that are read twice after a break."""
 
@@ -121,6 +122,7 @@ class DockerBackend:
         backend = cls(settings, await Engine.connect(environ))
         await backend._adopt()
         backend._tasks.own(backend._follow_engine(), "engine events")
+        backend._tasks.own(backend._drop_standbys(), "standbys")
         backend._tasks.own(rotate_logs(settings, backend._log_paths), "log rotation")
         return backend
 
@@ -266,6 +268,13 @@ class DockerBackend:
             found = await self._engine.call("inspect_container", container)
             return bool(found["State"].get("Running"))
         return False
+
+    async def _drop_standbys(self) -> None:
+        """Give up standbys that nobody seems to want any more, until cancelled."""
+        while True:
+            await asyncio.sleep(_STANDBY_CHECK)
+            running = [replica.spec for replica in self._replicas.values()]
+            await self._standbys.drop_idle(running, time.monotonic())
 
     # -- the contract
 

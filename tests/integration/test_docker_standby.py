@@ -113,6 +113,25 @@ async def test_one_that_is_broken_is_not_given_out(
     assert standby.place.sandbox not in left
 
 
+async def test_one_that_no_pod_is_like_any_more_goes_after_a_while(
+    backend: DockerBackend, settings: Settings
+) -> None:
+    first = replica(settings, "a")
+    await start(backend, first)
+    await kept(backend, settings)
+    standbys, late = backend._standbys, docker_standby.IDLE + 1
+    await standbys.drop_idle([first], 0.0)
+    await standbys.drop_idle([first], late)
+    await backend.stop("uid-a", grace=1.0)
+    await standbys.drop_idle([], late)
+    assert standbys.count == 1
+    await standbys.drop_idle([], late + docker_standby.IDLE)
+    assert standbys.count == 1
+    await standbys.drop_idle([], 2 * late)
+    assert standbys.count == 0
+    assert containers(settings) == []
+
+
 async def test_a_later_supervisor_adopts_the_pod_and_removes_the_standby(
     settings: Settings,
 ) -> None:
