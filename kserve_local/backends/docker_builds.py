@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
+from typing import IO
 
 from kserve_local.backends.docker_engine import DEFAULT_HOST, Engine
 from kserve_local.backends.docker_images import Recipe
@@ -55,24 +56,26 @@ async def build(
     Raises:
         Missing: It failed; ends with the builder's last lines.
     """
-    context = await asyncio.to_thread(recipe.archive)
-    if recipe.needs_buildkit and not engine.is_podman:
-        lines = _with_buildkit(recipe, context, environ)
-    else:
-        lines = engine.build(
-            context,
-            recipe.image,
-            dockerfile=recipe.dockerfile,
-            labels=recipe.labels,
-            arguments=recipe.arguments,
-        )
-    async with contextlib.aclosing(lines) as news:
-        async for line in news:
-            yield line
+    # Not in memory: a context may hold a model.
+    with tempfile.TemporaryFile(prefix="kserve-local-build-") as context:
+        await asyncio.to_thread(recipe.write, context)
+        if recipe.needs_buildkit and not engine.is_podman:
+            lines = _with_buildkit(recipe, context, environ)
+        else:
+            lines = engine.build(
+                context,
+                recipe.image,
+                dockerfile=recipe.dockerfile,
+                labels=recipe.labels,
+                arguments=recipe.arguments,
+            )
+        async with contextlib.aclosing(lines) as news:
+            async for line in news:
+                yield line
 
 
 async def _with_buildkit(
-    recipe: Recipe, context: bytes, environ: Mapping[str, str]
+    recipe: Recipe, context: IO[bytes], environ: Mapping[str, str]
 ) -> AsyncGenerator[str, None]:
     """Build with the `docker` command, whose session with BuildKit no SDK speaks.
 
@@ -86,16 +89,13 @@ async def _with_buildkit(
         words += ["--label", f"{name}={value}"]
     for name, value in recipe.arguments.items():
         words += ["--build-arg", f"{name}={value}"]
-    with tempfile.TemporaryFile() as file:
-        file.write(context)
-        file.seek(0)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *words, "-", stdin=file, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT, env=asked, start_new_session=True,
-            )  # fmt: skip
-        except FileNotFoundError:
-            raise _no_buildkit(recipe, "there is no docker command") from None
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *words, "-", stdin=context, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT, env=asked, start_new_session=True,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise _no_buildkit(recipe, "there is no docker command") from None
     last: deque[str] = deque(maxlen=_TAIL)
     try:
         assert process.stdout is not None  # a pipe was asked for

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import io
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import docker
 import docker.errors
@@ -158,7 +157,7 @@ class Engine:
 
     async def build(
         self,
-        context: bytes,
+        context: IO[bytes],
         image: str,
         *,
         dockerfile: str,
@@ -168,14 +167,14 @@ class Engine:
         """Build an image with the engine's classic builder; yield what it prints.
 
         Args:
-            context: A tar archive.
+            context: A tar archive; closing it before the end gives the build up.
 
         Raises:
             Missing: It failed; ends with the builder's last lines.
         """
         lines = self.stream(
             lambda client: client.build(
-                fileobj=io.BytesIO(context),
+                fileobj=context,
                 custom_context=True,
                 dockerfile=dockerfile,
                 tag=image,
@@ -230,6 +229,10 @@ class Engine:
                         hand_over(item)
             except KServeLocalError as error:
                 failed = error
+            except ValueError:
+                if not closed.is_set():
+                    raise
+                # What it was sending from is closed as well.
             hand_over((ended, failed))
 
         # Not in the pool: a stream lasts, and a full pool would hold up every call.
