@@ -171,13 +171,14 @@ def runtime(server: str, environ: Mapping[str, str], *, base: str = BASE) -> Rec
 
 
 def _runtime_files() -> dict[str, Path]:
-    found = find_spec("modelserver")
-    if found is None or found.origin is None:
+    spec = find_spec("modelserver")
+    if spec is None or spec.origin is None:
         raise Missing(f"{_DISTRIBUTION} is not installed", hint=f"pip install {_DISTRIBUTION}")
-    root = Path(found.origin).parents[1]
+    root = Path(spec.origin).parents[1]
     files = {name: _beside(root, name) for name in _BESIDE}
     for package in ("modelserver", "podlauncher", *EXTRAS):
-        files.update({f"{package}/{name}": path for name, path in _walk(root / package)})
+        found = _walk(root / package)
+        files.update({f"{package}/{name}": path for name, path in found if not path.is_dir()})
     return files
 
 
@@ -219,7 +220,9 @@ def source(image: str, build: Build, environ: Mapping[str, str], *, base: str = 
     context = build.context
     assert context is not None  # what this is about
     ignored = _Ignored.of(context)
-    files = {name: path for name, path in _walk(context) if not ignored.covers(name)}
+    files = _without_full_folders(
+        {name: path for name, path in _walk(context) if not ignored.covers(name)}
+    )
     recipe = context / _RECIPE
     if not recipe.is_file():
         return _without_dockerfile(image, build, files, environ, base)
@@ -289,13 +292,22 @@ def live(context: Path, paths: Sequence[str], inside: str) -> tuple[Mount, ...]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files below a folder by their names in it, in order."""
+    """Yield the files, links and folders below a folder by their names in it, in order.
+
+    A link is itself, whatever it leads to.
+    """
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if f not in _NEVER)
-        for name in sorted(names):
+        for name in (*folders, *sorted(names)):
             path = Path(place, name)
-            if path.is_file() or path.is_symlink():
+            if path.is_symlink() or path.is_dir() or path.is_file():
                 yield path.relative_to(folder).as_posix(), path
+
+
+def _without_full_folders(found: Mapping[str, Path]) -> dict[str, Path]:
+    """Return what is not made by itself with something that lies in it."""
+    full = {str(above) for name in found for above in PurePosixPath(name).parents}
+    return {name: path for name, path in found.items() if name not in full}
 
 
 def _digest(files: Mapping[str, Path], arguments: Mapping[str, str]) -> str:
@@ -305,6 +317,8 @@ def _digest(files: Mapping[str, Path], arguments: Mapping[str, str]) -> str:
         path = files[name]
         if path.is_symlink():
             content, mode = hashlib.sha256(os.readlink(path).encode()).hexdigest(), 0
+        elif path.is_dir():
+            content, mode = "folder", 0
         else:
             content, mode = _content(path), path.stat().st_mode & 0o111
         whole.update(f"\0{name}\0{mode}\0{content}".encode())

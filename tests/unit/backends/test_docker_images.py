@@ -186,6 +186,27 @@ def test_only_lines_that_tell_how_far_a_build_is_are_shown() -> None:
     assert step_of("Collecting " + "x" * 100).endswith("…")
 
 
+def test_links_to_folders_and_empty_folders_are_in_the_image(context: Path) -> None:
+    before = source_of("a:b", context)
+    (context / "out" / "logs").mkdir(parents=True)
+    (context / "models").symlink_to("data")
+    (context / "gone").symlink_to("nowhere")
+    after = source_of("a:b", context)
+    assert after.image != before.image
+    assert names_in(after) - names_in(before) == {"out/logs", "models", "gone"}
+    (context / "models").unlink()
+    (context / "models").symlink_to("out")
+    assert source_of("a:b", context).image != after.image
+    (context / "models").unlink()
+    (context / "gone").unlink()
+    (context / "out" / "logs").rmdir()
+    (context / "out").rmdir()
+    assert source_of("a:b", context).image == before.image
+    # What is left of a folder when all in it is ignored.
+    (context / ".dockerignore").write_text("data/*")
+    assert "data" in names_in(source_of("a:b", context))
+
+
 def test_a_large_context_is_not_held_in_memory(context: Path, tmp_path: Path) -> None:
     with (context / "data" / "big.bin").open("wb") as file:
         file.truncate(64 << 20)
