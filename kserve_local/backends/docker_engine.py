@@ -17,7 +17,7 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, TypeVar
 
@@ -54,8 +54,15 @@ NO_ENGINE = (
     "socket of a rootless Docker or of Podman (podman system service)"
 )
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-_BUILD_TAIL = 12
-_NARRATION = ("--->", "Step ", "Removing intermediate container", "Successfully ")
+BUILD_TAIL = 12
+"""Lines of a failed step's output that are told."""
+_STEP_LENGTH = 120
+_STEP = re.compile(r"^(?:Step \d+/\d+ : |STEP \d+/\d+: )")
+_ENDED = re.compile(
+    r"returned a non-zero code|exit status \d|exit code: \d|executor failed running"
+)
+_NOISE = re.compile(r"^(?:\[notice\]|WARNING: (?:You are using pip|Running pip as)|-+$)")
+_NARRATION = ("--->", "Removing intermediate container", "Successfully ")
 _RUN = re.compile(r"^The command '.*'(?= returned a non-zero code)", re.DOTALL)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _FULL = "no space left on device"
@@ -185,16 +192,17 @@ class Engine:
                 decode=True,
             )
         )
-        last: deque[str] = deque(maxlen=_BUILD_TAIL)
+        step, last = "", deque[str](maxlen=BUILD_TAIL)
         async with contextlib.aclosing(lines) as news:
             async for line in news:
                 if line.get("error"):
-                    # The whole of a RUN step is in it, which the Dockerfile shows as well.
-                    error = _RUN.sub("the last step", str(line["error"]).strip())
-                    raise Missing("\n".join([f"cannot build image {image}:", *last, error]))
+                    raise Missing(failed_build(image, step, last, str(line["error"]).strip()))
                 for text in str(line.get("stream") or "").splitlines():
                     if text := _COLOURS.sub("", text).strip():
-                        if not text.startswith(_NARRATION):
+                        if _STEP.match(text):
+                            step = text
+                            last.clear()
+                        elif not text.startswith(_NARRATION):
                             last.append(text)
                         yield text
 
@@ -250,6 +258,27 @@ class Engine:
             for stream in opened:
                 with contextlib.suppress(Exception):
                     stream.close()
+
+
+def failed_build(image: str, step: str, output: Iterable[str], error: str) -> str:
+    """Return why an image could not be built: the step, its last output, and in the end the line
+    that says most. Pure.
+
+    Args:
+        step: The instruction that failed, as the builder names it; empty: the error does.
+        output: Its last lines.
+        error: What the builder says in the end.
+    """
+    step = " ".join(step.split())
+    if len(step) > _STEP_LENGTH:
+        step = f"{step[: _STEP_LENGTH - 1]}…"
+    lines = [line for line in output if not _NOISE.match(line)]
+    if lines and _ENDED.search(error):
+        # That a program failed; why is in what it printed.
+        said = _RUN.sub(step, error) if step else error
+        return "\n".join([f"cannot build image {image}: {said}", *lines])
+    head = f"cannot build image {image}: {step}" if step else f"cannot build image {image}:"
+    return "\n".join([head, *lines, _RUN.sub("it", error)])
 
 
 class _Attached:
