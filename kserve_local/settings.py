@@ -73,7 +73,7 @@ class Settings:
         max_held_requests: Requests one revision may hold while waking; beyond it 503.
         mirrors: `gs://bucket/` -> folder; longest prefix wins.
         claims: PersistentVolumeClaim name -> folder, for `pvc://`.
-        warnings: What of the file has no effect.
+        warnings: What of the file has no effect, or another one than one may think.
         problems: What of the file is wrong and was left out (`load_what_is_right` only).
         speed: Factor on autoscaler windows, for trying things out.
     """
@@ -494,8 +494,8 @@ def _built(
         "runtimes": {
             str(k): _runtime(str(k), v, folder) for k, v in (data.get("runtimes") or {}).items()
         },
-        "warnings": tuple(warnings),
     }
+    values["warnings"] = (*warnings, *_frozen_files(values["images"]))
     if storage.get("cacheDir"):
         values["cache"] = folder(storage["cacheDir"])
     values.update({k: v for k, v in flags.items() if v is not None})
@@ -642,6 +642,19 @@ def _image(name: str, value: object, folder: Any) -> ImageSource:
         requirements=requirements,
         reload=tuple(map(str, data.get("reload") or ())),
     )
+
+
+def _frozen_files(images: Mapping[str, ImageSource]) -> list[str]:
+    """Return a warning for each single file in a `reload`: most editors save by putting a new file
+    in its place, and a container goes on to see the one that it was given.
+    """
+    return [
+        f'{CONFIG_FILE}: images."{name}".reload: {path} is a file; a container does not see the '
+        "new one that most editors put in its place. Name the folder that it lies in"
+        for name, source in images.items()
+        for path in source.reload
+        if (source.context / path).is_file()
+    ]
 
 
 def _runtime(name: str, value: object, folder: Any) -> RuntimeConfig:

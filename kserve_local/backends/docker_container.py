@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _OUTPUT_END = 3.0
 """Seconds that the last output of a container that has ended may take to arrive."""
+_END_OF_EXEC = 2.0
+"""Seconds in which a command that took too long is looked for and killed."""
 _NO_DRIVER = "could not select device driver"
 _CANNOT_RUN = 128
 ADOPTED_LINES = 10_000
@@ -55,7 +58,11 @@ class Place:
 
 @dataclass
 class Container:
-    """One container, and what is known of it."""
+    """One container, and what is known of it.
+
+    Args:
+        killed_for: Why its owner has killed it.
+    """
 
     engine: Engine
     state: Path
@@ -65,6 +72,7 @@ class Container:
     attempt: int = 0
     id: str = ""
     ending: bool = False
+    killed_for: str = ""
     status: ContainerStatus = field(init=False)
     _place: Place | None = None
     _control: Path | None = None
@@ -223,9 +231,23 @@ class Container:
     async def _run(self, command: Sequence[str]) -> tuple[int, bytes]:
         """Run a command inside the container; return exit code and output."""
         made = await self.engine.call("exec_create", self.id, list(command))
-        output = await self.engine.call("exec_start", made["Id"])
+        try:
+            output = await self.engine.exec(made["Id"])
+        except asyncio.CancelledError:
+            await self._end_exec(made["Id"])
+            raise
         found = await self.engine.call("exec_inspect", made["Id"])
-        return int(found.get("ExitCode") or 0), bytes(output or b"")
+        return int(found.get("ExitCode") or 0), output
+
+    async def _end_exec(self, id: str) -> None:
+        """Kill a command that nobody waits for any more, as far as we may: no engine does it."""
+        try:
+            async with asyncio.timeout(_END_OF_EXEC):
+                found = await self.engine.call("exec_inspect", id)
+                if found.get("Running"):
+                    await asyncio.to_thread(_kill_in, self.id, int(found.get("Pid") or 0))
+        except (KServeLocalError, TimeoutError) as error:
+            log.info("a command in %s may go on: %s", self.label, error)
 
     def _probed(self, change: Change) -> None:
         if self.status.state != "running" or self.ending:
@@ -275,6 +297,7 @@ class Container:
             return
         state = found["State"]
         reason, code, number, message = docker_spec.exit_reason(state)
+        message = message or self.killed_for
         await self._stop_watching()
         if self._output is not None:
             await asyncio.wait((self._output,), timeout=_OUTPUT_END)
@@ -329,6 +352,20 @@ class Container:
             self._output.cancel()
             await asyncio.gather(self._output, return_exceptions=True)
             self._output = None
+
+
+def _kill_in(container: str, pid: int) -> None:
+    """Kill a process and its group if it is that container's. Blocking.
+
+    An engine in a virtual machine or elsewhere counts processes that are not ours to kill.
+    """
+    try:
+        ours = container in Path(f"/proc/{pid}/cgroup").read_text()
+        # The engine gives what it starts in a container a session of its own.
+        if pid > 1 and ours and os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+    except OSError as error:
+        log.info("process %d of container %s may go on: %s", pid, container[:12], error)
 
 
 def _open_log(path: Path, *, anew: bool = False) -> io.FileIO:

@@ -362,8 +362,10 @@ def exit_reason(state: Mapping[str, Any]) -> tuple[str, int, int | None, str]:
     code = int(state.get("ExitCode") or 0)
     number = code - 128 if 128 < code < 160 else None
     message = str(state.get("Error") or "")
-    if state.get("OOMKilled"):
-        return "OOMKilled", 137, 9, ""
+    # The engine says so as well when the kernel killed a child of the container's first process;
+    # Kubernetes tells of it only where that process ended by it.
+    if state.get("OOMKilled") and code == 137:
+        return "OOMKilled", code, 9, ""
     if message and when(str(state.get("StartedAt") or "")) is None:
         return "ContainerCannotRun", code, None, message
     return ("Completed" if code == 0 else "Error"), code, number, message

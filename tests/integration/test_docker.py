@@ -194,6 +194,17 @@ def test_kills_lose_no_container_and_leave_none(mixed: Project) -> None:
     assert containers(mixed) == []
 
 
+def test_up_waits_for_a_container_that_went_with_its_supervisor(mixed: Project) -> None:
+    mixed.up()
+    os.kill(int(mixed.run_file["pid"]), signal.SIGKILL)
+    words = ["docker", "ps", "--quiet", "--filter", f"label=kserve-local.dev/state={mixed.state}",
+             "--filter", "label=kserve-local.dev/container=kserve-container"]  # fmt: skip
+    [container] = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+    subprocess.run(["docker", "rm", "--force", container], check=True, capture_output=True)
+    mixed.run("up", "-d", "--wait")
+    assert mixed.call("/serving/default/any/")[0] == 200
+
+
 def networks(own: Project) -> list[str]:
     label = f"label=kserve-local.dev/state={own.state}"
     command = ["docker", "network", "ls", "--quiet", "--filter", label]

@@ -69,6 +69,16 @@ def test_a_key_of_a_later_version_warns(tmp_path: Path) -> None:
     assert got.warnings == ("kserve-local.yaml: llm has no effect in this version",)
 
 
+def test_a_single_file_that_is_to_be_reloaded_warns(tmp_path: Path) -> None:
+    """A bind mount holds on to the file that it was given; saving mostly makes another one."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "model.py").touch()
+    got = load(tmp_path, "images: {'a:b': {context: ., reload: [src, model.py, gone.py]}}\n")
+    [warning] = got.warnings
+    assert warning.startswith('kserve-local.yaml: images."a:b".reload: model.py is a file;')
+    assert "Name the folder" in warning
+
+
 def test_relative_paths_start_at_the_project(tmp_path: Path) -> None:
     text = "storage: {mirrors: {'gs://b/': ./mirror}}\nimages: {x: {context: ., command: [python]}}"
     got = load(tmp_path, text)

@@ -329,3 +329,11 @@ def test_only_podman_is_told_the_hostname_again() -> None:
         STATE, replica(), spec(), sandbox_id="s", address="", hosts=Path("/h"), with_hostname=True
     )
     assert made["Hostname"] == "iris-predictor-00001-x"
+
+
+def test_a_child_that_ran_out_of_memory_leaves_the_containers_own_exit_code():
+    """`sh -c "python3 big.py; exit 0"`: the engine's flag is about the whole group."""
+    state = {"OOMKilled": True, "StartedAt": "2026-01-01T00:00:00Z"}
+    assert docker_spec.exit_reason({**state, "ExitCode": 0}) == ("Completed", 0, None, "")
+    assert docker_spec.exit_reason({**state, "ExitCode": 1}) == ("Error", 1, None, "")
+    assert docker_spec.exit_reason({**state, "ExitCode": 137}) == ("OOMKilled", 137, 9, "")
