@@ -17,12 +17,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kserve_local import confined
 from kserve_local.backends import control, docker_spec
 from kserve_local.backends.docker_engine import Engine
 from kserve_local.backends.listening import in_network_of, why_refused
 from kserve_local.backends.probes import Change, Target, watch
 from kserve_local.errors import KServeLocalError, NotFound
-from kserve_local.interfaces.backend import ContainerSpec, ContainerStatus, Probe, ReplicaSpec
+from kserve_local.interfaces.backend import (
+    ContainerSpec,
+    ContainerStatus,
+    Mount,
+    Probe,
+    ReplicaSpec,
+)
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +112,15 @@ class Container:
         self.id = str(made["Id"])
         self._place = place
         _open_log(self.spec.log_path).close()
+        # The last moment before the engine follows the paths: what shares a volume may have put a
+        # link there since they were resolved.
+        moved = await asyncio.to_thread(_moved, self.spec.mounts)
+        if moved is not None:
+            self._could_not_run(
+                f'failed to prepare subPath for container "{self.spec.name}": '
+                f'subpath "{moved.source}" not within volume path "{moved.within}"'
+            )
+            return
         try:
             await self.engine.call("start", self.id)
         except KServeLocalError as error:
@@ -329,6 +345,14 @@ class Container:
             self._output.cancel()
             await asyncio.gather(self._output, return_exceptions=True)
             self._output = None
+
+
+def _moved(mounts: Sequence[Mount]) -> Mount | None:
+    """Return a mount whose source is not a real path of its volume any more, if there is one."""
+    for mount in mounts:
+        if mount.within is not None and not confined.is_real(mount.within, mount.source):
+            return mount
+    return None
 
 
 def _open_log(path: Path, *, anew: bool = False) -> io.FileIO:

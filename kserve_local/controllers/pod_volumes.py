@@ -3,7 +3,8 @@
 Reads the Pod's `volumes` and `volumeMounts`, Secrets, ConfigMaps, the configured claims and what
 the storage initializer fetched; writes below `run/volumes/<uid>/`; gives the mounts of a
 container. Copies kubelet's file layout for Secrets, ConfigMaps and projected volumes (`items`,
-`optional`, `subPath`). Fetched models are linked, not copied: the shared cache is read-only.
+`optional`, `subPath`, which no link may lead out of its volume). Fetched models are linked, not
+copied: the shared cache is read-only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kserve_local import confined
 from kserve_local.api import names
 from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of
 from kserve_local.controllers.environment import (
@@ -29,6 +31,8 @@ from kserve_local.controllers.oci_models import FOLDER
 from kserve_local.interfaces.backend import Mount
 
 _SHARED_MEMORY = Path("/dev/shm")
+_WRITTEN = frozenset({"configMap", "secret", "downwardAPI", "projected"})
+"""Volumes whose files are ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,18 +181,19 @@ def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources:
     if (volume.get("emptyDir") or {}).get("medium") == "Memory":
         return _in_memory(folder)
     if (ref := volume.get("hostPath")) is not None:
-        path = (places.project / str(ref.get("path") or "")).resolve()
-        if not path.is_relative_to(places.project.resolve()):
+        project = places.project.resolve()
+        path = (project / str(ref.get("path") or "")).resolve()
+        if not path.is_relative_to(project):
             raise ConfigError(
                 f'volume "{name}": hostPath {ref.get("path")} lies outside the project folder; '
                 "only paths inside it can be mounted"
             )
         if str(ref.get("type") or "") == "DirectoryOrCreate":
-            path.mkdir(parents=True, exist_ok=True)
+            confined.real_path(project, str(path.relative_to(project)), make=True)
         return path
     if volume.get("image") is not None and name in places.images:
         return places.images[name]
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(folder)
     if (ref := volume.get("secret")) is not None:
         files = _secret_files(ref, str(ref.get("secretName") or ""), sources)
         _write(folder, files, mode=0o600)
@@ -205,6 +210,18 @@ def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources:
             "configMap, secret, projected, downwardAPI, persistentVolumeClaim and hostPath can"
         )
     return folder
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a volume's folder for users of any container, as on a node; the state folder above keeps
+    others of this machine out.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    folder.chmod(0o777)
 
 
 def _memory_root() -> Path | None:
@@ -225,10 +242,10 @@ def _in_memory(folder: Path) -> Path:
     """Make a memory-backed emptyDir: a link at the volume's place says where in memory it lies."""
     root = _memory_root()
     if root is None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_folder(folder)
         return folder
     there = root / f"{folder.parent.name}.{folder.name}"
-    there.mkdir(mode=0o700, exist_ok=True)
+    _make_folder(there)
     if not folder.is_symlink():
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.symlink_to(there)
@@ -275,11 +292,10 @@ def copy_contents(folder: Path, mount_path: str, contents: Sequence[Content]) ->
         target = _inside(folder, relative)
         if content.path.is_dir():
             shutil.copytree(content.path, target, dirs_exist_ok=True, copy_function=_copy)
-            for place, _, _ in os.walk(target):
-                os.chmod(place, 0o700)
         else:
             target.mkdir(parents=True, exist_ok=True)
             _copy(str(content.path), str(target / content.path.name))
+    confined.open_up(folder)
 
 
 def _copy(source: str, target: str) -> str:
@@ -338,18 +354,52 @@ def make_mounts(
             if name not in made:
                 made[name] = _make(volume, pod, places, sources)
             source = made[name]
+        if not linked and source.is_dir() and _WRITTEN & set(volume):
+            confined.open_up(source)
         sub_path = str(entry.get("subPath") or "")
         if volume.get("image") is not None:
             sub_path = _inside_models(name, sub_path)
+        within = places.project.resolve() if volume.get("hostPath") is not None else None
         if sub_path:
-            source = _inside(source, sub_path)
-            if not source.exists() and volume.get("emptyDir") is not None:
-                source.mkdir(parents=True, exist_ok=True)
-        in_memory = source.is_relative_to(_SHARED_MEMORY) and volume.get("emptyDir") is not None
-        if not linked and (in_memory or source.is_relative_to(places.folder)):
-            _open_up(source)
-        mounts.append(Mount(path=path.rstrip("/") or "/", source=source, read_only=read_only))
+            makes = bool({"emptyDir", "persistentVolumeClaim", "hostPath"} & set(volume))
+            # What we linked there ourselves may lie in the cache.
+            also = [c.path for c in inside] if linked else []
+            within = source.resolve()
+            try:
+                source = _sub_path(source, sub_path, also, make=makes and not read_only)
+            except confined.LeadsOut as error:
+                raise ConfigError(
+                    f'failed to prepare subPath for volumeMount "{name}" of container '
+                    f'"{container.get("name")}": {error}'
+                ) from error
+        mounts.append(
+            Mount(
+                path=path.rstrip("/") or "/",
+                source=source,
+                read_only=read_only,
+                within=None if linked else within,
+            )
+        )
     return tuple(sorted(mounts, key=lambda m: -len(m.path)))
+
+
+def _sub_path(source: Path, sub_path: str, also: Sequence[Path], *, make: bool) -> Path:
+    """Return the real path of a `subPath`.
+
+    Args:
+        also: Where it may lead beside the volume.
+        make: Make the folder if it is missing, as the kubelet does.
+
+    Raises:
+        LeadsOut: A link leads elsewhere.
+        ConfigError: The path itself does.
+    """
+    inside = _inside(source, sub_path)
+    relative = inside.relative_to(source)
+    there = inside.resolve()
+    if any(there.is_relative_to(place.resolve()) for place in also):
+        return there
+    return confined.real_path(source, str(relative), make=make)
 
 
 def _deeper(container: Mapping[str, Any], content: Content, path: str) -> bool:
@@ -363,7 +413,7 @@ def _with_links(
 ) -> Iterator[Mount]:
     """Yield the mounts of a volume in which a sidecar links what images hold."""
     folder = places.folder / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(folder)
     for content in contents:
         if linked:
             link = _inside(folder, _below(content.target, path) or "")
@@ -371,8 +421,6 @@ def _with_links(
             link.unlink(missing_ok=True)
             link.symlink_to(content.path)
         yield Mount(path=content.target, source=content.path, read_only=True)
-    if not linked:
-        _open_up(folder)
     # Nothing else is in `/mnt`, and a process may know a real path there (WSL: /mnt/c).
     if not linked or PurePosixPath(path) != PurePosixPath(names.MODEL_DIR).parent:
         yield Mount(path=path.rstrip("/") or "/", source=folder, read_only=False)
@@ -411,25 +459,11 @@ def _with_contents(
         folder = places.folder / variant
         # Kept over restarts of the container: an emptyDir lives as long as the Pod.
         if not (folder.exists() and any(folder.iterdir())):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_folder(folder)
             link = read_only and linked
             (link_contents if link else copy_contents)(folder, path, inside)
         made[variant] = folder
     return made[variant]
-
-
-def _open_up(path: Path) -> None:
-    """Give a volume the modes it has on a node, for users of a container; outside of containers
-    the folder above keeps others out.
-    """
-    if path.is_file():
-        path.chmod(0o644)
-        return
-    for place, _, files in os.walk(path):
-        os.chmod(place, 0o777)
-        for name in files:
-            if not os.path.islink(os.path.join(place, name)):
-                os.chmod(os.path.join(place, name), 0o644)
 
 
 def _leads_out(folder: Path) -> bool:

@@ -26,11 +26,16 @@ that address.
 class Mount:
     """A real directory or file that the container sees at `path` (in process mode: `path` is
     rewritten in argv/env).
+
+    Args:
+        within: A folder that containers may write, which `source` must not lead out of by the time
+            it is mounted; None: nothing but `source` itself is shown.
     """
 
     path: str
     source: Path
     read_only: bool = True
+    within: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
