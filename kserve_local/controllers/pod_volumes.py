@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,7 +32,7 @@ from kserve_local.interfaces.backend import Mount
 
 _SHARED_MEMORY = Path("/dev/shm")
 _WRITTEN = frozenset({"configMap", "secret", "downwardAPI", "projected"})
-"""Volumes whose files are ours."""
+"""Volumes whose files are ours: always mounted read-only, as the kubelet does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,34 +84,75 @@ def _inside(base: Path, relative: str) -> Path:
     return base.joinpath(*parts)
 
 
-def _write(folder: Path, files: Mapping[str, bytes], *, mode: int) -> None:
-    for name, content in files.items():
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file of a volume; `mode` is its item's, None for the volume's."""
+
+    content: bytes
+    mode: int | None = None
+
+
+def _write(folder: Path, files: Mapping[str, _File], *, mode: int, group: int | None) -> None:
+    """Write a volume's files with their modes.
+
+    Args:
+        mode: The volume's `defaultMode`.
+        group: The Pod's `fsGroup`, which may read all of it.
+    """
+    for name, file in files.items():
         path = _inside(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(folder, path.parent)
         temporary = path.with_name(path.name + ".new")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as out:
+            out.write(file.content)
+            wanted = mode if file.mode is None else file.mode
+            os.fchmod(fd, _with_group(fd, wanted, group))
         temporary.rename(path)
+
+
+def _make_folders(root: Path, folder: Path) -> None:
+    if folder != root and not folder.is_dir():
+        _make_folders(root, folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
+
+
+def _with_group(fd: int, mode: int, group: int | None) -> int:
+    """Give a file to the group if this user may, and return the mode that lets its members read.
+
+    Source: kubelet's volume ownership, `0440` for volumes that are read-only.
+    """
+    if group is None:
+        return mode
+    try:
+        os.fchown(fd, -1, group)
+    except OSError:
+        return mode | 0o444  # Only root, or a member, can: then everybody in the container may.
+    return mode | 0o440
 
 
 def _picked(
     found: Mapping[str, bytes], items: Sequence[Mapping[str, Any]], *, what: str, optional: bool
-) -> dict[str, bytes]:
+) -> dict[str, _File]:
     """Return the files of a Secret or ConfigMap: all keys, or the `items` at their paths."""
     if not items:
-        return dict(found)
+        return {key: _File(content) for key, content in found.items()}
     files = {}
     for item in items:
         key = str(item.get("key", ""))
         if key in found:
-            files[str(item.get("path") or key)] = found[key]
+            files[str(item.get("path") or key)] = _File(found[key], _mode(item.get("mode")))
         elif not optional:
             raise ConfigError(f"references non-existent {what} key: {key}")
     return files
 
 
-def _secret_files(source: Mapping[str, Any], name: str, sources: Sources) -> dict[str, bytes]:
+def _mode(given: Any) -> int | None:
+    return None if given is None else int(given) & 0o777
+
+
+def _secret_files(source: Mapping[str, Any], name: str, sources: Sources) -> dict[str, _File]:
     optional = bool(source.get("optional"))
     secret = sources.secret(name)
     if secret is None:
@@ -122,7 +163,7 @@ def _secret_files(source: Mapping[str, Any], name: str, sources: Sources) -> dic
     return _picked(found, source.get("items") or (), what="secret", optional=optional)
 
 
-def _config_map_files(source: Mapping[str, Any], sources: Sources) -> dict[str, bytes]:
+def _config_map_files(source: Mapping[str, Any], sources: Sources) -> dict[str, _File]:
     optional = bool(source.get("optional"))
     name = str(source.get("name") or "")
     config_map = sources.config_map(name)
@@ -134,7 +175,7 @@ def _config_map_files(source: Mapping[str, Any], sources: Sources) -> dict[str, 
     return _picked(found, source.get("items") or (), what="config", optional=optional)
 
 
-def _downward_files(source: Mapping[str, Any], pod: Object) -> dict[str, bytes]:
+def _downward_files(source: Mapping[str, Any], pod: Object) -> dict[str, _File]:
     fields = {
         "metadata.name": name_of(pod),
         "metadata.namespace": namespace_of(pod),
@@ -142,9 +183,10 @@ def _downward_files(source: Mapping[str, Any], pod: Object) -> dict[str, bytes]:
         "metadata.annotations": _lines(annotations_of(pod)),
     }
     return {
-        str(item.get("path", "")): fields.get(
-            str((item.get("fieldRef") or {}).get("fieldPath", "")), ""
-        ).encode()
+        str(item.get("path", "")): _File(
+            fields.get(str((item.get("fieldRef") or {}).get("fieldPath", "")), "").encode(),
+            _mode(item.get("mode")),
+        )
         for item in source.get("items") or ()
     }
 
@@ -153,8 +195,8 @@ def _lines(values: Mapping[str, str]) -> str:
     return "\n".join(f'{k}="{v}"' for k, v in sorted(values.items()))
 
 
-def _projected(source: Mapping[str, Any], pod: Object, sources: Sources) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
+def _projected(source: Mapping[str, Any], pod: Object, sources: Sources) -> dict[str, _File]:
+    files: dict[str, _File] = {}
     for part in source.get("sources") or ():
         if (ref := part.get("secret")) is not None:
             files |= _secret_files(ref, str(ref.get("name") or ""), sources)
@@ -165,7 +207,9 @@ def _projected(source: Mapping[str, Any], pod: Object, sources: Sources) -> dict
     return files
 
 
-def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources: Sources) -> Path:
+def _make(
+    volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources: Sources, *, linked: bool
+) -> Path:
     """Make one volume and return its directory.
 
     Raises:
@@ -194,15 +238,8 @@ def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources:
     if volume.get("image") is not None and name in places.images:
         return places.images[name]
     _make_folder(folder)
-    if (ref := volume.get("secret")) is not None:
-        files = _secret_files(ref, str(ref.get("secretName") or ""), sources)
-        _write(folder, files, mode=0o600)
-    elif (ref := volume.get("configMap")) is not None:
-        _write(folder, _config_map_files(ref, sources), mode=0o644)
-    elif (ref := volume.get("downwardAPI")) is not None:
-        _write(folder, _downward_files(ref, pod), mode=0o644)
-    elif (ref := volume.get("projected")) is not None:
-        _write(folder, _projected(ref, pod, sources), mode=0o600)
+    if _WRITTEN & set(volume):
+        _make_files(folder, volume, pod, sources, linked=linked)
     elif not {"emptyDir", "image"} & set(volume) and set(volume) - {"name"}:
         kind = next(iter(set(volume) - {"name"}))
         raise ConfigError(
@@ -210,6 +247,35 @@ def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources:
             "configMap, secret, projected, downwardAPI, persistentVolumeClaim and hostPath can"
         )
     return folder
+
+
+def _make_files(
+    folder: Path, volume: Mapping[str, Any], pod: Object, sources: Sources, *, linked: bool
+) -> None:
+    """Write the files of a volume that is all ours."""
+    if (ref := volume.get("secret")) is not None:
+        files = _secret_files(ref, str(ref.get("secretName") or ""), sources)
+    elif (ref := volume.get("configMap")) is not None:
+        files = _config_map_files(ref, sources)
+    elif (ref := volume.get("downwardAPI")) is not None:
+        files = _downward_files(ref, pod)
+    else:
+        ref = volume["projected"]
+        files = _projected(ref, pod, sources)
+    given = _mode(ref.get("defaultMode"))
+    mode = 0o644 if given is None else given
+    group = ((pod.get("spec") or {}).get("securityContext") or {}).get("fsGroup")
+    if linked:
+        # A process is this machine's user; secrets are nobody else's business.
+        group = None
+        if {"secret", "projected"} & set(volume):
+            mode &= 0o700
+            files = {
+                n: replace(f, mode=None if f.mode is None else f.mode & 0o700)
+                for n, f in files.items()
+            }
+    folder.chmod(0o755)
+    _write(folder, files, mode=mode, group=None if group is None else int(group))
 
 
 def _make_folder(folder: Path) -> None:
@@ -335,7 +401,7 @@ def make_mounts(
         volume = volumes.get(name)
         if volume is None:
             raise ConfigError(f'volumeMount "{name}" has no volume of that name')
-        read_only = bool(entry.get("readOnly"))
+        read_only = bool(entry.get("readOnly")) or bool(_WRITTEN & set(volume))
         inside = [
             c
             for c in places.contents
@@ -352,10 +418,8 @@ def make_mounts(
             )
         else:
             if name not in made:
-                made[name] = _make(volume, pod, places, sources)
+                made[name] = _make(volume, pod, places, sources, linked=linked)
             source = made[name]
-        if not linked and source.is_dir() and _WRITTEN & set(volume):
-            confined.open_up(source)
         sub_path = str(entry.get("subPath") or "")
         if volume.get("image") is not None:
             sub_path = _inside_models(name, sub_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,76 @@ def test_a_container_keeps_its_own_modes_in_an_empty_dir(places: VolumePlaces) -
     (whole.source / "own").chmod(0o600)
     in_docker(places, {"emptyDir": {}}, {"mountPath": "/e"})
     assert (whole.source / "own").stat().st_mode & 0o777 == 0o600
+
+
+PICKED = [{"key": "a", "path": "run.sh", "mode": 0o755}, {"key": "b", "path": "deep/b"}]
+
+
+@pytest.mark.parametrize(
+    ("volume", "modes"),
+    [
+        ({"configMap": {"name": "conf"}}, {"a": 0o644, "b": 0o644}),
+        (
+            {"configMap": {"name": "conf", "defaultMode": 0o440, "items": PICKED}},
+            {"run.sh": 0o755, "deep/b": 0o440},
+        ),
+        ({"secret": {"secretName": "creds"}}, {"key.json": 0o644}),
+        ({"secret": {"secretName": "creds", "defaultMode": 0o400}}, {"key.json": 0o400}),
+        (
+            {
+                "projected": {
+                    "defaultMode": 0o600,
+                    "sources": [{"configMap": {"name": "conf", "items": PICKED[:1]}}],
+                }
+            },
+            {"run.sh": 0o755},
+        ),
+        (
+            {"downwardAPI": {"items": [{"path": "n", "mode": 0o444}]}},
+            {"n": 0o444},
+        ),
+    ],
+)
+def test_what_we_write_is_read_only_and_has_the_modes_it_says(
+    places: VolumePlaces, volume: dict[str, Any], modes: dict[str, int]
+) -> None:
+    """As on a node, whatever `readOnly` of the mount says; twice, as after a restart."""
+    for _ in range(2):
+        (mount,) = in_docker(places, volume, {"mountPath": "/c", "readOnly": False})
+        assert mount.read_only
+        found = {name: (mount.source / name).stat().st_mode & 0o777 for name in modes}
+        assert found == modes
+        assert mount.source.stat().st_mode & 0o777 == 0o755
+    if "deep/b" in modes:
+        assert (mount.source / "deep").stat().st_mode & 0o777 == 0o755
+
+
+def test_members_of_the_fs_group_can_read_what_the_owner_can(
+    places: VolumePlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group itself only where this user may give files away."""
+
+    def refused(fd: int, user: int, group: int) -> None:
+        raise PermissionError
+
+    pod: Object = {
+        "metadata": {"name": "iris", "namespace": "default"},
+        "spec": {
+            "securityContext": {"fsGroup": os.getegid()},
+            "volumes": [{"name": "v", "secret": {"secretName": "creds", "defaultMode": 0o400}}],
+        },
+    }
+    container = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+    (mount,) = make_mounts(pod, container, places, SOURCES, linked=False)
+    assert (mount.source / "key.json").stat().st_mode & 0o777 == 0o440
+    monkeypatch.setattr(os, "fchown", refused)
+    make_mounts(pod, container, places, SOURCES, linked=False)
+    assert (mount.source / "key.json").stat().st_mode & 0o777 == 0o444
+
+
+def test_a_process_gets_the_owners_part_of_a_secrets_mode(places: VolumePlaces) -> None:
+    (mount,) = mounts_of(places, {"secret": {"secretName": "creds", "defaultMode": 0o444}})
+    assert (mount.source / "key.json").stat().st_mode & 0o777 == 0o400
+    items = {"configMap": {"name": "conf", "items": PICKED}}
+    (mount,) = mounts_of(places, items, path="/c")
+    assert os.access(mount.source / "run.sh", os.X_OK)
