@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kserve_local import confined
-from kserve_local.backends import control, docker_spec
+from kserve_local.backends import control, docker_spec, last_words
 from kserve_local.backends.docker_engine import Engine
 from kserve_local.backends.listening import in_network_of, why_refused
 from kserve_local.backends.probes import Change, Target, watch
@@ -75,6 +75,7 @@ class Container:
     status: ContainerStatus = field(init=False)
     _place: Place | None = None
     _control: Path | None = None
+    _last_words: Path | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _output: asyncio.Task[None] | None = None
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -98,10 +99,14 @@ class Container:
         if self.spec.source:
             sockets = place.hosts.parent / "control" / self.spec.name
             launcher = await asyncio.to_thread(control.launcher, sockets)
+        words = place.hosts.parent / "terminations" / self.spec.name
+        spec = docker_spec.with_last_words(self.spec, words)
+        if spec is not self.spec:
+            await asyncio.to_thread(last_words.make, words)
         request = docker_spec.container(
             self.state,
             self.replica,
-            self.spec,
+            spec,
             sandbox_id=place.sandbox,
             address=place.inner,
             hosts=place.hosts,
@@ -163,6 +168,7 @@ class Container:
         assert self._place is not None  # set by the callers
         state = found["State"]
         self._control = docker_spec.control_of(found)
+        self._last_words = docker_spec.last_words_of(found, self.spec, self.state)
         no_probes = self.spec.readiness is None and self.spec.startup is None
         self.status = ContainerStatus(
             name=self.spec.name,
@@ -294,6 +300,9 @@ class Container:
         await self._stop_watching()
         if self._output is not None:
             await asyncio.wait((self._output,), timeout=_OUTPUT_END)
+        said = (
+            await asyncio.to_thread(last_words.read, self._last_words) if self._last_words else ""
+        )
         if self.status.state != "running":
             return
         self.status = replace(
@@ -305,6 +314,7 @@ class Container:
             signal=number,
             reason=reason,
             message=message,
+            termination=said,
         )
         self._gone.set()
         self.on_change(self, "exited", message)

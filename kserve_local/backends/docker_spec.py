@@ -17,7 +17,7 @@ from typing import Any
 from kserve_local.backends import docker_pause
 from kserve_local.backends.control import FOLDER, INSIDE, SOURCE, Launcher
 from kserve_local.errors import Invalid
-from kserve_local.interfaces.backend import POD_IP, ContainerSpec, ReplicaSpec
+from kserve_local.interfaces.backend import POD_IP, ContainerSpec, Mount, ReplicaSpec
 from kserve_local.interfaces.devices import Device
 
 PREFIX = "kserve-local.dev"
@@ -286,6 +286,23 @@ def control_of(found: Mapping[str, Any]) -> Path | None:
     """Return the folder of a container's control sockets that its inspection names, if any."""
     mounts = found.get("Mounts") or ()
     return next((Path(m["Source"]) for m in mounts if m.get("Destination") == INSIDE), None)
+
+
+def with_last_words(spec: ContainerSpec, file: Path) -> ContainerSpec:
+    """Return the container with the file of its termination message, unless a volume is there."""
+    path = spec.termination_path
+    if not path or any(mount.path == path for mount in spec.mounts):
+        return spec
+    return replace(spec, mounts=(*spec.mounts, Mount(path, file, read_only=False)))
+
+
+def last_words_of(found: Mapping[str, Any], spec: ContainerSpec, state: Path) -> Path | None:
+    """Return the file of a container's termination message that its inspection names, if any."""
+    for mount in found.get("Mounts") or ():
+        source = Path(str(mount.get("Source") or ""))
+        if mount.get("Destination") == spec.termination_path and source.is_relative_to(state):
+            return source
+    return None
 
 
 def check_user(user: str) -> None:

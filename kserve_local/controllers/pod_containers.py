@@ -48,6 +48,7 @@ from kserve_local.settings import RuntimeConfig, Settings
 
 RUNTIME_ANNOTATION = f"{names.LOCAL_PREFIX}/runtime"
 _PROBED_BY_DEFAULT = frozenset({names.PREDICTOR_CONTAINER, names.TRANSFORMER_CONTAINER})
+_TERMINATION_LOG = "/dev/termination-log"
 _LISTED_DEPTH = 3
 _LISTED_FILES = 2000
 
@@ -425,6 +426,7 @@ def container_spec(
         build=chosen.build if chosen is not None else None,
         program=runs,
         working_dir=str(container.get("workingDir") or ""),
+        termination_path=str(container.get("terminationMessagePath") or _TERMINATION_LOG),
         ports=ports,
         cpu_limit=limit_of(container, "cpu"),
         memory_limit_bytes=int(memory) if memory else None,

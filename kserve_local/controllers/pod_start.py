@@ -60,7 +60,7 @@ from kserve_local.controllers.pod_plan import (
     seen_termination,
 )
 from kserve_local.controllers.pod_status import Running, Terminated, Waiting
-from kserve_local.controllers.pod_terminations import LogFile, explain
+from kserve_local.controllers.pod_terminations import LogFile, explain, message_of
 from kserve_local.controllers.pod_volumes import Content, VolumePlaces
 from kserve_local.controllers.pod_work import Note, PodStore, Work, container_of
 from kserve_local.controllers.pull_secrets import logins
@@ -256,7 +256,7 @@ class PodStarter:
             self.ends.pop(id, None)
             await self.backend.stop(id, grace=grace_of(pod))
         work.failures, work.refused = 0, {}
-        message = await asyncio.to_thread(
+        explained = await asyncio.to_thread(
             explain,
             container,
             status,
@@ -265,13 +265,14 @@ class PodStarter:
             ip=replica.ip,
             source=self._is_source(container),
         )
+        message = message_of(status, explained)
         work.init[name] = seen_termination(status, message, now=self.clock())
         if status.exit_code == 0:
             work.contents[name] = ()
             await asyncio.to_thread(remember, self.folder(work.uid), work.contents)
             return
         end = f"{status.reason or 'Error'}, exit code {status.exit_code}"
-        last = " | ".join(message.splitlines()[-2:])
+        last = " | ".join(explained.splitlines()[-2:])
         self.note(pod, "Warning", "Failed", f"Container {name} terminated ({end}): {last}")
 
     def take_end(self, event: ReplicaEvent) -> bool:
@@ -617,7 +618,7 @@ class PodStarter:
             if status.state != "terminated" or what in work.messages:
                 continue
             container = next((c for c in all_containers(pod) if c.get("name") == status.name), {})
-            message = await asyncio.to_thread(
+            explained = await asyncio.to_thread(
                 explain,
                 container,
                 status,
@@ -627,10 +628,12 @@ class PodStarter:
                 source=self._is_source(container),
             )
             work.messages = {w: m for w, m in work.messages.items() if w[0] != status.name}
-            work.messages[what] = message
-            if status.exit_code != 0 and message:
+            work.messages[what] = message_of(status, explained)
+            # One that ended well and is to run for ever failed, too; its status has no word for it.
+            policy = (pod.get("spec") or {}).get("restartPolicy") or "Always"
+            if explained and (status.exit_code != 0 or policy == "Always"):
                 end = f"{status.reason or 'Error'}, exit code {status.exit_code}"
-                last = " | ".join(message.splitlines()[-2:])
+                last = " | ".join(explained.splitlines()[-2:])
                 text = f"Container {status.name} terminated ({end}): {last}"
                 self.note(pod, "Warning", "Failed", text)
 

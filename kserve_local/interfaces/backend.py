@@ -156,6 +156,8 @@ class ContainerSpec:
         devices: The GPUs that it may see, simulated ones among them, and no other. None: this
             machine has none, and nothing need be hidden.
         log_path: File that receives stdout and stderr, appended.
+        termination_path: File in the container that holds its last words (in process mode:
+            rewritten in argv/env, as a mount is); empty: none.
     """
 
     name: str
@@ -170,6 +172,7 @@ class ContainerSpec:
     env: tuple[tuple[str, str], ...] = ()
     program: Program | None = None
     working_dir: str = ""
+    termination_path: str = ""
     source: str = ""
     ports: tuple[tuple[str, int], ...] = ()
     cpu_limit: float | None = None
@@ -222,6 +225,7 @@ class ContainerStatus:
         started_how: `zygote`, `process`, `container`; for status and metrics.
         note: One line about an approximation or fallback taken (e.g. why no zygote was used).
         container_id: `docker://<id>` of a container; empty for a process.
+        termination: What it wrote to `ContainerSpec.termination_path`, its last 4096 bytes.
     """
 
     name: str
@@ -238,6 +242,7 @@ class ContainerStatus:
     started_how: str = ""
     note: str = ""
     container_id: str = ""
+    termination: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,14 @@ class FakeBackend:
         self._emit(uid, "ready", container)
 
     def end(
-        self, uid: str, container: str, *, code: int, reason: str = "Error", log: str = ""
+        self,
+        uid: str,
+        container: str,
+        *,
+        code: int,
+        reason: str = "Error",
+        log: str = "",
+        termination: str = "",
     ) -> None:
         """Let the container end as if by itself, with a last output."""
         replica = self.machine[uid]
@@ -105,6 +112,7 @@ class FakeBackend:
             finished_at=time.time(),
             exit_code=code,
             reason=reason,
+            termination=termination,
         )
         self._emit(uid, "exited", container)
 

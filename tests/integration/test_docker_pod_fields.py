@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from kserve_local.backends.docker import DockerBackend
-from kserve_local.interfaces.backend import ContainerSpec, ContainerStatus, Mount, ReplicaSpec
+from kserve_local.interfaces.backend import (
+    ContainerSpec,
+    ContainerStatus,
+    Mount,
+    ReplicaSpec,
+    Security,
+)
 from kserve_local.settings import Settings
 
 pytestmark = pytest.mark.docker
@@ -73,3 +79,33 @@ async def test_a_link_put_there_since_the_check_is_not_mounted(
     assert ended.reason == "ContainerCannotRun"
     assert ended.message.startswith('failed to prepare subPath for container "main": subpath "/')
     assert list(secret.iterdir()) == []
+
+
+async def test_last_words_are_what_any_user_wrote_to_the_termination_log(
+    backend: DockerBackend, settings: Settings
+) -> None:
+    """Not an earlier run's, nor more than the kubelet reads."""
+    script = "printf %05000d 7 > /dev/termination-log; echo $WORDS >> /dev/termination-log; exit 3"
+    one = container(
+        settings, script, termination_path="/dev/termination-log", env=(("WORDS", "first"),),
+        security=Security(user=1234, read_only_root=True),
+    )  # fmt: skip
+    await backend.start(replica(one))
+    ended = await end(backend)
+    assert ended.exit_code == 3
+    assert ended.termination == "7first\n".rjust(4096, "0")
+    later = replace(one, argv=("sh", "-c", "echo -n bye >> /dev/termination-log"))
+    await backend.start_container("uid-1", later)
+    assert (await end(backend)).termination == "bye"
+
+
+async def test_whoever_adopts_reads_last_words(settings: Settings) -> None:
+    script = "echo -n bye > /dev/termination-log; sleep 1"
+    first = await DockerBackend.open(settings)
+    await first.start(replica(container(settings, script, termination_path="/dev/termination-log")))
+    await first.close(stop_replicas=False)
+    second = await DockerBackend.open(settings)
+    [found] = [c for r in await second.list() for c in r.containers]
+    ended = found if found.state == "terminated" else await end(second)
+    await second.close(stop_replicas=True)
+    assert ended.termination == "bye"

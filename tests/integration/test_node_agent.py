@@ -364,6 +364,36 @@ async def test_a_serving_container_that_dies_is_restarted_at_once(world: World) 
     assert main_status(pod)["lastState"]["terminated"]["exitCode"] == 137
 
 
+@pytest.mark.parametrize("written", ["", "all done"])
+async def test_what_ended_well_has_the_message_it_wrote_and_none_of_ours(
+    world: World, written: str
+) -> None:
+    """What it means for a server is an Event."""
+    await world.create(serving_pod())
+    uid = uid_of(await world.until(is_ready))
+    end = {"code": 0, "reason": "Completed", "log": "bye\n", "termination": written}
+    world.backend.end(uid, "kserve-container", **end)
+    pod = await world.until(lambda p: main_status(p).get("restartCount") == 1)
+    last = main_status(pod)["lastState"]["terminated"]
+    assert (last["exitCode"], last.get("message", "")) == (0, written)
+    event = await world.event("Failed")
+    assert event["message"].startswith(
+        "Container kserve-container terminated (Completed, exit code 0): "
+    )
+    assert "a model server must keep running" in event["message"]
+
+
+async def test_the_message_of_a_container_that_failed_is_its_own_if_it_wrote_one(
+    world: World,
+) -> None:
+    await world.create(serving_pod())
+    uid = uid_of(await world.until(is_ready))
+    world.backend.end(uid, "kserve-container", code=3, log="trace\n", termination="no licence")
+    pod = await world.until(lambda p: main_status(p).get("restartCount") == 1)
+    assert main_status(pod)["lastState"]["terminated"]["message"] == "no licence"
+    assert "Next step: " in (await world.event("Failed"))["message"]
+
+
 async def test_out_of_memory_says_oom_killed_and_which_limit_to_raise(world: World) -> None:
     await world.create(serving_pod())
     pod = await world.until(is_ready)
