@@ -106,10 +106,30 @@ def _of_replicas(component: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
         yield Gap((*at, given[0]), text)
 
 
+_OF_POD = {
+    "hostNetwork": "the Pod has an address of its own, as without it",
+    "hostPID": "the Pod does not see the machine's processes as one of it",
+    "hostIPC": "the Pod does not share the machine's IPC",
+    "shareProcessNamespace": "containers do not see each other's processes",
+    "dnsConfig": "names are resolved as by this machine",
+}
+
+
+def _of_pod(spec: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
+    """Yield the fields of a PodSpec that no Pod here has."""
+    for field, instead in _OF_POD.items():
+        if spec.get(field):
+            yield Gap((*at, field), f"{field}: it has no effect here; {instead}")
+    if (spec.get("securityContext") or {}).get("sysctls"):
+        text = "securityContext.sysctls: they are not set; the Pod has the kernel's own"
+        yield Gap((*at, "securityContext", "sysctls"), text)
+
+
 def _of_predictor(isvc: Object) -> Iterator[Gap]:
     predictor: Mapping[str, Any] = isvc["spec"]["predictor"]
     at: Path_ = ("spec", "predictor")
     yield from _of_replicas(predictor, at)
+    yield from _of_pod(predictor, at)
     if predictor.get("logger"):
         yield Gap((*at, "logger"), "logger: requests are not logged yet")
     if predictor.get("batcher"):
@@ -129,6 +149,10 @@ def _of_predictor(isvc: Object) -> Iterator[Gap]:
     if framework is not None:
         containers.append(((*at, framework[0]), framework[1]))
     for path, container in containers:
+        if container.get("lifecycle"):
+            hooks = " and ".join(container["lifecycle"])
+            text = f"lifecycle: the hooks {hooks} of a container are not run yet"
+            yield Gap((*path, "lifecycle"), text)
         for resource in (container.get("resources") or {}).get("limits") or ():
             if resource.startswith(_MIG):
                 text = f"{resource}: MIG slices are not offered; the Pod stays Pending"

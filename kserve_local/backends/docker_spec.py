@@ -62,8 +62,13 @@ def container_name(replica: ReplicaSpec, container: str, attempt: int = 0) -> st
 
 
 def hostname(replica: ReplicaSpec) -> str:
-    """Return the Pod's hostname: its name, as far as Linux takes it."""
-    return replica.pod[:63].rstrip("-.")
+    """Return the Pod's hostname: what it says or its name, as far as Linux takes it."""
+    return replica.hostname or replica.pod[:63].rstrip("-.")
+
+
+def full_name(replica: ReplicaSpec) -> tuple[str, ...]:
+    """Return the Pod's name in the cluster, if it is in a subdomain."""
+    return (f"{hostname(replica)}.{replica.domain}",) if replica.domain else ()
 
 
 def pod_ports(replica: ReplicaSpec) -> list[int]:
@@ -182,6 +187,9 @@ def container(
     if launcher is not None:
         binds.append(_bind(launcher.package, f"{LAUNCHER}/podlauncher", read_only=True))
         binds.append(_bind(launcher.sockets, INSIDE, read_only=False))
+    options = [] if security.privilege_escalation else ["no-new-privileges"]
+    if security.seccomp:
+        options.append(f"seccomp={security.seccomp}")
     host: dict[str, Any] = {
         "NetworkMode": f"container:{sandbox_id}",
         "Binds": [*binds, _bind(hosts, "/etc/hosts", read_only=True)],
@@ -191,7 +199,7 @@ def container(
         "GroupAdd": [str(g) for g in security.groups] or None,
         "Privileged": security.privileged,
         "ReadonlyRootfs": security.read_only_root,
-        "SecurityOpt": None if security.privilege_escalation else ["no-new-privileges"],
+        "SecurityOpt": options or None,
     }
     if spec.cpu_limit is not None:
         host["CpuPeriod"] = PERIOD
@@ -351,7 +359,7 @@ def hosts_file(replica: ReplicaSpec, ip: str, *, host: str = "") -> str:
     lines = [
         "127.0.0.1\tlocalhost",
         "::1\tlocalhost ip6-localhost ip6-loopback",
-        f"{ip}\t{hostname(replica)}",
+        "\t".join((ip, *full_name(replica), hostname(replica))),
     ]
     for name, address in replica.resolve:
         ours = address.startswith("127.") and address != "127.0.0.1"

@@ -95,6 +95,7 @@ class Security:
         groups: Supplemental groups, `fsGroup` among them.
         non_root: The image's user must not be root (`runAsNonRoot`).
         add, drop: Capabilities, without `CAP_`; `ALL` for all.
+        seccomp: `unconfined`, or a profile in JSON; empty: the engine's own.
     """
 
     user: int | None = None
@@ -106,6 +107,7 @@ class Security:
     privileged: bool = False
     add: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    seccomp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,8 @@ class ReplicaSpec:
             "127.64.8.1"}`; entries starting with `*.` match any name below. The launcher applies
             them.
         labels: Pod labels, kept for adoption.
+        hostname: What the Pod calls itself, where that is not its name.
+        domain: `<subdomain>.<namespace>.svc.<cluster domain>` of a Pod with a `subdomain`.
     """
 
     id: str
@@ -207,6 +211,8 @@ class ReplicaSpec:
     grace: float = 30.0
     resolve: tuple[tuple[str, str], ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    hostname: str = ""
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,8 @@ def container(settings: Settings, script: str, **more: object) -> ContainerSpec:
 
 
 def replica(*containers: ContainerSpec, **more: object) -> ReplicaSpec:
-    own = ReplicaSpec("uid-1", "default", "pod-1", containers, grace=1.0)
+    # The engine knows names only once, and others may test at the same time.
+    own = ReplicaSpec(f"uid-{secrets.token_hex(4)}", "default", "pod-1", containers, grace=1.0)
     return replace(own, **more)  # type: ignore[arg-type]  # test shorthand
 
 
@@ -90,12 +92,12 @@ async def test_last_words_are_what_any_user_wrote_to_the_termination_log(
         settings, script, termination_path="/dev/termination-log", env=(("WORDS", "first"),),
         security=Security(user=1234, read_only_root=True),
     )  # fmt: skip
-    await backend.start(replica(one))
+    id = await backend.start(replica(one))
     ended = await end(backend)
     assert ended.exit_code == 3
     assert ended.termination == "7first\n".rjust(4096, "0")
     later = replace(one, argv=("sh", "-c", "echo -n bye >> /dev/termination-log"))
-    await backend.start_container("uid-1", later)
+    await backend.start_container(id, later)
     assert (await end(backend)).termination == "bye"
 
 
@@ -109,3 +111,19 @@ async def test_whoever_adopts_reads_last_words(settings: Settings) -> None:
     ended = found if found.state == "terminated" else await end(second)
     await second.close(stop_replicas=True)
     assert ended.termination == "bye"
+
+
+async def test_the_hostname_and_no_seccomp_where_the_pod_says_so(
+    backend: DockerBackend, settings: Settings
+) -> None:
+    script = (
+        "echo $(hostname) $(hostname -f) $(grep -c '^Seccomp:.0' /proc/self/status)"
+        " > /dev/termination-log"
+    )
+    free = container(
+        settings, script, termination_path="/dev/termination-log",
+        security=Security(seccomp="unconfined"),
+    )  # fmt: skip
+    await backend.start(replica(free, hostname="head", domain="ring.default.svc.cluster.local"))
+    said = (await end(backend)).termination
+    assert said == "head head.ring.default.svc.cluster.local 1\n"

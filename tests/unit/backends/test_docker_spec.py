@@ -329,3 +329,20 @@ def test_only_podman_is_told_the_hostname_again() -> None:
         STATE, replica(), spec(), sandbox_id="s", address="", hosts=Path("/h"), with_hostname=True
     )
     assert made["Hostname"] == "iris-predictor-00001-x"
+
+
+def test_seccomp_goes_to_the_engine_beside_the_other_option() -> None:
+    security = Security(seccomp="unconfined", privilege_escalation=False)
+    made = request(spec(security=security))["HostConfig"]
+    assert made["SecurityOpt"] == ["no-new-privileges", "seccomp=unconfined"]
+    assert "SecurityOpt" not in request(spec())["HostConfig"]
+
+
+def test_a_pod_calls_itself_what_it_says() -> None:
+    """And is known under its full name, as with the kubelet, where it is in a subdomain."""
+    named = replica(hostname="head", domain="ring.ns.svc.cluster.local")
+    assert docker_spec.sandbox(STATE, named, "net")["Hostname"] == "head"
+    lines = docker_spec.hosts_file(named, "172.18.0.7").splitlines()
+    assert "172.18.0.7\thead.ring.ns.svc.cluster.local\thead" in lines
+    lines = docker_spec.hosts_file(replica(), "172.18.0.7").splitlines()
+    assert "172.18.0.7\tiris-predictor-00001-x" in lines
