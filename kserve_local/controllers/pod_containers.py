@@ -342,10 +342,11 @@ def program_of(
 
 
 def runtime_config(
-    pod: Object, program: StandIn | NoStandIn, runtimes: Mapping[str, RuntimeConfig]
+    pod: Object, program: StandIn | NoStandIn | None, runtimes: Mapping[str, RuntimeConfig]
 ) -> RuntimeConfig | None:
     """Return what `runtimes` of kserve-local.yaml says about a Pod's runtime, None if nothing."""
-    wanted = [annotations_of(pod).get(RUNTIME_ANNOTATION, "")]
+    named = annotations_of(pod).get(RUNTIME_ANNOTATION, "")
+    wanted = [named, named.removeprefix("kserve-")]
     if isinstance(program, StandIn):
         wanted += [f"kserve-{program.program.runtime}", program.program.runtime]
     return next((runtimes[name] for name in wanted if name in runtimes), None)

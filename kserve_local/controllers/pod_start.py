@@ -49,6 +49,7 @@ from kserve_local.controllers.pod_containers import (
     init_containers,
     is_played,
     replica_spec,
+    runtime_config,
 )
 from kserve_local.controllers.pod_faults import tail
 from kserve_local.controllers.pod_plan import (
@@ -128,11 +129,12 @@ class PodStarter:
         """
         blocked: dict[str, Waiting] = {}
         found: list[ContainerSpec] = []
-        work.in_docker = self.settings.backend == "docker"
+        backend = self._backend_of(pod)
+        work.in_docker = backend == "docker"
         wanted = [*all_containers(pod), *custom_init_containers(pod)]
         every = await self._build(work, pod, wanted)
         unknown = any(isinstance(built, NoStandIn) for built in every.values())
-        if unknown and self.settings.backend == "auto" and await self.backend.runs_images():
+        if unknown and backend == "auto" and await self.backend.runs_images():
             # A Pod's containers share an address, so they run in one place.
             work.in_docker = True
             work.no_stand_in = {
@@ -160,6 +162,11 @@ class PodStarter:
             self._block(work, pod, blocked)
             return ()
         return tuple(found) if init_containers(pod) and not work.contents else ()
+
+    def _backend_of(self, pod: Object) -> str:
+        """Return where the Pod is to run: what its runtime says, else what the project says."""
+        found = runtime_config(pod, None, self.settings.runtimes)
+        return (found.backend if found is not None else "") or self.settings.backend
 
     async def warm(self, work: Work, pod: Object, spec: ContainerSpec) -> None:
         """Prepare what a container needs while its model is fetched; `create` tells failures."""

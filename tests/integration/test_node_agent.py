@@ -19,12 +19,12 @@ from kserve_local.controllers.addresses import AddressPool
 from kserve_local.controllers.empty_models import empty_models, told_by
 from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.pod import STAND_IN_ANNOTATION, NodeAgent
-from kserve_local.controllers.pod_containers import Interpreter
+from kserve_local.controllers.pod_containers import RUNTIME_ANNOTATION, Interpreter
 from kserve_local.controllers.pod_volumes import Content
 from kserve_local.errors import Missing, NotFound, StorageError
 from kserve_local.interfaces.backend import ContainerSpec, Mount, Program
 from kserve_local.reconcile.controller import Engine
-from kserve_local.settings import ImageSource, Settings
+from kserve_local.settings import ImageSource, RuntimeConfig, Settings
 from kserve_local.store.events import EventRecorder
 from kserve_local.store.store import Store, open_store
 from tests.fakes.backend import FakeBackend, FakeReplica, FakeStorage
@@ -414,6 +414,39 @@ async def test_failed_liveness_kills_and_restarts_the_container(world: World) ->
     assert killing["message"] == (
         "Container kserve-container failed liveness probe, will be restarted"
     )
+
+
+@pytest.mark.parametrize(
+    ("project", "runtime", "runs"),
+    [
+        ("auto", "docker", "docker"),
+        ("process", "docker", "docker"),
+        ("docker", "process", "process"),
+        ("docker", "", "docker"),
+    ],
+)
+async def test_a_runtime_runs_where_kserve_local_yaml_says(
+    settings: Settings, model: Path, project: str, runtime: str, runs: str
+) -> None:
+    """Other runtimes of the project run where it does."""
+    runtimes = {"kserve-sklearnserver": RuntimeConfig(backend=runtime)}
+    settings = replace(settings, backend=project, runtimes=runtimes)
+    backend, storage = FakeBackend(), FakeStorage({URI: model})
+    async with open_store(settings.database) as store:
+        world = World(store, backend, storage, settings)
+        async with agent_of(store, backend, storage, settings):
+            for name, runtime_name in (("iris", "kserve-sklearnserver"), ("other", "mine")):
+                pod = serving_pod()
+                pod["metadata"]["name"] = name
+                pod["metadata"]["annotations"] = {RUNTIME_ANNOTATION: runtime_name}
+                await world.create(pod)
+            found = {n: await world.until(is_ready, name=n) for n in ("iris", "other")}
+    shown = {
+        n: p["metadata"]["annotations"].get(names.BACKEND, "process") for n, p in found.items()
+    }
+    assert shown == {"iris": runs, "other": "docker" if project == "docker" else "process"}
+    programs = {s.pod: s.containers[0].program is None for s in backend.specs}
+    assert programs == {n: where == "docker" for n, where in shown.items()}
 
 
 async def test_an_image_without_stand_in_says_so_and_fetches_nothing(world: World) -> None:
