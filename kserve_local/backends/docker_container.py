@@ -51,6 +51,7 @@ class Place:
         inner: The Pod's address on its own network.
         ports: The Pod's ports -> those to connect to.
         hosts: The Pod's `/etc/hosts`.
+        host: This machine's address on the Pod's network; empty if it has none.
     """
 
     sandbox: str
@@ -58,6 +59,7 @@ class Place:
     inner: str
     ports: Mapping[int, int]
     hosts: Path
+    host: str = ""
 
 
 @dataclass
@@ -110,6 +112,7 @@ class Container:
             sandbox_id=place.sandbox,
             address=place.inner,
             hosts=place.hosts,
+            machine=place.host,
             launcher=launcher,
             with_hostname=self.engine.is_podman,
         )

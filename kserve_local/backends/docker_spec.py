@@ -17,7 +17,13 @@ from typing import Any
 from kserve_local.backends import docker_pause
 from kserve_local.backends.control import FOLDER, INSIDE, SOURCE, Launcher
 from kserve_local.errors import Invalid
-from kserve_local.interfaces.backend import POD_IP, ContainerSpec, Mount, ReplicaSpec
+from kserve_local.interfaces.backend import (
+    HOST_IP,
+    POD_IP,
+    ContainerSpec,
+    Mount,
+    ReplicaSpec,
+)
 from kserve_local.interfaces.devices import Device
 
 PREFIX = "kserve-local.dev"
@@ -159,6 +165,7 @@ def container(
     sandbox_id: str,
     address: str,
     hosts: Path,
+    machine: str = "",
     launcher: Launcher | None = None,
     with_hostname: bool = False,
 ) -> dict[str, Any]:
@@ -168,13 +175,14 @@ def container(
         sandbox_id: The container whose network it joins.
         address: The Pod's address, as its containers know it.
         hosts: The Pod's `/etc/hosts`.
+        machine: This machine's address, as the Pod's containers know it; empty: they know none.
         launcher: What goes along with the user's own code.
         with_hostname: Name the Pod's hostname: on Podman it does not come with the network that is
             joined. Docker's engine refuses to be told.
     """
 
     def placed(text: str) -> str:
-        return text.replace(POD_IP, address)
+        return text.replace(POD_IP, address).replace(HOST_IP, machine or "127.0.0.1")
 
     security = spec.security
     # A bind is one word with colons in it; a folder named after an image's tag has one itself.

@@ -68,6 +68,7 @@ from kserve_local.controllers.pull_secrets import logins
 from kserve_local.controllers.standins import NoStandIn, source_for
 from kserve_local.errors import Conflict, Invalid, KServeLocalError, Missing, NotFound
 from kserve_local.interfaces.backend import (
+    HOST_IP,
     POD_IP,
     Backend,
     ContainerSpec,
@@ -675,7 +676,11 @@ class PodStarter:
         own = work.ip or self.node.host_ip
         return Surroundings(
             settings=self.settings,
-            node=replace(self.node, pod_ip=POD_IP if work.in_docker else own),
+            node=replace(
+                self.node,
+                pod_ip=POD_IP if work.in_docker else own,
+                host_ip=HOST_IP if work.in_docker else self.node.host_ip,
+            ),
             sources=Sources(secret=secret, config_map=config_map),
             interpreter=self.interpreter,
             insecure_registries=has_images(pod) and insecure_registries(self.store.find(_CONFIG)),

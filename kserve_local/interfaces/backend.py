@@ -20,6 +20,8 @@ POD_IP = "{kserve-local:status.podIP}"
 """In arguments and environment of a replica that gets its address from the backend: the place of
 that address.
 """
+HOST_IP = "{kserve-local:status.hostIP}"
+"""There too: the place of the address at which the replica's containers reach this machine."""
 
 
 @dataclass(frozen=True, slots=True)

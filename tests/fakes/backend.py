@@ -59,6 +59,7 @@ class FakeBackend:
         self.names: dict[str, dict[str, str]] = {}
         self.changed = asyncio.Event()
         self._queue: asyncio.Queue[ReplicaEvent] = asyncio.Queue()
+        self.host = ""
         self._pid = 100_000
 
     def _emit(self, uid: str, kind: EventKind, container: str, message: str = "") -> None:
@@ -146,8 +147,8 @@ class FakeBackend:
         self._run(replica, container)
 
     def host_address(self) -> str:
-        """Return "": replicas share the machine's network."""
-        return ""
+        """Return what the test says; by default replicas share the machine's network."""
+        return self.host
 
     async def runs_images(self) -> bool:
         """Return False: what has no program cannot run."""

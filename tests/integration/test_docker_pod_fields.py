@@ -12,6 +12,7 @@ import pytest
 
 from kserve_local.backends.docker import DockerBackend
 from kserve_local.interfaces.backend import (
+    HOST_IP,
     ContainerSpec,
     ContainerStatus,
     Mount,
@@ -127,3 +128,17 @@ async def test_the_hostname_and_no_seccomp_where_the_pod_says_so(
     await backend.start(replica(free, hostname="head", domain="ring.default.svc.cluster.local"))
     said = (await end(backend)).termination
     assert said == "head head.ring.default.svc.cluster.local 1\n"
+
+
+async def test_the_host_ip_leads_to_this_machine(
+    backend: DockerBackend, settings: Settings
+) -> None:
+    """Where a server of this machine listens on all addresses, a container finds it."""
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "0.0.0.0", 0)
+    port = server.sockets[0].getsockname()[1]
+    line = f"import socket,os; socket.create_connection((os.environ['HOST'], {port}), 10)"
+    one = container(settings, f'python3 -c "{line}"', env=(("HOST", HOST_IP),))
+    async with server:
+        await backend.start(replica(one))
+        assert (await end(backend)).exit_code == 0
+    assert backend.host_address() not in ("", "127.0.0.1")

@@ -22,7 +22,7 @@ from kserve_local.controllers.pod import STAND_IN_ANNOTATION, NodeAgent
 from kserve_local.controllers.pod_containers import RUNTIME_ANNOTATION, Interpreter
 from kserve_local.controllers.pod_volumes import Content
 from kserve_local.errors import Missing, NotFound, StorageError
-from kserve_local.interfaces.backend import ContainerSpec, Mount, Program
+from kserve_local.interfaces.backend import HOST_IP, ContainerSpec, Mount, Program
 from kserve_local.reconcile.controller import Engine
 from kserve_local.settings import ImageSource, RuntimeConfig, Settings
 from kserve_local.store.events import EventRecorder
@@ -447,6 +447,26 @@ async def test_a_runtime_runs_where_kserve_local_yaml_says(
     assert shown == {"iris": runs, "other": "docker" if project == "docker" else "process"}
     programs = {s.pod: s.containers[0].program is None for s in backend.specs}
     assert programs == {n: where == "docker" for n, where in shown.items()}
+
+
+async def test_in_docker_the_host_is_where_containers_reach_it(
+    settings: Settings, model: Path
+) -> None:
+    """In the status, and in what a fieldRef gives."""
+    settings = replace(settings, backend="docker")
+    backend, storage = FakeBackend(), FakeStorage({URI: model})
+    backend.host = "172.18.0.1"
+    async with open_store(settings.database) as store:
+        world = World(store, backend, storage, settings)
+        async with agent_of(store, backend, storage, settings):
+            pod = serving_pod()
+            env = [{"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]
+            pod["spec"]["containers"][0]["env"] = env
+            await world.create(pod)
+            pod = await world.until(is_ready)
+    assert pod["status"]["hostIP"] == "172.18.0.1"
+    assert pod["status"]["hostIPs"] == [{"ip": "172.18.0.1"}]
+    assert dict(backend.specs[0].containers[0].env)["HOST"] == HOST_IP
 
 
 async def test_an_image_without_stand_in_says_so_and_fetches_nothing(world: World) -> None:
