@@ -29,7 +29,7 @@ from kserve_local.api.meta import (
     namespace_of,
     uid_of,
 )
-from kserve_local.controllers import empty_models, graph_pod, pod_state
+from kserve_local.controllers import capacity, empty_models, graph_pod, pod_state
 from kserve_local.controllers import devices as gpus
 from kserve_local.controllers.addresses import AddressPool, service_names
 from kserve_local.controllers.devices import DeviceLedger
@@ -457,6 +457,8 @@ class NodeAgent:
                 f'0/1 nodes are available: persistentvolumeclaim "{claims[0]}" not found. Map it '
                 f"to a folder in kserve-local.yaml: storage: {{claims: {{{claims[0]}: ./DIR}}}}"
             )
+        if not graph_pod.stand_in(pod) and (refused := capacity.refusal(pod, self._node)):
+            return refused
         wanted = gpus.wanted_by(pod)
         if not wanted or pod_state.is_dead(pod):
             return ""

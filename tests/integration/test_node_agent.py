@@ -511,6 +511,39 @@ async def test_an_environment_that_cannot_be_built_is_an_image_error(world: Worl
     await world.until(is_ready)
 
 
+@pytest.mark.parametrize(
+    ("resources", "short"),
+    [
+        ({"requests": {"memory": "900Gi"}}, "1 Insufficient memory"),
+        (
+            {"requests": {"memory": "900Gi", "cpu": "64"}},
+            "1 Insufficient cpu, 1 Insufficient memory",
+        ),
+        ({"requests": {"cpu": "2", "memory": "8Gi"}}, ""),
+        ({"limits": {"memory": "900Gi", "cpu": "64"}}, ""),
+    ],
+)
+async def test_a_pod_that_requests_more_than_the_machine_has_is_not_placed(
+    world: World, resources: dict[str, Any], short: str
+) -> None:
+    """Limits may be larger: nothing is reserved for them."""
+    pod = serving_pod()
+    pod["spec"]["containers"][0]["resources"] = resources
+    await world.create(pod)
+    pod = await world.until(lambda p: is_ready(p) or get_condition(p, "PodScheduled"))
+    if not short:
+        await world.until(is_ready)
+        return
+    condition = get_condition(pod, "PodScheduled") or {}
+    assert (condition["status"], condition["reason"]) == ("False", "Unschedulable")
+    first, step = condition["message"].splitlines()
+    assert first == f"0/1 nodes are available: {short}."
+    assert step.startswith("Next step: this machine has ")
+    assert pod["status"]["phase"] == "Pending"
+    assert (await world.event("FailedScheduling"))["message"] == condition["message"]
+    assert world.backend.starts == []
+
+
 async def test_a_claim_without_folder_leaves_the_pod_unschedulable(world: World) -> None:
     volumes = [{"name": "kserve-pvc-source", "persistentVolumeClaim": {"claimName": "models"}}]
     await world.create(serving_pod(volumes=volumes))
