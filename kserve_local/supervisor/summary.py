@@ -388,7 +388,9 @@ def _revisions(
         )
         entry["pods"].append(name_of(pod))
         replica = replicas.get(uid_of(pod))
+        leaving = pod_state.is_terminating(pod)
         running = [c for c in replica.containers if c.state == "running"] if replica else []
         entry["pids"] += [c.pid for c in running if c.pid]
-        entry["replicas"] += 1 if running and all(c.ready for c in running) else 0
+        ready = bool(running) and all(c.ready for c in running)
+        entry["replicas"] += 1 if ready and not leaving else 0
     return sorted(found.values(), key=lambda r: str(r["name"]), reverse=True)
