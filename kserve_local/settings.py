@@ -43,9 +43,16 @@ class ImageSource:
     reload: tuple[str, ...] = ()
 
 
+BACKENDS = ("auto", "process", "docker")
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
-    """How a (Cluster)ServingRuntime runs here (`runtimes:`)."""
+    """How a (Cluster)ServingRuntime runs here (`runtimes:`).
+
+    Args:
+        backend: Where its Pods run, whatever the project's `backend` says; empty: as that says.
+    """
 
     backend: str = ""
     python: Path | None = None
@@ -112,6 +119,15 @@ class Settings:
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     verbose: int = 0
+
+    def may_use(self, backend: str) -> bool:
+        """Whether Pods may run in `backend`: the project's, or that of one of its runtimes."""
+        chosen = {self.backend, *(r.backend for r in self.runtimes.values() if r.backend)}
+        return bool(chosen & {"auto", backend})
+
+    def needs(self, backend: str) -> bool:
+        """Whether Pods can run nowhere else than in `backend`, all or those of a runtime."""
+        return backend in {self.backend, *(r.backend for r in self.runtimes.values())}
 
     @property
     def run_dir(self) -> Path:
@@ -510,7 +526,7 @@ def _built(
             values[name] = _port(values[name], what=flag)
         except Invalid as error:
             raise UsageError(error.message) from error
-    if values["backend"] not in ("auto", "process", "docker"):
+    if values["backend"] not in BACKENDS:
         raise Invalid(f'backend "{values["backend"]}" is unknown; use auto, process or docker')
     if values["runtime_images"] not in ("local", "upstream"):
         raise Invalid(
@@ -661,8 +677,11 @@ def _runtime(name: str, value: object, folder: Any) -> RuntimeConfig:
     what = f'runtimes."{name}"'
     data = _mapping(value, what, ("backend", "python", "image"))
     python, requirements = _python(data.get("python"), folder, f"{what}.python")
+    backend = str(data.get("backend") or "")
+    if backend not in ("", *BACKENDS):
+        raise Invalid(f'{what}.backend "{backend}" is unknown; use auto, process or docker')
     return RuntimeConfig(
-        backend=str(data.get("backend") or ""),
+        backend=backend,
         python=python,
         requirements=requirements,
         image=str(data.get("image") or ""),

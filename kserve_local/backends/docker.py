@@ -700,6 +700,7 @@ class DockerBackend:
             inner=own,
             ports=ports if reachable else docker_spec.published(found),
             hosts=self._files.of(spec.id) / "hosts",
+            host=self._host,
         )
 
     async def _prepare_network(self) -> None:

@@ -60,7 +60,9 @@ def key_of(spec: ReplicaSpec, volumes: Path) -> str:
             return ""  # It would hold a GPU that others wait for.
         plain: dict[str, Any] = asdict(replace(container, log_path=Path(), program=None))
         containers.append(plain)
-    text = json.dumps([spec.namespace, containers], default=str, sort_keys=True)
+    text = json.dumps(
+        [spec.namespace, spec.hostname, spec.domain, containers], default=str, sort_keys=True
+    )
     if any(own in text for own in (POD_IP, spec.pod, spec.id)):
         return ""
     return hashlib.sha256(text.encode()).hexdigest()

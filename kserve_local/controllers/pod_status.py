@@ -34,7 +34,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Terminated:
-    """Ended. `message` is the tail of its log plus a next step. Times are Unix times."""
+    """Ended. `message`: see `pod_terminations`. Times are Unix times."""
 
     exit_code: int
     reason: str

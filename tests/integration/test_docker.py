@@ -114,6 +114,21 @@ def test_only_the_projects_own_network_is_heard_where_no_token_is_asked(mixed: P
     assert "RemoteDisconnected" in ran["bridge"].stderr or "reset" in ran["bridge"].stderr
 
 
+def test_a_runtime_runs_in_docker_or_as_processes_beside_the_others(mixed: Project) -> None:
+    """`runtimes.NAME.backend` goes before the project's own `backend`."""
+    config = mixed.folder / "kserve-local.yaml"
+    config.write_text("backend: docker\nruntimes: {kserve-sklearnserver: {backend: process}}\n")
+    mixed.up()
+    assert (backend_of(mixed, "any"), backend_of(mixed, "sklearn-iris")) == ("docker", "process")
+    assert mixed.call("/v1/models/sklearn-iris:predict", IRIS) == (200, {"predictions": [1, 1]})
+    mixed.run("down")
+    (mixed.folder / "any.yaml").unlink()
+    config.write_text("backend: process\nruntimes: {kserve-sklearnserver: {backend: docker}}\n")
+    mixed.up()
+    assert backend_of(mixed, "sklearn-iris") == "docker"
+    assert mixed.call("/v1/models/sklearn-iris:predict", IRIS) == (200, {"predictions": [1, 1]})
+
+
 POD_FEATURES = """apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata: {{name: any}}

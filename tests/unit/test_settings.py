@@ -47,6 +47,7 @@ def test_a_profile_is_merged_over_the_file(tmp_path: Path) -> None:
         ("simulateGpus: -1", "simulateGpus (--simulate-gpus)"),
         ("simulateGpus: some", "simulateGpus (--simulate-gpus)"),
         ("backend: podman", 'backend "podman" is unknown'),
+        ("runtimes: {a: {backend: podman}}", 'runtimes."a".backend "podman" is unknown'),
         ("gateway: {host: 0.0.0.0}", "set auth.token"),
         ("auth: {token: '${NOT_SET}'}", "uses ${NOT_SET}, which is not set"),
         ("images: {a: {context: nowhere}}", "nowhere"),

@@ -27,6 +27,7 @@ def service(annotations: dict[str, str] | None = None, **predictor: Any) -> dict
     [
         service(),
         service(minReplicas=2),
+        service(hostNetwork=False, hostname="a", subdomain="b", securityContext={"fsGroup": 1}),
         service(minReplicas=2, maxReplicas=2),
         service(maxReplicas=1, containerConcurrency=1, timeout=5, canaryTrafficPercent=10),
         service(model={"modelFormat": {"name": "huggingface"}}),
@@ -56,6 +57,17 @@ def test_nothing_to_say(isvc: dict[str, Any]) -> None:
             "gRPC calls are not logged",
         ),
         (service(workerSpec={}), "workerSpec"),
+        (service(hostNetwork=True), "hostNetwork: it has no effect here"),
+        (service(hostPID=True), "hostPID"),
+        (service(shareProcessNamespace=True), "shareProcessNamespace"),
+        (service(dnsConfig={"nameservers": ["1.1.1.1"]}), "dnsConfig"),
+        (service(securityContext={"sysctls": [{"name": "a", "value": "1"}]}), "sysctls"),
+        (
+            service(
+                containers=[{"name": "x", "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}]
+            ),
+            "hooks preStop",
+        ),
         (service({"serving.knative.dev/rollout-duration": "60s"}), "at once"),
         (service(model={"modelFormat": {"name": "sklearn"}}), "multi-model"),
     ],
