@@ -21,8 +21,9 @@ from kserve_local.errors import Invalid, KServeLocalError, NotFound, PortTaken, 
 
 if TYPE_CHECKING:
     from kserve_local.api.meta import Object
-    from kserve_local.cli.progress import Follower, Name, Reporter, View
+    from kserve_local.cli.progress import Follower, Name, Reporter
     from kserve_local.cli.project_files import ProjectFiles
+    from kserve_local.cli.views import View
     from kserve_local.client.client import Client
     from kserve_local.client.project import Running
     from kserve_local.settings import Settings

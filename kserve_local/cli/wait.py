@@ -15,7 +15,7 @@ from kserve_local.errors import KServeLocalError, NotFound, ServiceUnavailable, 
 if TYPE_CHECKING:
     from kserve_local.api.meta import Object
     from kserve_local.api.scheme import ResourceType
-    from kserve_local.cli.progress import View
+    from kserve_local.cli.views import View
     from kserve_local.client.client import Client
 
 Name = tuple[str, str]
@@ -232,8 +232,8 @@ async def _revisions(
 ) -> AsyncGenerator[bool, None]:
     """Take out of `left` the services whose revision is Ready; true when it has failed."""
     from kserve_local.api import scheme
-    from kserve_local.cli.progress import view
     from kserve_local.cli.session import is_revision
+    from kserve_local.cli.views import view
 
     is_meant = partial(is_revision, revision)
     async with aclosing(client.watch(scheme.INFERENCE_SERVICE)) as events:

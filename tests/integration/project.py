@@ -111,9 +111,12 @@ class Project:
 
     def up(self, *args: str, check: int | None = 0) -> subprocess.CompletedProcess[str]:
         """`up -d --wait` on free ports."""
-        return self.run(
-            "up", "-d", "--wait", "--port", "auto", "--api-port", "auto", *args, check=check
-        )
+        patience = 120.0
+        if IN_DOCKER and "--timeout" not in args:
+            # The first time the images of local source are built.
+            args, patience = (*args, "--timeout", "600s"), 660.0
+        ports = ("--port", "auto", "--api-port", "auto")
+        return self.run("up", "-d", "--wait", *ports, *args, check=check, timeout=patience)
 
     def json(self, *args: str, check: int | None = 0) -> Any:
         """Run a command with `--json` and return the envelope's `data`."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.integration.component_world import hop, mirror, write
-from tests.integration.project import Project, project, sample, wait_until
+from tests.integration.project import Project, of_processes, project, sample, wait_until
 
 PREDICT, EXPLAIN = "/v1/models/all:predict", "/v1/models/all:explain"
 DOTTED = "/v1/models/a.b:explain"
@@ -175,3 +178,27 @@ def test_a_transformer_that_does_not_start_is_named_with_its_log(tmp_path: Path)
         assert place.call("/v1/models/iris:predict", ROWS, host=host)[0] == 200
         table = place.run("status").stdout
         assert "  transformer   False" in table
+
+
+# prctl(2): PR_CAPBSET_DROP, CAP_NET_BIND_SERVICE; whoever is not root has not got it anyway.
+_WITHOUT_LOW_PORTS = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 10, 0, 0, 0); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
+@of_processes
+@pytest.mark.skipif(sys.platform != "linux", reason="addresses of Services are Linux's")
+def test_names_work_without_the_right_to_listen_on_port_80(tmp_path: Path) -> None:
+    """Whoever uses a laptop is not root; `--predictor_host` means port 80 all the same."""
+    folder = write(
+        tmp_path / "project", hop={"predictor": mirror("predictor"), "transformer": hop()}
+    )
+    with project(folder) as place:
+        up = ["up", "-d", "--wait", "--port", "auto", "--api-port", "auto"]
+        command = [sys.executable, "-c", _WITHOUT_LOW_PORTS, "-m", "kserve_local.cli.main", *up]
+        env = {**os.environ, **place.env}
+        subprocess.run(command, cwd=folder, env=env, check=True, timeout=120, capture_output=True)
+        status, answer = place.call("/v1/models/hop:predict", ROWS)
+        assert (status, answer["who"]) == (200, "predictor")
+        assert answer["headers"]["host"] == "hop-predictor.default"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.project import IN_DOCKER, project, sample
+from tests.integration.project import project, sample
 
 NAMES = [
     "sklearn-iris",
@@ -46,12 +46,7 @@ def matches(expected: Any, got: Any) -> bool:
 def test_a_sample_answers_as_expected(name: str, tmp_path: Path) -> None:
     folder = sample(name, tmp_path / name)
     with project(folder) as p:
-        if IN_DOCKER:
-            # The first time the image of the sample's own code is built.
-            ports = ("--port", "auto", "--api-port", "auto")
-            p.run("up", "-d", "--wait", *ports, "--timeout", "600s", timeout=660)
-        else:
-            p.up()
+        p.up()
         answer = json.loads(p.run("predict", name, "@request.json").stdout)
         expected = json.loads((folder / "expected.json").read_text())
         assert matches(expected, answer)

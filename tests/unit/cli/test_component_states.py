@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kserve_local.cli.component_states import revision_of_interest, states_of
-from kserve_local.cli.progress import view
+from kserve_local.cli.views import view
 
 
 def service(ready: str = "True", **components: str) -> dict[str, Any]:

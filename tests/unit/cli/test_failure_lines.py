@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from kserve_local.cli.progress import labelled, view, waits_for
+from kserve_local.cli.progress import labelled, waits_for
 from kserve_local.cli.status import brief, told
+from kserve_local.cli.views import view
 
 FORBIDDEN = 'pods "a-" is forbidden: serviceaccount "nobody" not found'
 READY = {"type": "Ready", "status": "True"}
