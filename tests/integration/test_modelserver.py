@@ -210,6 +210,7 @@ import numpy as np
 
 class Slow(Model):
     def predict(self, request):
+        open(request.parameters["until"] + ".begun", "w").close()
         while not __import__("os").path.exists(request.parameters["until"]):
             time.sleep(0.005)
         return InferResponse(self.name, [InferOutput.of("y", np.array([1]))], request.id)
@@ -252,11 +253,10 @@ def ask_slow(process: Process, until: Path, found: list[tuple[int, object]]) -> 
     return thread
 
 
-def busy(process: Process, found: list[tuple[int, object]]) -> None:
-    """Wait until the slow request has reached the model: its thread exists, nothing is answered."""
+def busy(until: Path, found: list[tuple[int, object]]) -> None:
+    """Wait until the slow request has reached the model; nothing is answered yet."""
     deadline = time.monotonic() + 20
-    tasks = Path(f"/proc/{process.process.pid}/task")
-    while len(list(tasks.iterdir())) < 2 and time.monotonic() < deadline:
+    while not Path(f"{until}.begun").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     assert not found
 
@@ -265,7 +265,7 @@ def test_health_is_answered_while_a_slow_prediction_runs(slow: Process, tmp_path
     """Or the node agent would restart a Pod that is merely at work."""
     found: list[tuple[int, object]] = []
     thread = ask_slow(slow, tmp_path / "go", found)
-    busy(slow, found)
+    busy(tmp_path / "go", found)
     assert slow.call("GET", "/v2/health/live") == (200, {"live": True})
     assert not found
     (tmp_path / "go").touch()
@@ -277,7 +277,7 @@ def test_open_requests_are_answered_after_sigterm(slow: Process, tmp_path: Path)
     """New connections are refused at once, the process ends when the last answer is out."""
     found: list[tuple[int, object]] = []
     thread = ask_slow(slow, tmp_path / "go", found)
-    busy(slow, found)
+    busy(tmp_path / "go", found)
     slow.process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
