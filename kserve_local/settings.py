@@ -43,9 +43,16 @@ class ImageSource:
     reload: tuple[str, ...] = ()
 
 
+BACKENDS = ("auto", "process", "docker")
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
-    """How a (Cluster)ServingRuntime runs here (`runtimes:`)."""
+    """How a (Cluster)ServingRuntime runs here (`runtimes:`).
+
+    Args:
+        backend: Where its Pods run, whatever the project's `backend` says; empty: as that says.
+    """
 
     backend: str = ""
     python: Path | None = None
@@ -73,7 +80,7 @@ class Settings:
         max_held_requests: Requests one revision may hold while waking; beyond it 503.
         mirrors: `gs://bucket/` -> folder; longest prefix wins.
         claims: PersistentVolumeClaim name -> folder, for `pvc://`.
-        warnings: What of the file has no effect.
+        warnings: What of the file has no effect, or another one than one may think.
         problems: What of the file is wrong and was left out (`load_what_is_right` only).
         speed: Factor on autoscaler windows, for trying things out.
     """
@@ -112,6 +119,15 @@ class Settings:
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     verbose: int = 0
+
+    def may_use(self, backend: str) -> bool:
+        """Whether Pods may run in `backend`: the project's, or that of one of its runtimes."""
+        chosen = {self.backend, *(r.backend for r in self.runtimes.values() if r.backend)}
+        return bool(chosen & {"auto", backend})
+
+    def needs(self, backend: str) -> bool:
+        """Whether Pods can run nowhere else than in `backend`, all or those of a runtime."""
+        return backend in {self.backend, *(r.backend for r in self.runtimes.values())}
 
     @property
     def run_dir(self) -> Path:
@@ -494,8 +510,8 @@ def _built(
         "runtimes": {
             str(k): _runtime(str(k), v, folder) for k, v in (data.get("runtimes") or {}).items()
         },
-        "warnings": tuple(warnings),
     }
+    values["warnings"] = (*warnings, *_frozen_files(values["images"]))
     if storage.get("cacheDir"):
         values["cache"] = folder(storage["cacheDir"])
     values.update({k: v for k, v in flags.items() if v is not None})
@@ -510,7 +526,7 @@ def _built(
             values[name] = _port(values[name], what=flag)
         except Invalid as error:
             raise UsageError(error.message) from error
-    if values["backend"] not in ("auto", "process", "docker"):
+    if values["backend"] not in BACKENDS:
         raise Invalid(f'backend "{values["backend"]}" is unknown; use auto, process or docker')
     if values["runtime_images"] not in ("local", "upstream"):
         raise Invalid(
@@ -644,12 +660,28 @@ def _image(name: str, value: object, folder: Any) -> ImageSource:
     )
 
 
+def _frozen_files(images: Mapping[str, ImageSource]) -> list[str]:
+    """Return a warning for each single file in a `reload`: most editors save by putting a new file
+    in its place, and a container goes on to see the one that it was given.
+    """
+    return [
+        f'{CONFIG_FILE}: images."{name}".reload: {path} is a file; a container does not see the '
+        "new one that most editors put in its place. Name the folder that it lies in"
+        for name, source in images.items()
+        for path in source.reload
+        if (source.context / path).is_file()
+    ]
+
+
 def _runtime(name: str, value: object, folder: Any) -> RuntimeConfig:
     what = f'runtimes."{name}"'
     data = _mapping(value, what, ("backend", "python", "image"))
     python, requirements = _python(data.get("python"), folder, f"{what}.python")
+    backend = str(data.get("backend") or "")
+    if backend not in ("", *BACKENDS):
+        raise Invalid(f'{what}.backend "{backend}" is unknown; use auto, process or docker')
     return RuntimeConfig(
-        backend=str(data.get("backend") or ""),
+        backend=backend,
         python=python,
         requirements=requirements,
         image=str(data.get("image") or ""),

@@ -104,6 +104,7 @@ class LoggerConfig:
     marshaller_url: str = ""
     batch_size: int = 0
     batch_interval: str = ""
+    storage: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +238,7 @@ def _parse(data: tuple[tuple[str, str], ...]) -> InferenceServiceConfig:
             marshaller_url=logger.get("marshallerUrl") or "",
             batch_size=_integer("logger.batchSize", logger.get("batchSize"), 0),
             batch_interval=str(logger.get("batchInterval") or ""),
+            storage=_dict(logger.get("storage")) or None,
         ),
         agent=_container(keys.get("agent") or {}),
         router=_container(router),

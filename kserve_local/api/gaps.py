@@ -99,11 +99,8 @@ def _of_component(isvc: Object, component: str) -> Iterator[Gap]:
         return
     at: Path_ = ("spec", component)
     yield from _of_replicas(spec, at)
-    if spec.get("logger"):
-        yield Gap((*at, "logger"), "logger: requests are not logged yet")
-    if spec.get("batcher"):
-        text = "batcher: requests are not put together by an agent yet"
-        yield Gap((*at, "batcher"), text)
+    yield from _of_pod(spec, at)
+    yield from _of_logger((*at, "logger"), spec.get("logger") or {}, framework_of(spec))
     if component == "predictor":
         yield from _of_predictor(isvc, spec, at)
 
@@ -126,6 +123,25 @@ def _of_replicas(component: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
         yield Gap((*at, given[0]), text)
 
 
+_OF_POD = {
+    "hostNetwork": "the Pod has an address of its own, as without it",
+    "hostPID": "the Pod does not see the machine's processes as one of it",
+    "hostIPC": "the Pod does not share the machine's IPC",
+    "shareProcessNamespace": "containers do not see each other's processes",
+    "dnsConfig": "names are resolved as by this machine",
+}
+
+
+def _of_pod(spec: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
+    """Yield the fields of a PodSpec that no Pod here has."""
+    for field, instead in _OF_POD.items():
+        if spec.get(field):
+            yield Gap((*at, field), f"{field}: it has no effect here; {instead}")
+    if (spec.get("securityContext") or {}).get("sysctls"):
+        text = "securityContext.sysctls: they are not set; the Pod has the kernel's own"
+        yield Gap((*at, "securityContext", "sysctls"), text)
+
+
 def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
     if predictor.get("workerSpec") is not None:
         text = "workerSpec: the head runs alone, without workers on other nodes"
@@ -141,6 +157,10 @@ def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iter
     if framework is not None:
         containers.append(((*at, framework[0]), framework[1]))
     for path, container in containers:
+        if container.get("lifecycle"):
+            hooks = " and ".join(container["lifecycle"])
+            text = f"lifecycle: the hooks {hooks} of a container are not run yet"
+            yield Gap((*path, "lifecycle"), text)
         for resource in (container.get("resources") or {}).get("limits") or ():
             if resource.startswith(_MIG):
                 text = f"{resource}: MIG slices are not offered; the Pod stays Pending"
@@ -151,3 +171,16 @@ def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iter
             " which is not there; set spec.predictor.model.storageUri"
         )
         yield Gap((*at, framework[0]), text)
+
+
+def _of_logger(
+    at: Path_, logger: Mapping[str, Any], framework: tuple[str, Mapping[str, Any]] | None
+) -> Iterator[Gap]:
+    if str(logger.get("url") or "").startswith("abfs"):
+        text = (
+            "logger.url abfs://: objects are not written to Azure; storage.mirrors of "
+            "kserve-local.yaml may map its prefix to a folder, which then gets them"
+        )
+        yield Gap((*at, "url"), text)
+    if logger and framework is not None and framework[1].get("protocolVersion") == "grpc-v2":
+        yield Gap(at, "logger: gRPC calls are not logged, only what comes by REST")

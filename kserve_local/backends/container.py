@@ -18,7 +18,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kserve_local.backends import cgroups, control, memory, output, processes, runfiles
+from kserve_local.backends import (
+    cgroups,
+    control,
+    last_words,
+    memory,
+    output,
+    processes,
+    runfiles,
+)
 from kserve_local.backends import launch as launching
 from kserve_local.backends.listening import addresses, why_refused
 from kserve_local.backends.probes import Change, Target, watch
@@ -29,6 +37,7 @@ from kserve_local.errors import Missing
 from kserve_local.interfaces.backend import (
     ContainerSpec,
     ContainerStatus,
+    Mount,
     Probe,
     Program,
     ReplicaSpec,
@@ -104,9 +113,15 @@ class Container:
         token = secrets.token_hex(16)
         run_file = self.around.files.launch(replica, name)
         exit_file = self.around.files.exit(replica, name)
+        shown = self.spec
+        if shown.termination_path:
+            file = self.around.files.termination(replica, name)
+            await asyncio.to_thread(last_words.make, file)
+            mount = Mount(shown.termination_path, file, read_only=False)
+            shown = replace(shown, mounts=(*shown.mounts, mount))
         self._launch = launching.launch(
             self.replica,
-            self.spec,
+            shown,
             program,
             python=python,
             ports=ports,
@@ -334,6 +349,9 @@ class Container:
             reason=reason,
             message=message,
             note=note,
+            termination=last_words.read(
+                self.around.files.termination(self.replica.id, self.spec.name)
+            ),
         )
 
     async def sweep(self) -> None:

@@ -59,6 +59,8 @@ log = logging.getLogger(__name__)
 _KILL_WAIT = 10.0
 _NETWORK = ".network"
 """Among the run files: there may be a network to remove, also where no Pod is left."""
+SANDBOX_ENDED = "the Pod's sandbox, which holds its network, ended; it is made anew"
+_STANDBY_CHECK = 60.0
 _OVERLAP = 2
 """Seconds of the engine's events that are read twice after a break."""
 
@@ -120,6 +122,7 @@ class DockerBackend:
         backend = cls(settings, await Engine.connect(environ))
         await backend._adopt()
         backend._tasks.own(backend._follow_engine(), "engine events")
+        backend._tasks.own(backend._drop_standbys(), "standbys")
         backend._tasks.own(rotate_logs(settings, backend._log_paths), "log rotation")
         return backend
 
@@ -171,7 +174,12 @@ class DockerBackend:
                     await self._adopt_container(replica, item, known.get(item.name, ())) or begun
                 )
         if not begun:
-            # Killed before the first container: to its owner this start never happened.
+            # Killed before the first container, or without the sandbox that all of them need: to
+            # its owner this start never happened.
+            for id in (
+                id for name, ids in known.items() if name != docker_spec.SANDBOX for id in ids
+            ):
+                await self._engine.remove(id)
             await self.stop(spec.id, grace=0.0)
 
     async def _adopt_container(
@@ -184,7 +192,10 @@ class DockerBackend:
         for older in found[:-1]:
             await self._engine.remove(str(older["Id"]))
         container = self._new_container(replica, spec)
-        if not found or found[-1]["State"]["Status"] == "created":
+        if not found:
+            return False
+        if found[-1]["State"]["Status"] == "created":
+            await self._engine.remove(str(found[-1]["Id"]))  # It would hold the next one's name.
             return False
         await container.adopt(found[-1], replica.place)
         self._by_container[container.id] = container
@@ -221,13 +232,49 @@ class DockerBackend:
         )
         async with contextlib.aclosing(news) as events:
             async for event in events:
-                container = self._by_container.get(str(event.get("id") or ""))
+                id = str(event.get("id") or "")
+                container = self._by_container.get(id)
                 if container is not None:
                     self._tasks.own(container.look(), f"end of {container.label}")
+                for replica in list(self._replicas.values()):
+                    if replica.sandbox == id:
+                        work = self._look_at_sandbox(replica)
+                        self._tasks.own(work, f"end of the sandbox of {replica.spec.pod}")
 
     async def _look_at_all(self) -> None:
         await self._engine.call("ping")
         await asyncio.gather(*(c.look() for c in list(self._by_container.values())))
+        await asyncio.gather(*(self._look_at_sandbox(r) for r in list(self._replicas.values())))
+
+    async def _look_at_sandbox(self, replica: _Replica) -> None:
+        """End the Pod's containers if its sandbox has ended: nobody reaches them any more.
+
+        Who restarts them has a new sandbox made, as the kubelet does.
+        """
+        async with replica.beginning:
+            if not replica.sandbox or replica.ending.task is not None:
+                return
+            if await self._is_running(replica.sandbox):
+                return
+            containers = list(replica.containers.values())
+            if any(container.status.state == "running" for container in containers):
+                log.warning("the sandbox of %s has ended; its containers go, too", replica.spec.pod)
+            for container in containers:
+                container.killed_for = SANDBOX_ENDED
+            await asyncio.gather(*(c.signal(signal.SIGKILL) for c in containers))
+
+    async def _is_running(self, container: str) -> bool:
+        with contextlib.suppress(NotFound):
+            found = await self._engine.call("inspect_container", container)
+            return bool(found["State"].get("Running"))
+        return False
+
+    async def _drop_standbys(self) -> None:
+        """Give up standbys that nobody seems to want any more, until cancelled."""
+        while True:
+            await asyncio.sleep(_STANDBY_CHECK)
+            running = [replica.spec for replica in self._replicas.values()]
+            await self._standbys.drop_idle(running, time.monotonic())
 
     # -- the contract
 
@@ -599,10 +646,8 @@ class DockerBackend:
     async def _sandbox(self, replica: _Replica) -> Place:
         """Return where the Pod's containers go; makes the sandbox unless it is there and runs."""
         if replica.sandbox and replica.place is not None:
-            with contextlib.suppress(NotFound):
-                found = await self._engine.call("inspect_container", replica.sandbox)
-                if found["State"].get("Running"):
-                    return replica.place
+            if await self._is_running(replica.sandbox):
+                return replica.place
             # Its network is gone, and with it that of all containers: they get a new one.
             await self._end_all(replica)
             await self._engine.remove(replica.sandbox)
@@ -620,6 +665,7 @@ class DockerBackend:
                 continue
             container = self._by_container.get(str(found["Id"]))
             if container is not None:
+                container.killed_for = SANDBOX_ENDED
                 await container.signal(signal.SIGKILL)
                 await asyncio.wait_for(container.gone(), _KILL_WAIT)
             await self._engine.remove(str(found["Id"]))
@@ -654,6 +700,7 @@ class DockerBackend:
             inner=own,
             ports=ports if reachable else docker_spec.published(found),
             hosts=self._files.of(spec.id) / "hosts",
+            host=self._host,
         )
 
     async def _prepare_network(self) -> None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import tempfile
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
+from typing import IO
 
-from kserve_local.backends.docker_engine import DEFAULT_HOST, Engine
+from kserve_local.backends.docker_engine import BUILD_TAIL, DEFAULT_HOST, Engine, failed_build
 from kserve_local.backends.docker_images import Recipe
 from kserve_local.errors import Missing, NotFound
 
-_TAIL = 12
+_BUILDKITS = re.compile(r"^(?:#\d+ )?(?:\d+\.\d+ )?")
 _STEPS = ("Step ", "#", "Collecting ", "Downloading ", "Installing ", "Get:")
 _STEP_LENGTH = 60
 _NO_BUILDX = "buildx component is missing"
@@ -55,24 +57,26 @@ async def build(
     Raises:
         Missing: It failed; ends with the builder's last lines.
     """
-    context = await asyncio.to_thread(recipe.archive)
-    if recipe.needs_buildkit and not engine.is_podman:
-        lines = _with_buildkit(recipe, context, environ)
-    else:
-        lines = engine.build(
-            context,
-            recipe.image,
-            dockerfile=recipe.dockerfile,
-            labels=recipe.labels,
-            arguments=recipe.arguments,
-        )
-    async with contextlib.aclosing(lines) as news:
-        async for line in news:
-            yield line
+    # Not in memory: a context may hold a model.
+    with tempfile.TemporaryFile(prefix="kserve-local-build-") as context:
+        await asyncio.to_thread(recipe.write, context)
+        if recipe.needs_buildkit and not engine.is_podman:
+            lines = _with_buildkit(recipe, context, environ)
+        else:
+            lines = engine.build(
+                context,
+                recipe.image,
+                dockerfile=recipe.dockerfile,
+                labels=recipe.labels,
+                arguments=recipe.arguments,
+            )
+        async with contextlib.aclosing(lines) as news:
+            async for line in news:
+                yield line
 
 
 async def _with_buildkit(
-    recipe: Recipe, context: bytes, environ: Mapping[str, str]
+    recipe: Recipe, context: IO[bytes], environ: Mapping[str, str]
 ) -> AsyncGenerator[str, None]:
     """Build with the `docker` command, whose session with BuildKit no SDK speaks.
 
@@ -86,17 +90,14 @@ async def _with_buildkit(
         words += ["--label", f"{name}={value}"]
     for name, value in recipe.arguments.items():
         words += ["--build-arg", f"{name}={value}"]
-    with tempfile.TemporaryFile() as file:
-        file.write(context)
-        file.seek(0)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *words, "-", stdin=file, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT, env=asked, start_new_session=True,
-            )  # fmt: skip
-        except FileNotFoundError:
-            raise _no_buildkit(recipe, "there is no docker command") from None
-    last: deque[str] = deque(maxlen=_TAIL)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *words, "-", stdin=context, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT, env=asked, start_new_session=True,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise _no_buildkit(recipe, "there is no docker command") from None
+    last: deque[str] = deque(maxlen=BUILD_TAIL)
     try:
         assert process.stdout is not None  # a pipe was asked for
         async for line in process.stdout:
@@ -113,7 +114,13 @@ async def _with_buildkit(
         told = "\n".join(last)
         if _NO_BUILDX in told:
             raise _no_buildkit(recipe, "the docker command has no buildx plugin")
-        raise Missing(f"cannot build image {recipe.image}:\n{told}")
+        *output, error = last or [f"docker build ended with exit code {code}"]
+        raise Missing(failed_build(recipe.image, "", map(_plain, output), error))
+
+
+def _plain(line: str) -> str:
+    """Return what a step printed, without BuildKit's number of the step and the seconds."""
+    return _BUILDKITS.sub("", line)
 
 
 def _no_buildkit(recipe: Recipe, why: str) -> Missing:

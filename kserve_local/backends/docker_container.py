@@ -11,23 +11,33 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kserve_local.backends import control, docker_spec
+from kserve_local import confined
+from kserve_local.backends import control, docker_spec, last_words
 from kserve_local.backends.docker_engine import Engine
 from kserve_local.backends.listening import in_network_of, why_refused
 from kserve_local.backends.probes import Change, Target, watch
 from kserve_local.errors import KServeLocalError, NotFound
-from kserve_local.interfaces.backend import ContainerSpec, ContainerStatus, Probe, ReplicaSpec
+from kserve_local.interfaces.backend import (
+    ContainerSpec,
+    ContainerStatus,
+    Mount,
+    Probe,
+    ReplicaSpec,
+)
 
 log = logging.getLogger(__name__)
 
 _OUTPUT_END = 3.0
 """Seconds that the last output of a container that has ended may take to arrive."""
+_END_OF_EXEC = 2.0
+"""Seconds in which a command that took too long is looked for and killed."""
 _NO_DRIVER = "could not select device driver"
 _CANNOT_RUN = 128
 ADOPTED_LINES = 10_000
@@ -44,6 +54,7 @@ class Place:
         inner: The Pod's address on its own network.
         ports: The Pod's ports -> those to connect to.
         hosts: The Pod's `/etc/hosts`.
+        host: This machine's address on the Pod's network; empty if it has none.
     """
 
     sandbox: str
@@ -51,11 +62,16 @@ class Place:
     inner: str
     ports: Mapping[int, int]
     hosts: Path
+    host: str = ""
 
 
 @dataclass
 class Container:
-    """One container, and what is known of it."""
+    """One container, and what is known of it.
+
+    Args:
+        killed_for: Why its owner has killed it.
+    """
 
     engine: Engine
     state: Path
@@ -65,9 +81,11 @@ class Container:
     attempt: int = 0
     id: str = ""
     ending: bool = False
+    killed_for: str = ""
     status: ContainerStatus = field(init=False)
     _place: Place | None = None
     _control: Path | None = None
+    _last_words: Path | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _output: asyncio.Task[None] | None = None
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -91,13 +109,18 @@ class Container:
         if self.spec.source:
             sockets = place.hosts.parent / "control" / self.spec.name
             launcher = await asyncio.to_thread(control.launcher, sockets)
+        words = place.hosts.parent / "terminations" / self.spec.name
+        spec = docker_spec.with_last_words(self.spec, words)
+        if spec is not self.spec:
+            await asyncio.to_thread(last_words.make, words)
         request = docker_spec.container(
             self.state,
             self.replica,
-            self.spec,
+            spec,
             sandbox_id=place.sandbox,
             address=place.inner,
             hosts=place.hosts,
+            machine=place.host,
             launcher=launcher,
             with_hostname=self.engine.is_podman,
         )
@@ -105,6 +128,15 @@ class Container:
         self.id = str(made["Id"])
         self._place = place
         _open_log(self.spec.log_path).close()
+        # The last moment before the engine follows the paths: what shares a volume may have put a
+        # link there since they were resolved.
+        moved = await asyncio.to_thread(_moved, self.spec.mounts)
+        if moved is not None:
+            self._could_not_run(
+                f'failed to prepare subPath for container "{self.spec.name}": '
+                f'subpath "{moved.source}" not within volume path "{moved.within}"'
+            )
+            return
         try:
             await self.engine.call("start", self.id)
         except KServeLocalError as error:
@@ -147,6 +179,7 @@ class Container:
         assert self._place is not None  # set by the callers
         state = found["State"]
         self._control = docker_spec.control_of(found)
+        self._last_words = docker_spec.last_words_of(found, self.spec, self.state)
         no_probes = self.spec.readiness is None and self.spec.startup is None
         self.status = ContainerStatus(
             name=self.spec.name,
@@ -223,9 +256,23 @@ class Container:
     async def _run(self, command: Sequence[str]) -> tuple[int, bytes]:
         """Run a command inside the container; return exit code and output."""
         made = await self.engine.call("exec_create", self.id, list(command))
-        output = await self.engine.call("exec_start", made["Id"])
+        try:
+            output = await self.engine.exec(made["Id"])
+        except asyncio.CancelledError:
+            await self._end_exec(made["Id"])
+            raise
         found = await self.engine.call("exec_inspect", made["Id"])
-        return int(found.get("ExitCode") or 0), bytes(output or b"")
+        return int(found.get("ExitCode") or 0), output
+
+    async def _end_exec(self, id: str) -> None:
+        """Kill a command that nobody waits for any more, as far as we may: no engine does it."""
+        try:
+            async with asyncio.timeout(_END_OF_EXEC):
+                found = await self.engine.call("exec_inspect", id)
+                if found.get("Running"):
+                    await asyncio.to_thread(_kill_in, self.id, int(found.get("Pid") or 0))
+        except (KServeLocalError, TimeoutError) as error:
+            log.info("a command in %s may go on: %s", self.label, error)
 
     def _probed(self, change: Change) -> None:
         if self.status.state != "running" or self.ending:
@@ -275,9 +322,13 @@ class Container:
             return
         state = found["State"]
         reason, code, number, message = docker_spec.exit_reason(state)
+        message = message or self.killed_for
         await self._stop_watching()
         if self._output is not None:
             await asyncio.wait((self._output,), timeout=_OUTPUT_END)
+        said = (
+            await asyncio.to_thread(last_words.read, self._last_words) if self._last_words else ""
+        )
         if self.status.state != "running":
             return
         self.status = replace(
@@ -289,6 +340,7 @@ class Container:
             signal=number,
             reason=reason,
             message=message,
+            termination=said,
         )
         self._gone.set()
         self.on_change(self, "exited", message)
@@ -329,6 +381,28 @@ class Container:
             self._output.cancel()
             await asyncio.gather(self._output, return_exceptions=True)
             self._output = None
+
+
+def _kill_in(container: str, pid: int) -> None:
+    """Kill a process and its group if it is that container's. Blocking.
+
+    An engine in a virtual machine or elsewhere counts processes that are not ours to kill.
+    """
+    try:
+        ours = container in Path(f"/proc/{pid}/cgroup").read_text()
+        # The engine gives what it starts in a container a session of its own.
+        if pid > 1 and ours and os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+    except OSError as error:
+        log.info("process %d of container %s may go on: %s", pid, container[:12], error)
+
+
+def _moved(mounts: Sequence[Mount]) -> Mount | None:
+    """Return a mount whose source is not a real path of its volume any more, if there is one."""
+    for mount in mounts:
+        if mount.within is not None and not confined.is_real(mount.within, mount.source):
+            return mount
+    return None
 
 
 def _open_log(path: Path, *, anew: bool = False) -> io.FileIO:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import io
 import logging
 import os
 import re
@@ -18,14 +17,15 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import docker
 import docker.errors
 import requests
 from docker.utils import kwargs_from_env
+from docker.utils.socket import frames_iter
 
 from kserve_local.errors import (
     AlreadyExists,
@@ -46,13 +46,23 @@ THREADS = 16
 TIMEOUT = 60
 """Seconds that an engine may take to answer a call; stopping and pulling have their own."""
 
+OUTPUT = 10_240
+"""Bytes that are read of a command's output; as the kubelet."""
+
 NO_ENGINE = (
     "start Docker (Debian: apt-get install docker.io; then: dockerd), or set DOCKER_HOST to the "
     "socket of a rootless Docker or of Podman (podman system service)"
 )
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-_BUILD_TAIL = 12
-_NARRATION = ("--->", "Step ", "Removing intermediate container", "Successfully ")
+BUILD_TAIL = 12
+"""Lines of a failed step's output that are told."""
+_STEP_LENGTH = 120
+_STEP = re.compile(r"^(?:Step \d+/\d+ : |STEP \d+/\d+: )")
+_ENDED = re.compile(
+    r"returned a non-zero code|exit status \d|exit code: \d|executor failed running"
+)
+_NOISE = re.compile(r"^(?:\[notice\]|WARNING: (?:You are using pip|Running pip as)|-+$)")
+_NARRATION = ("--->", "Removing intermediate container", "Successfully ")
 _RUN = re.compile(r"^The command '.*'(?= returned a non-zero code)", re.DOTALL)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _FULL = "no space left on device"
@@ -137,9 +147,24 @@ class Engine:
         with contextlib.suppress(NotFound):
             await self.call("remove_container", container, force=True, v=True)
 
+    async def exec(self, id: str) -> bytes:
+        """Start a command that `exec_create` has set up, and return its output, cut at `OUTPUT`.
+
+        In a thread of its own, which ends with this call: a command that hangs holds up nobody.
+
+        Raises:
+            KServeLocalError: As `call`.
+        """
+        output = b""
+        chunks = self.stream(lambda client: _Attached(client.exec_start(id, socket=True)))
+        async with contextlib.aclosing(chunks) as news:
+            async for chunk in news:
+                output += chunk[: OUTPUT - len(output)]
+        return output
+
     async def build(
         self,
-        context: bytes,
+        context: IO[bytes],
         image: str,
         *,
         dockerfile: str,
@@ -149,14 +174,14 @@ class Engine:
         """Build an image with the engine's classic builder; yield what it prints.
 
         Args:
-            context: A tar archive.
+            context: A tar archive; closing it before the end gives the build up.
 
         Raises:
             Missing: It failed; ends with the builder's last lines.
         """
         lines = self.stream(
             lambda client: client.build(
-                fileobj=io.BytesIO(context),
+                fileobj=context,
                 custom_context=True,
                 dockerfile=dockerfile,
                 tag=image,
@@ -167,16 +192,17 @@ class Engine:
                 decode=True,
             )
         )
-        last: deque[str] = deque(maxlen=_BUILD_TAIL)
+        step, last = "", deque[str](maxlen=BUILD_TAIL)
         async with contextlib.aclosing(lines) as news:
             async for line in news:
                 if line.get("error"):
-                    # The whole of a RUN step is in it, which the Dockerfile shows as well.
-                    error = _RUN.sub("the last step", str(line["error"]).strip())
-                    raise Missing("\n".join([f"cannot build image {image}:", *last, error]))
+                    raise Missing(failed_build(image, step, last, str(line["error"]).strip()))
                 for text in str(line.get("stream") or "").splitlines():
                     if text := _COLOURS.sub("", text).strip():
-                        if not text.startswith(_NARRATION):
+                        if _STEP.match(text):
+                            step = text
+                            last.clear()
+                        elif not text.startswith(_NARRATION):
                             last.append(text)
                         yield text
 
@@ -204,11 +230,17 @@ class Engine:
             try:
                 stream = _translated(lambda: open_(self._client))
                 opened.append(stream)
-                if not closed.is_set():
+                if closed.is_set():
+                    stream.close()  # Opened too late for who waited to close it.
+                else:
                     for item in translated_items(stream):
                         hand_over(item)
             except KServeLocalError as error:
                 failed = error
+            except ValueError:
+                if not closed.is_set():
+                    raise
+                # What it was sending from is closed as well.
             hand_over((ended, failed))
 
         # Not in the pool: a stream lasts, and a full pool would hold up every call.
@@ -226,6 +258,52 @@ class Engine:
             for stream in opened:
                 with contextlib.suppress(Exception):
                     stream.close()
+
+
+def failed_build(image: str, step: str, output: Iterable[str], error: str) -> str:
+    """Return why an image could not be built: the step, its last output, and in the end the line
+    that says most. Pure.
+
+    Args:
+        step: The instruction that failed, as the builder names it; empty: the error does.
+        output: Its last lines.
+        error: What the builder says in the end.
+    """
+    step = " ".join(step.split())
+    if len(step) > _STEP_LENGTH:
+        step = f"{step[: _STEP_LENGTH - 1]}…"
+    lines = [line for line in output if not _NOISE.match(line)]
+    if lines and _ENDED.search(error):
+        # That a program failed; why is in what it printed.
+        said = _RUN.sub(step, error) if step else error
+        return "\n".join([f"cannot build image {image}: {said}", *lines])
+    head = f"cannot build image {image}: {step}" if step else f"cannot build image {image}:"
+    return "\n".join([head, *lines, _RUN.sub("it", error)])
+
+
+class _Attached:
+    """The output of a command that was started in a container.
+
+    The SDK's own stream of it never closes the connection.
+    """
+
+    def __init__(self, opened: Any) -> None:
+        self._opened = opened
+        # Of a Unix or TCP connection this is a reader of the socket, which both have to be closed.
+        self._socket = getattr(opened, "_sock", opened)
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            frames = frames_iter(self._opened, tty=False)  # type: ignore[no-untyped-call]  # SDK's
+            for _, chunk in frames:
+                yield chunk
+        finally:
+            self._opened.close()
+            self._socket.close()
+
+    def close(self) -> None:
+        """Let the thread that reads find the end; the descriptor is its own to close."""
+        self._socket.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

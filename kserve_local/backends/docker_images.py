@@ -15,12 +15,14 @@ import os
 import re
 import ssl
 import tarfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from kserve_local import __version__
 from kserve_local.backends.environments import EXTRAS
@@ -81,6 +83,13 @@ _BUILDKIT = re.compile(
 )
 
 
+_SETTLED = 2.0
+"""Seconds after which an edit of a file shows in its times."""
+_MOST_KNOWN = 50_000
+_known: dict[Path, tuple[tuple[int, ...], str]] = {}
+"""Digests of files by what would be different had they changed: a Pod's start asks for all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How one image is built.
@@ -106,17 +115,16 @@ class Recipe:
         """Labels for the image."""
         return {LABEL: self.label, **({SOURCE: self.context} if self.context else {})}
 
-    def archive(self) -> bytes:
-        """Return the build's context as a tar archive."""
-        content = io.BytesIO()
-        with tarfile.open(fileobj=content, mode="w") as archive:
+    def write(self, file: IO[bytes]) -> None:
+        """Write the build's context as a tar archive, and go back to where it begins. Blocking."""
+        with tarfile.open(fileobj=file, mode="w") as archive:
             for name, path in self.files.items():
                 archive.add(path, arcname=name, recursive=False, filter=_plain)
             for name, text in self.texts.items():
                 member = tarfile.TarInfo(name)
                 member.size, member.mode = len(text), 0o644
                 archive.addfile(member, io.BytesIO(text))
-        return content.getvalue()
+        file.seek(0)
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -163,13 +171,14 @@ def runtime(server: str, environ: Mapping[str, str], *, base: str = BASE) -> Rec
 
 
 def _runtime_files() -> dict[str, Path]:
-    found = find_spec("modelserver")
-    if found is None or found.origin is None:
+    spec = find_spec("modelserver")
+    if spec is None or spec.origin is None:
         raise Missing(f"{_DISTRIBUTION} is not installed", hint=f"pip install {_DISTRIBUTION}")
-    root = Path(found.origin).parents[1]
+    root = Path(spec.origin).parents[1]
     files = {name: _beside(root, name) for name in _BESIDE}
     for package in ("modelserver", "podlauncher", *EXTRAS):
-        files.update({f"{package}/{name}": path for name, path in _walk(root / package)})
+        found = _walk(root / package)
+        files.update({f"{package}/{name}": path for name, path in found if not path.is_dir()})
     return files
 
 
@@ -211,7 +220,9 @@ def source(image: str, build: Build, environ: Mapping[str, str], *, base: str = 
     context = build.context
     assert context is not None  # what this is about
     ignored = _Ignored.of(context)
-    files = {name: path for name, path in _walk(context) if not ignored.covers(name)}
+    files = _without_full_folders(
+        {name: path for name, path in _walk(context) if not ignored.covers(name)}
+    )
     recipe = context / _RECIPE
     if not recipe.is_file():
         return _without_dockerfile(image, build, files, environ, base)
@@ -281,13 +292,22 @@ def live(context: Path, paths: Sequence[str], inside: str) -> tuple[Mount, ...]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files below a folder by their names in it, in order."""
+    """Yield the files, links and folders below a folder by their names in it, in order.
+
+    A link is itself, whatever it leads to.
+    """
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if f not in _NEVER)
-        for name in sorted(names):
+        for name in (*folders, *sorted(names)):
             path = Path(place, name)
-            if path.is_file() or path.is_symlink():
+            if path.is_symlink() or path.is_dir() or path.is_file():
                 yield path.relative_to(folder).as_posix(), path
+
+
+def _without_full_folders(found: Mapping[str, Path]) -> dict[str, Path]:
+    """Return what is not made by itself with something that lies in it."""
+    full = {str(above) for name in found for above in PurePosixPath(name).parents}
+    return {name: path for name, path in found.items() if name not in full}
 
 
 def _digest(files: Mapping[str, Path], arguments: Mapping[str, str]) -> str:
@@ -296,11 +316,30 @@ def _digest(files: Mapping[str, Path], arguments: Mapping[str, str]) -> str:
     for name in sorted(files):
         path = files[name]
         if path.is_symlink():
-            content, mode = os.readlink(path).encode(), 0
+            content, mode = hashlib.sha256(os.readlink(path).encode()).hexdigest(), 0
+        elif path.is_dir():
+            content, mode = "folder", 0
         else:
-            content, mode = path.read_bytes(), path.stat().st_mode & 0o111
-        whole.update(f"\0{name}\0{mode}\0{hashlib.sha256(content).hexdigest()}".encode())
+            content, mode = _content(path), path.stat().st_mode & 0o111
+        whole.update(f"\0{name}\0{mode}\0{content}".encode())
     return whole.hexdigest()[:12]
+
+
+def _content(path: Path) -> str:
+    """Return the digest of a file's content; of one that is as it was the last time, that one."""
+    found = path.stat()
+    stamp = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+    known = _known.get(path)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # Written this moment, it may be written again without another time: clocks of files are coarse.
+    if time.time() - max(found.st_mtime, found.st_ctime) > _SETTLED:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[path] = (stamp, digest)
+    return digest
 
 
 class _Ignored:

@@ -17,7 +17,13 @@ from typing import Any
 from kserve_local.backends import docker_pause
 from kserve_local.backends.control import FOLDER, INSIDE, SOURCE, Launcher
 from kserve_local.errors import Invalid
-from kserve_local.interfaces.backend import POD_IP, ContainerSpec, ReplicaSpec
+from kserve_local.interfaces.backend import (
+    HOST_IP,
+    POD_IP,
+    ContainerSpec,
+    Mount,
+    ReplicaSpec,
+)
 from kserve_local.interfaces.devices import Device
 
 PREFIX = "kserve-local.dev"
@@ -62,8 +68,13 @@ def container_name(replica: ReplicaSpec, container: str, attempt: int = 0) -> st
 
 
 def hostname(replica: ReplicaSpec) -> str:
-    """Return the Pod's hostname: its name, as far as Linux takes it."""
-    return replica.pod[:63].rstrip("-.")
+    """Return the Pod's hostname: what it says or its name, as far as Linux takes it."""
+    return replica.hostname or replica.pod[:63].rstrip("-.")
+
+
+def full_name(replica: ReplicaSpec) -> tuple[str, ...]:
+    """Return the Pod's name in the cluster, if it is in a subdomain."""
+    return (f"{hostname(replica)}.{replica.domain}",) if replica.domain else ()
 
 
 def pod_ports(replica: ReplicaSpec) -> list[int]:
@@ -154,6 +165,7 @@ def container(
     sandbox_id: str,
     address: str,
     hosts: Path,
+    machine: str = "",
     launcher: Launcher | None = None,
     with_hostname: bool = False,
 ) -> dict[str, Any]:
@@ -163,13 +175,14 @@ def container(
         sandbox_id: The container whose network it joins.
         address: The Pod's address, as its containers know it.
         hosts: The Pod's `/etc/hosts`.
+        machine: This machine's address, as the Pod's containers know it; empty: they know none.
         launcher: What goes along with the user's own code.
         with_hostname: Name the Pod's hostname: on Podman it does not come with the network that is
             joined. Docker's engine refuses to be told.
     """
 
     def placed(text: str) -> str:
-        return text.replace(POD_IP, address)
+        return text.replace(POD_IP, address).replace(HOST_IP, machine or "127.0.0.1")
 
     security = spec.security
     # A bind is one word with colons in it; a folder named after an image's tag has one itself.
@@ -182,6 +195,9 @@ def container(
     if launcher is not None:
         binds.append(_bind(launcher.package, f"{LAUNCHER}/podlauncher", read_only=True))
         binds.append(_bind(launcher.sockets, INSIDE, read_only=False))
+    options = [] if security.privilege_escalation else ["no-new-privileges"]
+    if security.seccomp:
+        options.append(f"seccomp={security.seccomp}")
     host: dict[str, Any] = {
         "NetworkMode": f"container:{sandbox_id}",
         "Binds": [*binds, _bind(hosts, "/etc/hosts", read_only=True)],
@@ -191,7 +207,7 @@ def container(
         "GroupAdd": [str(g) for g in security.groups] or None,
         "Privileged": security.privileged,
         "ReadonlyRootfs": security.read_only_root,
-        "SecurityOpt": None if security.privilege_escalation else ["no-new-privileges"],
+        "SecurityOpt": options or None,
     }
     if spec.cpu_limit is not None:
         host["CpuPeriod"] = PERIOD
@@ -288,6 +304,23 @@ def control_of(found: Mapping[str, Any]) -> Path | None:
     return next((Path(m["Source"]) for m in mounts if m.get("Destination") == INSIDE), None)
 
 
+def with_last_words(spec: ContainerSpec, file: Path) -> ContainerSpec:
+    """Return the container with the file of its termination message, unless a volume is there."""
+    path = spec.termination_path
+    if not path or any(mount.path == path for mount in spec.mounts):
+        return spec
+    return replace(spec, mounts=(*spec.mounts, Mount(path, file, read_only=False)))
+
+
+def last_words_of(found: Mapping[str, Any], spec: ContainerSpec, state: Path) -> Path | None:
+    """Return the file of a container's termination message that its inspection names, if any."""
+    for mount in found.get("Mounts") or ():
+        source = Path(str(mount.get("Source") or ""))
+        if mount.get("Destination") == spec.termination_path and source.is_relative_to(state):
+            return source
+    return None
+
+
 def check_user(user: str) -> None:
     """Refuse an image whose own user is root, or may be, for a container that must not be root.
 
@@ -334,7 +367,7 @@ def hosts_file(replica: ReplicaSpec, ip: str, *, host: str = "") -> str:
     lines = [
         "127.0.0.1\tlocalhost",
         "::1\tlocalhost ip6-localhost ip6-loopback",
-        f"{ip}\t{hostname(replica)}",
+        "\t".join((ip, *full_name(replica), hostname(replica))),
     ]
     for name, address in replica.resolve:
         ours = address.startswith("127.") and address != "127.0.0.1"
@@ -362,8 +395,10 @@ def exit_reason(state: Mapping[str, Any]) -> tuple[str, int, int | None, str]:
     code = int(state.get("ExitCode") or 0)
     number = code - 128 if 128 < code < 160 else None
     message = str(state.get("Error") or "")
-    if state.get("OOMKilled"):
-        return "OOMKilled", 137, 9, ""
+    # The engine says so as well when the kernel killed a child of the container's first process;
+    # Kubernetes tells of it only where that process ended by it.
+    if state.get("OOMKilled") and code == 137:
+        return "OOMKilled", code, 9, ""
     if message and when(str(state.get("StartedAt") or "")) is None:
         return "ContainerCannotRun", code, None, message
     return ("Completed" if code == 0 else "Error"), code, number, message

@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 PREFIX = "standby-"
 PAUSE_BEFORE = 2.0
 """Seconds after a Pod is ready before its standby is begun: the first requests have the machine."""
+IDLE = 1800.0
+"""Seconds that a standby is kept for when no Pod like it runs: the next may come from zero, or the
+service is gone, which nobody here knows.
+"""
 _MAX_START = 300.0
 _MAX_FILES = 5000
 
@@ -56,7 +60,9 @@ def key_of(spec: ReplicaSpec, volumes: Path) -> str:
             return ""  # It would hold a GPU that others wait for.
         plain: dict[str, Any] = asdict(replace(container, log_path=Path(), program=None))
         containers.append(plain)
-    text = json.dumps([spec.namespace, containers], default=str, sort_keys=True)
+    text = json.dumps(
+        [spec.namespace, spec.hostname, spec.domain, containers], default=str, sort_keys=True
+    )
     if any(own in text for own in (POD_IP, spec.pod, spec.id)):
         return ""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -100,6 +106,7 @@ class Standby:
         containers: The engine's id of each, by name.
         state: Fingerprint of the files it has read.
         memory: Bytes.
+        alone_since: Since when no Pod like it runs; None: one did at the last look.
     """
 
     id: str
@@ -108,6 +115,7 @@ class Standby:
     containers: dict[str, str]
     state: str
     memory: int = 0
+    alone_since: float | None = None
 
 
 @dataclass
@@ -258,6 +266,23 @@ class Standbys:
         await self.engine.remove(standby.place.sandbox)
         await self.forget(standby.id)
 
+    async def drop_idle(self, running: Collection[ReplicaSpec], now: float) -> None:
+        """Remove the standbys that no Pod was like for `IDLE`.
+
+        Args:
+            running: All Pods that run.
+            now: By any clock, the same at each call.
+        """
+        wanted = {self.key_of(spec) for spec in running}
+        for key, standby in list(self._by_key.items()):
+            if key in wanted:
+                standby.alone_since = None
+            elif standby.alone_since is None:
+                standby.alone_since = now
+            elif now - standby.alone_since > IDLE and self._by_key.get(key) is standby:
+                with contextlib.suppress(KServeLocalError):
+                    await self._give_up(standby)
+
     async def claim(self, spec: ReplicaSpec) -> Standby | None:
         """Return a running standby that is what this Pod wants, and forget it; None: there is none.
 
@@ -268,7 +293,8 @@ class Standbys:
         if standby is None:
             return None
         try:
-            if await asyncio.to_thread(fingerprint, spec.containers) == standby.state:
+            unchanged = await asyncio.to_thread(fingerprint, spec.containers) == standby.state
+            if unchanged and await self._is_whole(standby):
                 for id in standby.containers.values():
                     await self.engine.call("unpause", id)
                 return standby
@@ -277,6 +303,18 @@ class Standbys:
         with contextlib.suppress(KServeLocalError):
             await self._give_up(standby)
         return None
+
+    async def _is_whole(self, standby: Standby) -> bool:
+        """Whether its sandbox still holds a network, and all its containers are paused in it.
+
+        Raises:
+            NotFound: One of them is gone.
+        """
+        place = await self.engine.call("inspect_container", standby.place.sandbox)
+        found = [
+            await self.engine.call("inspect_container", i) for i in standby.containers.values()
+        ]
+        return bool(place["State"].get("Running")) and all(f["State"].get("Paused") for f in found)
 
     async def forget(self, id: str) -> None:
         """Remove the files of a standby that is gone or has become a Pod that is gone."""

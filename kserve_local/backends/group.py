@@ -54,7 +54,7 @@ class BackendGroup:
         folder = settings.run_dir / "containers"
         if settings.backend == "docker":
             await group._engine()
-        elif settings.backend != "process" and folder.is_dir() and any(folder.iterdir()):
+        elif settings.may_use("docker") and folder.is_dir() and any(folder.iterdir()):
             try:
                 await group._engine()
             except Missing as error:
@@ -74,7 +74,7 @@ class BackendGroup:
         async with self._opening:
             if self._docker is not None:
                 return self._docker
-            if self._settings.backend == "process":
+            if not self._settings.may_use("docker"):
                 raise Missing("this project runs with --backend process, without Docker")
             if self._absent is not None and time.monotonic() - self._absent[0] < _ASK_AGAIN:
                 raise self._absent[1]

@@ -163,11 +163,23 @@ def machine_env(base: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def hostname(spec: ReplicaSpec) -> str:
+    """Return what the Pod calls itself."""
+    return spec.hostname or spec.pod
+
+
+def _names(spec: ReplicaSpec) -> dict[str, str]:
+    names = dict(spec.resolve)
+    if spec.domain:
+        names.setdefault(f"{hostname(spec)}.{spec.domain}".lower(), spec.ip or "127.0.0.1")
+    return names
+
+
 def container_env(
     spec: ReplicaSpec, container: ContainerSpec, python: Path, ports: Mapping[int, int], cpus: int
 ) -> dict[str, str]:
     """Return the container's environment without what marks the process and patches workers."""
-    env = {"HOSTNAME": spec.pod, "PYTHONUNBUFFERED": "1"}
+    env = {"HOSTNAME": hostname(spec), "PYTHONUNBUFFERED": "1"}
     if container.ports:
         first = container.ports[0][1]
         env["PORT"] = str(ports.get(first, first))
@@ -272,10 +284,10 @@ def launch(
             "ip": spec.ip or "127.0.0.1",
             "ports": {str(k): v for k, v in ports.items() if k != v},
             "listen": list(pod_ports(spec)),
-            "resolve": dict(spec.resolve),
+            "resolve": _names(spec),
             "resolve_file": str(run_file.parent / NAMES),
             "namespace": spec.namespace,
-            "hostname": spec.pod,
+            "hostname": hostname(spec),
             "service_port": place.service_port,
         },
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import ssl
@@ -20,7 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kserve_local.backends import grpc_health
+from kserve_local.errors import KServeLocalError
 from kserve_local.interfaces.backend import Probe
+
+log = logging.getLogger(__name__)
 
 _FIRST_LOOK = 0.004
 _SLOWER = 1.25
@@ -58,11 +62,16 @@ class ProbeFailed(Exception):
     """The check said no; the message is worded as the kubelet's."""
 
 
+class ProbeErrored(Exception):
+    """The check could not be done, which says nothing of the container; as the kubelet's."""
+
+
 async def check(probe: Probe, target: Target) -> None:
     """Do one check, within the probe's timeout.
 
     Raises:
         ProbeFailed: It did not pass.
+        ProbeErrored: An exec probe's engine does not answer, or did not let it run.
     """
     run = {"http": _http, "tcp": _tcp, "exec": _exec, "grpc": _grpc}[probe.kind]
     try:
@@ -178,7 +187,10 @@ async def _http(probe: Probe, target: Target) -> None:
 
 async def _exec(probe: Probe, target: Target) -> None:
     if target.run is not None:
-        code, output = await target.run(probe.command)
+        try:
+            code, output = await target.run(probe.command)
+        except KServeLocalError as error:
+            raise ProbeErrored(str(error)) from error
         _judge(code, output)
         return
     try:
@@ -327,6 +339,8 @@ async def _wait_for_startup(probe: Probe, target: Target, teller: _Teller) -> bo
                 await teller.gave_up(probe, message)
                 return False
             await teller.still_unready(probe, message, patient=True)
+        except ProbeErrored as error:
+            log.info("startup probe: %s", error)
         await asyncio.sleep(min(wait, max(give_up - loop.time(), 0.0)))
         wait = min(wait * _SLOWER, probe.period, _SLOWEST_LOOK)
 
@@ -355,6 +369,8 @@ async def _watch_readiness(probe: Probe | None, target: Target, teller: _Teller)
             elif not ready:
                 # What a server answers is news at once; before it listens there is little to tell.
                 await teller.still_unready(probe, message, patient="refused" in message)
+        except ProbeErrored as error:
+            log.info("readiness probe: %s", error)
         await asyncio.sleep(probe.period if ever else wait)
         wait = min(wait * _SLOWER, probe.period, _SLOWEST_LOOK)
 
@@ -371,4 +387,6 @@ async def _watch_liveness(probe: Probe, target: Target, teller: _Teller) -> None
             if failures >= probe.failure_threshold:
                 await teller.gave_up(probe, f"Liveness probe failed: {failed}")
                 return
+        except ProbeErrored as error:
+            log.info("liveness probe: %s", error)
         await asyncio.sleep(probe.period)

@@ -89,6 +89,10 @@ class RunFiles:
         """Return the path of the file that says how a container ended."""
         return self.of(replica) / f"{container}.exit"
 
+    def termination(self, replica: str, container: str) -> Path:
+        """Return the path of the file that holds a container's last words."""
+        return self.of(replica) / f"{container}.termination"
+
     def names(self, replica: str) -> Path:
         """Return the path of the file with the names that came after a replica's start."""
         return self.of(replica) / NAMES

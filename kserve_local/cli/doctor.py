@@ -148,7 +148,7 @@ def _docker(settings: Settings) -> Check:
     try:
         return Check("docker", "ok", asyncio.run(ask()))
     except Missing as error:
-        needed = settings.backend == "docker"
+        needed = settings.needs("docker")
         why = "" if needed else " (needed for images without a stand-in only)"
         return Check("docker", "fail" if needed else "ok", f"{error}{why}", error.hint)
 

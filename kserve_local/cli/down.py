@@ -33,7 +33,9 @@ def command(
         flags = replace(flags, project=Path(directory))
     settings = flags.settings_of_running()
     out = flags.output("down")
-    stopped = stop_supervisor(settings, grace=grace) if settings.state.is_dir() else False
+    stopped = False
+    if settings.state.is_dir():
+        stopped = stop_supervisor(settings, grace=grace, say=out.say)
     if volumes and settings.state.is_dir():
         shutil.rmtree(settings.state)
         out.say(f"deleted {settings.state}")

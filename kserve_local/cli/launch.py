@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from kserve_local.errors import KServeLocalError, TimedOut, from_exit_code
 from kserve_local.settings import Settings
 
 START_TIMEOUT = 60.0
+_TOLD_AFTER = 5.0
+"""Seconds of silence while a project stops; most are down long before."""
 
 
 def start_supervisor(
@@ -170,11 +172,18 @@ def _answer(descriptor: int, timeout: float, log: Path) -> dict[str, Any] | None
     return answer
 
 
-def stop_supervisor(settings: Settings, *, grace: float, kill: bool = False) -> bool:
+def _silent(text: str) -> None:
+    """Say nothing."""
+
+
+def stop_supervisor(
+    settings: Settings, *, grace: float, kill: bool = False, say: Callable[[str], None] = _silent
+) -> bool:
     """Stop the project's supervisor if one runs, and whatever an earlier one left behind.
 
     Args:
         grace: Seconds the supervisor has to take everything down.
+        say: Is told what it waits for, where that takes long.
         kill: End everything at once.
 
     Returns:
@@ -190,20 +199,28 @@ def stop_supervisor(settings: Settings, *, grace: float, kill: bool = False) -> 
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     _let_go_of_copy(settings)
     if kill:
-        return _stop(settings, grace, kill=True)
+        return _stop(settings, grace, kill=True, say=say)
     with statedir.changing(settings, patience=START_TIMEOUT + grace):
-        return _stop(settings, grace, kill=False)
+        return _stop(settings, grace, kill=False, say=say)
 
 
-def _stop(settings: Settings, grace: float, *, kill: bool) -> bool:
+def _stop(settings: Settings, grace: float, *, kill: bool, say: Callable[[str], None]) -> bool:
     from kserve_local.supervisor import statedir
+    from kserve_local.supervisor.leftovers import left_to_end
 
     supervisor = statedir.owner(settings)
     if supervisor is not None:
         procs.send_signal(supervisor, signal.SIGKILL if kill else signal.SIGTERM)
-        end = time.monotonic() + grace
-        while procs.alive(supervisor) and time.monotonic() < end:
+        begun = time.monotonic()
+        told, look = "", begun + _TOLD_AFTER
+        while procs.alive(supervisor) and time.monotonic() < begun + grace:
             time.sleep(0.01)
+            if time.monotonic() >= look:
+                look += _TOLD_AFTER
+                waits = left_to_end(settings)
+                if waits and waits != told:
+                    told = waits
+                    say(f"waiting for {waits} to end; after {grace:g} s in all it is killed")
         if procs.alive(supervisor):
             procs.send_signal(supervisor, signal.SIGKILL)
             while procs.alive(supervisor):

@@ -518,6 +518,10 @@ def _is_refused(pod: Object) -> bool:
     return any((s.get("waiting") or {}).get("reason") in REFUSED for s in states)
 
 
+_LOST = "ContainerStatusUnknown"
+"""The reason of an end that nobody saw: the container was not there any more. Has no start."""
+
+
 def _has_failed(pod: Object, since: int) -> bool:
     """Whether a container of the Pod that started at `since` or later has ended with an error.
 
@@ -527,6 +531,8 @@ def _has_failed(pod: Object, since: int) -> bool:
         for when in ("state", "lastState"):
             ended = (container.get(when) or {}).get("terminated") or {}
             started = ended.get("startedAt")
+            if ended.get("reason") == _LOST:
+                continue
             if ended.get("exitCode") and (
                 not started or datetime.fromisoformat(started).timestamp() >= since
             ):

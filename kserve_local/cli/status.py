@@ -117,6 +117,8 @@ def _look(
             text += [f"  {line}" for line in told_lines]
         for note in service.get("standIns", ()):
             notes.setdefault(note, []).append(service["name"])
+        for note in service.get("agents", ()):
+            notes.setdefault(note, []).append(service["name"])
         for note in service.get("notes", ()):
             notes.setdefault(f"no effect here: {note}", []).append(service["name"])
         for note in service.get("warnings", ()):

@@ -390,7 +390,7 @@ class _Session:
             try:
                 with hear():
                     self.out.say(say)
-                    stop_supervisor(self.settings, grace=grace)
+                    stop_supervisor(self.settings, grace=grace, say=self.out.say)
             except KeyboardInterrupt:
                 self.out.say("killing")
                 stop_supervisor(self.settings, grace=0.0, kill=True)

@@ -297,6 +297,16 @@ class Client:
             async for chunk in reply.chunks():
                 yield chunk
 
+    async def lines(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[Any, None]:
+        """Yield the JSON documents of an answer that has one a line, as they arrive.
+
+        Close it with `contextlib.aclosing`.
+        """
+        async with self._http.request("GET", _with_query(path, query)) as reply:
+            await self._check(reply)
+            async for line in _lines(reply.chunks()):
+                yield json.loads(line)
+
     async def call(
         self,
         method: str,

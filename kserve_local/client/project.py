@@ -22,6 +22,8 @@ STATUS = "/apis/kserve-local.dev/v1/status"
 """The API's route for what `kserve-local status` shows (supervisor/summary.py)."""
 OBSERVED = "/apis/kserve-local.dev/v1/observed"
 """What became of each service's spec; its own status does not tell."""
+PAYLOADS = "/apis/kserve-local.dev/v1/payloads"
+"""Logged requests and responses that were for a sink in a cluster (supervisor/payloads.py)."""
 TAKE_OVER = "kserve-local up     takes over again\nkserve-local down   stops the rest"
 """What to do about a gateway whose supervisor is gone."""
 

@@ -29,8 +29,8 @@ from kserve_local.api.meta import (
     namespace_of,
     uid_of,
 )
+from kserve_local.controllers import capacity, empty_models, graph_pod, pod_state
 from kserve_local.controllers import devices as gpus
-from kserve_local.controllers import empty_models, graph_pod, pod_state
 from kserve_local.controllers.addresses import AddressPool, service_names
 from kserve_local.controllers.devices import DeviceLedger
 from kserve_local.controllers.environment import NodeFacts
@@ -335,7 +335,8 @@ class NodeAgent:
         replica = self._replicas.get(work.uid)
         if work.carried and not work.unschedulable:
             replica = graph_pod.carried(pod, ip=work.ip, now=now)
-        plan = plan_pod(pod, seen(work, replica, host_ip=self._node.host_ip), now)
+        there = self._backend.host_address() if work.in_docker else ""
+        plan = plan_pod(pod, seen(work, replica, host_ip=there or self._node.host_ip), now)
         pod = await self._name_ports(work, pod)
         pod = await self._name_empty_models(work, pod)
         pod = await self._store.update_status({**pod, "status": plan.status})
@@ -456,6 +457,8 @@ class NodeAgent:
                 f'0/1 nodes are available: persistentvolumeclaim "{claims[0]}" not found. Map it '
                 f"to a folder in kserve-local.yaml: storage: {{claims: {{{claims[0]}: ./DIR}}}}"
             )
+        if not graph_pod.stand_in(pod) and (refused := capacity.refusal(pod, self._node)):
+            return refused
         wanted = gpus.wanted_by(pod)
         if not wanted or pod_state.is_dead(pod):
             return ""

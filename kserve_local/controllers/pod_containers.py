@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from kserve_local.api import names, quantity
 from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of, uid_of
+from kserve_local.controllers.agent_injector import agent_of
 from kserve_local.controllers.environment import (
     ConfigError,
     NodeFacts,
@@ -48,6 +49,8 @@ from kserve_local.settings import RuntimeConfig, Settings
 
 RUNTIME_ANNOTATION = f"{names.LOCAL_PREFIX}/runtime"
 _PROBED_BY_DEFAULT = frozenset({names.PREDICTOR_CONTAINER, names.TRANSFORMER_CONTAINER})
+SECCOMP_PROFILES = Path("/var/lib/kubelet/seccomp")
+_TERMINATION_LOG = "/dev/termination-log"
 _LISTED_DEPTH = 3
 _LISTED_FILES = 2000
 
@@ -85,9 +88,15 @@ def spec_containers(pod: Object) -> list[Mapping[str, Any]]:
 
 
 def all_containers(pod: Object) -> list[Mapping[str, Any]]:
-    """Return the Pod's containers that a backend keeps running, in order: no modelcars."""
-    played = {car.sidecar for car in modelcars(pod)}
+    """Return the Pod's containers that a backend keeps running, in order: no played sidecars."""
+    played = played_sidecars(pod)
     return [c for c in spec_containers(pod) if c.get("name") not in played]
+
+
+def played_sidecars(pod: Object) -> tuple[str, ...]:
+    """Return the sidecars for which no process runs: modelcars, and the agent."""
+    cars = tuple(car.sidecar for car in modelcars(pod))
+    return (*cars, names.AGENT_CONTAINER) if agent_of(pod) is not None else cars
 
 
 def init_containers(pod: Object) -> list[Mapping[str, Any]]:
@@ -235,6 +244,34 @@ def security_of(pod: Object, container: Mapping[str, Any]) -> Security:
     )
 
 
+def seccomp_of(pod: Object, container: Mapping[str, Any]) -> str:
+    """Return `Security.seccomp` of the container's profile, or else its Pod's. Blocking.
+
+    Raises:
+        ConfigError: There is no such file on this node, in the words of a node's runtime.
+    """
+    whole = (pod.get("spec") or {}).get("securityContext") or {}
+    own = container.get("securityContext") or {}
+    profile = own.get("seccompProfile") or whole.get("seccompProfile") or {}
+    kind = profile.get("type")
+    if kind != "Localhost":
+        return "unconfined" if kind == "Unconfined" else ""
+    name = str(profile.get("localhostProfile") or "")
+    if not name:
+        raise ConfigError("localhostProfile must be set if seccompProfile type is Localhost.")
+    path = SECCOMP_PROFILES / name
+    if ".." in path.parts or path.parts[: len(SECCOMP_PROFILES.parts)] != SECCOMP_PROFILES.parts:
+        raise ConfigError(f"localhostProfile must be a path below {SECCOMP_PROFILES}: {name}")
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        why = str(error.strerror or error).lower()
+        raise ConfigError(f'cannot load seccomp profile "{path}": open {path}: {why}') from error
+    except ValueError as error:
+        raise ConfigError(f'cannot load seccomp profile "{path}": {error}') from error
+    return json.dumps(content)
+
+
 def pull_policy(container: Mapping[str, Any]) -> Literal["Always", "IfNotPresent", "Never"]:
     """Return `imagePullPolicy`, by default what the image's tag says: `latest` is always pulled."""
     given = container.get("imagePullPolicy")
@@ -312,10 +349,11 @@ def program_of(
 
 
 def runtime_config(
-    pod: Object, program: StandIn | NoStandIn, runtimes: Mapping[str, RuntimeConfig]
+    pod: Object, program: StandIn | NoStandIn | None, runtimes: Mapping[str, RuntimeConfig]
 ) -> RuntimeConfig | None:
     """Return what `runtimes` of kserve-local.yaml says about a Pod's runtime, None if nothing."""
-    wanted = [annotations_of(pod).get(RUNTIME_ANNOTATION, "")]
+    named = annotations_of(pod).get(RUNTIME_ANNOTATION, "")
+    wanted = [named, named.removeprefix("kserve-")]
     if isinstance(program, StandIn):
         wanted += [f"kserve-{program.program.runtime}", program.program.runtime]
     return next((runtimes[name] for name in wanted if name in runtimes), None)
@@ -419,12 +457,13 @@ def container_spec(
         command=tuple(command),
         pull=pull_policy(container),
         logins=logins(pod, image, around.sources.secret)[0] if in_docker else (),
-        security=security_of(pod, container),
+        security=replace(security_of(pod, container), seccomp=seccomp_of(pod, container)),
         log_path=around.settings.log_dir / name_of(pod) / f"{name}.log",
         env=tuple(env.items()),
         build=chosen.build if chosen is not None else None,
         program=runs,
         working_dir=str(container.get("workingDir") or ""),
+        termination_path=str(container.get("terminationMessagePath") or _TERMINATION_LOG),
         ports=ports,
         cpu_limit=limit_of(container, "cpu"),
         memory_limit_bytes=int(memory) if memory else None,
@@ -454,6 +493,8 @@ def replica_spec(
     resolve: tuple[tuple[str, str], ...],
 ) -> ReplicaSpec:
     """Return the Pod as the backend runs it."""
+    spec = pod.get("spec") or {}
+    subdomain = str(spec.get("subdomain") or "")
     return ReplicaSpec(
         id=uid_of(pod),
         namespace=namespace_of(pod),
@@ -463,4 +504,6 @@ def replica_spec(
         grace=grace_of(pod),
         resolve=resolve,
         labels=dict(labels_of(pod)),
+        hostname=str(spec.get("hostname") or ""),
+        domain=f"{subdomain}.{namespace_of(pod)}.svc.cluster.local" if subdomain else "",
     )

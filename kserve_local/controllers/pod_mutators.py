@@ -1,4 +1,5 @@
-"""KServe's pod webhook: puts the storage initializer, its credentials and mounts into a Pod. Pure.
+"""KServe's pod webhook: puts storage initializer, agent, their credentials and mounts into a Pod.
+Pure.
 
 Reads the Pod's annotations, the ConfigMap and objects found through `lookup`; gives a new Pod, the
 one given stays as it is. Names, order and shapes are KServe v0.20's
@@ -16,7 +17,7 @@ from typing import Any
 from kserve_local.api import names, scheme, storage_uris, strategic_merge
 from kserve_local.api.config import InferenceServiceConfig
 from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of
-from kserve_local.controllers import oci_models
+from kserve_local.controllers import agent_injector, oci_models
 from kserve_local.controllers.credentials import (
     SCHEME_PLACEHOLDER,
     Credentials,
@@ -48,11 +49,15 @@ def mutate(pod: Object, *, config: InferenceServiceConfig, lookup: Lookup) -> Ob
     if names.ISVC_LABEL not in labels_of(pod):
         return pod
     new: Object = copy.deepcopy(pod)
-    runtime = _runtime_of(new, lookup)
+    service = _service_of(new, lookup)
+    runtime = _runtime_of(new, service)
     if runtime:
         new["metadata"]["annotations"] = {**annotations_of(new), RUNTIME_ANNOTATION: runtime}
     try:
         _inject_storage(new, config, lookup)
+        agent_injector.inject(
+            new, service, config, lambda account: _of_account(new, account, config, lookup)
+        )
     except KServeLocalError as error:
         raise Forbidden(
             f'admission webhook "{_WEBHOOK}" denied the request: {error.message}', hint=error.hint
@@ -60,18 +65,19 @@ def mutate(pod: Object, *, config: InferenceServiceConfig, lookup: Lookup) -> Ob
     return new
 
 
-def _runtime_of(pod: Object, lookup: Lookup) -> str:
+def _service_of(pod: Object, lookup: Lookup) -> Object | None:
+    """Return the InferenceService that the Pod belongs to, None when it is gone."""
+    services = lookup(scheme.INFERENCE_SERVICE.id, namespace_of(pod) or "default")
+    return next((s for s in services if name_of(s) == labels_of(pod)[names.ISVC_LABEL]), None)
+
+
+def _runtime_of(pod: Object, service: Object | None) -> str:
     """Return the (Cluster)ServingRuntime of the Pod's predictor, as far as it is known yet.
 
     Ours, not KServe's: `runtimes:` in kserve-local.yaml is keyed by runtime, and nothing else in a
     Pod names it.
     """
-    labels = labels_of(pod)
-    if labels.get(names.COMPONENT_LABEL) != "predictor":
-        return ""
-    services = lookup(scheme.INFERENCE_SERVICE.id, namespace_of(pod) or "default")
-    service = next((s for s in services if name_of(s) == labels[names.ISVC_LABEL]), None)
-    if service is None:
+    if service is None or labels_of(pod).get(names.COMPONENT_LABEL) != "predictor":
         return ""
     model = ((service.get("spec") or {}).get("predictor") or {}).get("model") or {}
     status = service.get("status") or {}
@@ -144,9 +150,20 @@ def _credentials(
         )
         return from_storage_spec(spec, source, secrets, settings, secret_name=secret_name)
     account_name = str((pod.get("spec") or {}).get("serviceAccountName") or "default")
+    return source, _of_account(pod, account_name, config, lookup)
+
+
+def _of_account(
+    pod: Object, name: str, config: InferenceServiceConfig, lookup: Lookup
+) -> Credentials:
+    """Return what a service account of the Pod's namespace gives."""
+    namespace = namespace_of(pod) or "default"
+    settings = config.credentials
+    secrets = {name_of(s): s for s in lookup(scheme.SECRET.id, namespace)}
     accounts = lookup(scheme.SERVICE_ACCOUNT.id, namespace)
-    account = next((a for a in accounts if name_of(a) == account_name), None)
-    return source, from_service_account(account, secrets, settings, only_secret=secret_name)
+    account = next((a for a in accounts if name_of(a) == name), None)
+    only = annotations_of(pod).get(settings.storage_secret_annotation, "")
+    return from_service_account(account, secrets, settings, only_secret=only)
 
 
 def _parameters(text: str) -> Mapping[str, str]:

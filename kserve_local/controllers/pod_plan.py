@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kserve_local.api.meta import Object, name_of, namespace_of, uid_of
+from kserve_local.controllers.agent_injector import agent_of
 from kserve_local.controllers.modelcars import modelcars
 from kserve_local.controllers.pod_containers import init_containers, spec_containers
+from kserve_local.controllers.pod_state import serving_container
 from kserve_local.controllers.pod_status import (
     ContainerView,
     Running,
@@ -23,6 +25,7 @@ from kserve_local.controllers.pod_status import (
     View,
     Waiting,
     pod_status,
+    running_since,
     terminated_from_json,
 )
 from kserve_local.interfaces.backend import ContainerStatus, ReplicaStatus
@@ -299,6 +302,32 @@ def _modelcar_view(container: Mapping[str, Any], seen: Seen, *, initialized: boo
     )
 
 
+def _agent_view(
+    pod: Object, container: Mapping[str, Any], seen: Seen, *, initialized: bool, now: float
+) -> ContainerView:
+    """Return the view of the agent, whose work the gateway does.
+
+    It runs since the Pod's containers were first started, and is ready when the serving one is,
+    whose probe a cluster's agent makes.
+    """
+    name = str(container.get("name"))
+    others = seen.replica.containers if seen.replica is not None else ()
+    state: State = _CREATING if initialized else _INITIALIZING
+    if initialized and others:
+        serving = str(serving_container(pod["spec"]).get("name"))
+        ready = any(c.name == serving and c.state == "running" and c.ready for c in others)
+        since = running_since(pod, name)
+        if since is None:
+            since = min((c.started_at for c in others if c.started_at), default=now)
+        state = Running(since, ready=ready)
+    return ContainerView(
+        name=name,
+        image=str(container.get("image") or ""),
+        state=state,
+        image_id=f"kserve-local://{name}",
+    )
+
+
 def _container_id(status: ContainerStatus | None) -> str:
     return id_of(status) if status is not None else ""
 
@@ -325,8 +354,14 @@ def plan_pod(pod: Object, seen: Seen, now: float) -> Plan:
     running = {c.name: c for c in seen.replica.containers} if seen.replica else {}
     create = initialized and not running and not seen.creating and seen.blocked is None
     played = {car.sidecar for car in modelcars(pod)}
+    agent = agent_of(pod)
     for container in spec_containers(pod):
         name = str(container.get("name"))
+        if container is agent:
+            final = final and not initialized
+            view_of = _agent_view(pod, container, seen, initialized=initialized, now=now)
+            containers.append(view_of)
+            continue
         if name in played:
             final = final and not initialized
             containers.append(_modelcar_view(container, seen, initialized=initialized))

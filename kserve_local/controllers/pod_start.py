@@ -34,7 +34,6 @@ from kserve_local.controllers.modelcars import (
     has_images,
     image_volumes,
     modelcar_of,
-    modelcars,
 )
 from kserve_local.controllers.oci_models import insecure_registries
 from kserve_local.controllers.pod_containers import (
@@ -48,7 +47,9 @@ from kserve_local.controllers.pod_containers import (
     host_aliases,
     init_containers,
     is_played,
+    played_sidecars,
     replica_spec,
+    runtime_config,
 )
 from kserve_local.controllers.pod_faults import tail
 from kserve_local.controllers.pod_plan import (
@@ -60,13 +61,14 @@ from kserve_local.controllers.pod_plan import (
     seen_termination,
 )
 from kserve_local.controllers.pod_status import Running, Terminated, Waiting
-from kserve_local.controllers.pod_terminations import LogFile, explain
+from kserve_local.controllers.pod_terminations import LogFile, explain, message_of
 from kserve_local.controllers.pod_volumes import Content, VolumePlaces
 from kserve_local.controllers.pod_work import Note, PodStore, Work, container_of
 from kserve_local.controllers.pull_secrets import logins
 from kserve_local.controllers.standins import NoStandIn, source_for
 from kserve_local.errors import Conflict, Invalid, KServeLocalError, Missing, NotFound
 from kserve_local.interfaces.backend import (
+    HOST_IP,
     POD_IP,
     Backend,
     ContainerSpec,
@@ -128,11 +130,12 @@ class PodStarter:
         """
         blocked: dict[str, Waiting] = {}
         found: list[ContainerSpec] = []
-        work.in_docker = self.settings.backend == "docker"
+        backend = self._backend_of(pod)
+        work.in_docker = backend == "docker"
         wanted = [*all_containers(pod), *custom_init_containers(pod)]
         every = await self._build(work, pod, wanted)
         unknown = any(isinstance(built, NoStandIn) for built in every.values())
-        if unknown and self.settings.backend == "auto" and await self.backend.runs_images():
+        if unknown and backend == "auto" and await self.backend.runs_images():
             # A Pod's containers share an address, so they run in one place.
             work.in_docker = True
             work.no_stand_in = {
@@ -160,6 +163,11 @@ class PodStarter:
             self._block(work, pod, blocked)
             return ()
         return tuple(found) if init_containers(pod) and not work.contents else ()
+
+    def _backend_of(self, pod: Object) -> str:
+        """Return where the Pod is to run: what its runtime says, else what the project says."""
+        found = runtime_config(pod, None, self.settings.runtimes)
+        return (found.backend if found is not None else "") or self.settings.backend
 
     async def warm(self, work: Work, pod: Object, spec: ContainerSpec) -> None:
         """Prepare what a container needs while its model is fetched; `create` tells failures."""
@@ -256,7 +264,7 @@ class PodStarter:
             self.ends.pop(id, None)
             await self.backend.stop(id, grace=grace_of(pod))
         work.failures, work.refused = 0, {}
-        message = await asyncio.to_thread(
+        explained = await asyncio.to_thread(
             explain,
             container,
             status,
@@ -265,13 +273,14 @@ class PodStarter:
             ip=replica.ip,
             source=self._is_source(container),
         )
+        message = message_of(status, explained)
         work.init[name] = seen_termination(status, message, now=self.clock())
         if status.exit_code == 0:
             work.contents[name] = ()
             await asyncio.to_thread(remember, self.folder(work.uid), work.contents)
             return
         end = f"{status.reason or 'Error'}, exit code {status.exit_code}"
-        last = " | ".join(message.splitlines()[-2:])
+        last = " | ".join(explained.splitlines()[-2:])
         self.note(pod, "Warning", "Failed", f"Container {name} terminated ({end}): {last}")
 
     def take_end(self, event: ReplicaEvent) -> bool:
@@ -301,8 +310,6 @@ class PodStarter:
         if car is not None:
             work.failures, work.refused = 0, {}
             work.images[car.sidecar] = work.images[name]
-            # A sidecar has a log, if nothing to say.
-            (self.settings.log_dir / name_of(pod) / f"{car.sidecar}.log").touch()
 
     async def _bring_images(self, work: Work, pod: Object) -> bool:
         """Have what the Pod's image volumes hold; tell whether all of it is there."""
@@ -342,7 +349,10 @@ class PodStarter:
             await self.backend.start(self._replica_spec(work, pod, specs))
             work.failures, work.refused = 0, {}
             await self._refresh(work.uid)
-            for name in (*(s.name for s in specs), *(car.sidecar for car in modelcars(pod))):
+            for name in played_sidecars(pod):
+                # A sidecar has a log, if nothing to say.
+                (self.settings.log_dir / name_of(pod) / f"{name}.log").touch()
+            for name in (*(s.name for s in specs), *played_sidecars(pod)):
                 self._announce_start(work, pod, name)
         except KServeLocalError as error:
             self._creation_failed(work, pod, error, preparing, affected=specs or ())
@@ -617,7 +627,7 @@ class PodStarter:
             if status.state != "terminated" or what in work.messages:
                 continue
             container = next((c for c in all_containers(pod) if c.get("name") == status.name), {})
-            message = await asyncio.to_thread(
+            explained = await asyncio.to_thread(
                 explain,
                 container,
                 status,
@@ -627,10 +637,12 @@ class PodStarter:
                 source=self._is_source(container),
             )
             work.messages = {w: m for w, m in work.messages.items() if w[0] != status.name}
-            work.messages[what] = message
-            if status.exit_code != 0 and message:
+            work.messages[what] = message_of(status, explained)
+            # One that ended well and is to run for ever failed, too; its status has no word for it.
+            policy = (pod.get("spec") or {}).get("restartPolicy") or "Always"
+            if explained and (status.exit_code != 0 or policy == "Always"):
                 end = f"{status.reason or 'Error'}, exit code {status.exit_code}"
-                last = " | ".join(message.splitlines()[-2:])
+                last = " | ".join(explained.splitlines()[-2:])
                 text = f"Container {status.name} terminated ({end}): {last}"
                 self.note(pod, "Warning", "Failed", text)
 
@@ -665,7 +677,11 @@ class PodStarter:
         own = work.ip or self.node.host_ip
         return Surroundings(
             settings=self.settings,
-            node=replace(self.node, pod_ip=POD_IP if work.in_docker else own),
+            node=replace(
+                self.node,
+                pod_ip=POD_IP if work.in_docker else own,
+                host_ip=HOST_IP if work.in_docker else self.node.host_ip,
+            ),
             sources=Sources(secret=secret, config_map=config_map),
             interpreter=self.interpreter,
             insecure_registries=has_images(pod) and insecure_registries(self.store.find(_CONFIG)),

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from kserve_local.api.meta import Object, condition_is, get_condition, labels_of, name_of
-from kserve_local.api.names import DEFAULT_PORT, PREDICTOR_CONTAINER, STORAGE_INITIALIZER
+from kserve_local.api.names import (
+    AGENT_CONTAINER,
+    DEFAULT_PORT,
+    PREDICTOR_CONTAINER,
+    STORAGE_INITIALIZER,
+)
 
 CRASH_LOOP = "CrashLoopBackOff"
 _MODEL_INIT = re.compile(rf"{STORAGE_INITIALIZER}|modelcar-init(-\d+)?")
@@ -112,8 +117,12 @@ def stuck(status: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def serving_container(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the container that takes requests: the one with ports, else `kserve-container`."""
-    containers: Sequence[Mapping[str, Any]] = spec.get("containers") or ({},)
+    """Return the container that takes requests: the one with ports, else `kserve-container`.
+
+    Never the agent, whose work the gateway does.
+    """
+    every: Sequence[Mapping[str, Any]] = spec.get("containers") or ({},)
+    containers = [c for c in every if c.get("name") != AGENT_CONTAINER] or every
     with_ports = [c for c in containers if c.get("ports")]
     if with_ports:
         return with_ports[0]

@@ -34,7 +34,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Terminated:
-    """Ended. `message` is the tail of its log plus a next step. Times are Unix times."""
+    """Ended. `message`: see `pod_terminations`. Times are Unix times."""
 
     exit_code: int
     reason: str
@@ -128,6 +128,15 @@ def terminated_from_json(value: Mapping[str, Any] | None) -> Terminated | None:
         finished_at=_moment(ended.get("finishedAt")),
         signal=ended.get("signal"),
     )
+
+
+def running_since(pod: Object, name: str) -> float | None:
+    """Return since when a container has run as the Pod's status has it, None if it does not."""
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        if status.get("name") == name:
+            running = (status.get("state") or {}).get("running") or {}
+            return _moment(running.get("startedAt"))
+    return None
 
 
 def _is_ready(view: ContainerView) -> bool:

@@ -1,7 +1,8 @@
 """Why a container ended, from its log: the text of `terminated.message`.
 
 Reads the end of the log file and, for a taken port, who listens there. Blocking; call it in a
-thread. The message is what kubelet's FallbackToLogsOnError gives, plus a line on
+thread. The message is the container's own where it wrote one (terminationMessagePath). For one that
+failed without it is what kubelet's FallbackToLogsOnError gives, whatever the policy, plus a line on
 how the container ended where the log does not say why (a signal, its exit code), and a line
 `Next step:`.
 """
@@ -72,6 +73,17 @@ def _port_holder(ip: str, status: ContainerStatus, log: str) -> str:
     candidates = [named] if named is not None else [(ip, port) for port in ports]
     found = (holder_of(host, port) for host, port in candidates)
     return next((who for who in found if who), "")
+
+
+def message_of(status: ContainerStatus, explained: str) -> str:
+    """Return `terminated.message`.
+
+    Args:
+        explained: What `explain` says.
+    """
+    if status.termination or status.exit_code == 0:
+        return status.termination
+    return explained
 
 
 def explain(

@@ -3,7 +3,8 @@
 Reads the Pod's `volumes` and `volumeMounts`, Secrets, ConfigMaps, the configured claims and what
 the storage initializer fetched; writes below `run/volumes/<uid>/`; gives the mounts of a
 container. Copies kubelet's file layout for Secrets, ConfigMaps and projected volumes (`items`,
-`optional`, `subPath`). Fetched models are linked, not copied: the shared cache is read-only.
+`optional`, `subPath`, which no link may lead out of its volume). Fetched models are linked, not
+copied: the shared cache is read-only.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kserve_local import confined
 from kserve_local.api import names
 from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of
 from kserve_local.controllers.environment import (
@@ -29,6 +31,8 @@ from kserve_local.controllers.oci_models import FOLDER
 from kserve_local.interfaces.backend import Mount
 
 _SHARED_MEMORY = Path("/dev/shm")
+_WRITTEN = frozenset({"configMap", "secret", "downwardAPI", "projected"})
+"""Volumes whose files are ours: always mounted read-only, as the kubelet does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +84,75 @@ def _inside(base: Path, relative: str) -> Path:
     return base.joinpath(*parts)
 
 
-def _write(folder: Path, files: Mapping[str, bytes], *, mode: int) -> None:
-    for name, content in files.items():
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file of a volume; `mode` is its item's, None for the volume's."""
+
+    content: bytes
+    mode: int | None = None
+
+
+def _write(folder: Path, files: Mapping[str, _File], *, mode: int, group: int | None) -> None:
+    """Write a volume's files with their modes.
+
+    Args:
+        mode: The volume's `defaultMode`.
+        group: The Pod's `fsGroup`, which may read all of it.
+    """
+    for name, file in files.items():
         path = _inside(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(folder, path.parent)
         temporary = path.with_name(path.name + ".new")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as out:
+            out.write(file.content)
+            wanted = mode if file.mode is None else file.mode
+            os.fchmod(fd, _with_group(fd, wanted, group))
         temporary.rename(path)
+
+
+def _make_folders(root: Path, folder: Path) -> None:
+    if folder != root and not folder.is_dir():
+        _make_folders(root, folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
+
+
+def _with_group(fd: int, mode: int, group: int | None) -> int:
+    """Give a file to the group if this user may, and return the mode that lets its members read.
+
+    Source: kubelet's volume ownership, `0440` for volumes that are read-only.
+    """
+    if group is None:
+        return mode
+    try:
+        os.fchown(fd, -1, group)
+    except OSError:
+        return mode | 0o444  # Only root, or a member, can: then everybody in the container may.
+    return mode | 0o440
 
 
 def _picked(
     found: Mapping[str, bytes], items: Sequence[Mapping[str, Any]], *, what: str, optional: bool
-) -> dict[str, bytes]:
+) -> dict[str, _File]:
     """Return the files of a Secret or ConfigMap: all keys, or the `items` at their paths."""
     if not items:
-        return dict(found)
+        return {key: _File(content) for key, content in found.items()}
     files = {}
     for item in items:
         key = str(item.get("key", ""))
         if key in found:
-            files[str(item.get("path") or key)] = found[key]
+            files[str(item.get("path") or key)] = _File(found[key], _mode(item.get("mode")))
         elif not optional:
             raise ConfigError(f"references non-existent {what} key: {key}")
     return files
 
 
-def _secret_files(source: Mapping[str, Any], name: str, sources: Sources) -> dict[str, bytes]:
+def _mode(given: Any) -> int | None:
+    return None if given is None else int(given) & 0o777
+
+
+def _secret_files(source: Mapping[str, Any], name: str, sources: Sources) -> dict[str, _File]:
     optional = bool(source.get("optional"))
     secret = sources.secret(name)
     if secret is None:
@@ -118,7 +163,7 @@ def _secret_files(source: Mapping[str, Any], name: str, sources: Sources) -> dic
     return _picked(found, source.get("items") or (), what="secret", optional=optional)
 
 
-def _config_map_files(source: Mapping[str, Any], sources: Sources) -> dict[str, bytes]:
+def _config_map_files(source: Mapping[str, Any], sources: Sources) -> dict[str, _File]:
     optional = bool(source.get("optional"))
     name = str(source.get("name") or "")
     config_map = sources.config_map(name)
@@ -130,7 +175,7 @@ def _config_map_files(source: Mapping[str, Any], sources: Sources) -> dict[str, 
     return _picked(found, source.get("items") or (), what="config", optional=optional)
 
 
-def _downward_files(source: Mapping[str, Any], pod: Object) -> dict[str, bytes]:
+def _downward_files(source: Mapping[str, Any], pod: Object) -> dict[str, _File]:
     fields = {
         "metadata.name": name_of(pod),
         "metadata.namespace": namespace_of(pod),
@@ -138,9 +183,10 @@ def _downward_files(source: Mapping[str, Any], pod: Object) -> dict[str, bytes]:
         "metadata.annotations": _lines(annotations_of(pod)),
     }
     return {
-        str(item.get("path", "")): fields.get(
-            str((item.get("fieldRef") or {}).get("fieldPath", "")), ""
-        ).encode()
+        str(item.get("path", "")): _File(
+            fields.get(str((item.get("fieldRef") or {}).get("fieldPath", "")), "").encode(),
+            _mode(item.get("mode")),
+        )
         for item in source.get("items") or ()
     }
 
@@ -149,8 +195,8 @@ def _lines(values: Mapping[str, str]) -> str:
     return "\n".join(f'{k}="{v}"' for k, v in sorted(values.items()))
 
 
-def _projected(source: Mapping[str, Any], pod: Object, sources: Sources) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
+def _projected(source: Mapping[str, Any], pod: Object, sources: Sources) -> dict[str, _File]:
+    files: dict[str, _File] = {}
     for part in source.get("sources") or ():
         if (ref := part.get("secret")) is not None:
             files |= _secret_files(ref, str(ref.get("name") or ""), sources)
@@ -161,7 +207,9 @@ def _projected(source: Mapping[str, Any], pod: Object, sources: Sources) -> dict
     return files
 
 
-def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources: Sources) -> Path:
+def _make(
+    volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources: Sources, *, linked: bool
+) -> Path:
     """Make one volume and return its directory.
 
     Raises:
@@ -177,27 +225,21 @@ def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources:
     if (volume.get("emptyDir") or {}).get("medium") == "Memory":
         return _in_memory(folder)
     if (ref := volume.get("hostPath")) is not None:
-        path = (places.project / str(ref.get("path") or "")).resolve()
-        if not path.is_relative_to(places.project.resolve()):
+        project = places.project.resolve()
+        path = (project / str(ref.get("path") or "")).resolve()
+        if not path.is_relative_to(project):
             raise ConfigError(
                 f'volume "{name}": hostPath {ref.get("path")} lies outside the project folder; '
                 "only paths inside it can be mounted"
             )
         if str(ref.get("type") or "") == "DirectoryOrCreate":
-            path.mkdir(parents=True, exist_ok=True)
+            confined.real_path(project, str(path.relative_to(project)), make=True)
         return path
     if volume.get("image") is not None and name in places.images:
         return places.images[name]
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if (ref := volume.get("secret")) is not None:
-        files = _secret_files(ref, str(ref.get("secretName") or ""), sources)
-        _write(folder, files, mode=0o600)
-    elif (ref := volume.get("configMap")) is not None:
-        _write(folder, _config_map_files(ref, sources), mode=0o644)
-    elif (ref := volume.get("downwardAPI")) is not None:
-        _write(folder, _downward_files(ref, pod), mode=0o644)
-    elif (ref := volume.get("projected")) is not None:
-        _write(folder, _projected(ref, pod, sources), mode=0o600)
+    _make_folder(folder)
+    if _WRITTEN & set(volume):
+        _make_files(folder, volume, pod, sources, linked=linked)
     elif not {"emptyDir", "image"} & set(volume) and set(volume) - {"name"}:
         kind = next(iter(set(volume) - {"name"}))
         raise ConfigError(
@@ -205,6 +247,47 @@ def _make(volume: Mapping[str, Any], pod: Object, places: VolumePlaces, sources:
             "configMap, secret, projected, downwardAPI, persistentVolumeClaim and hostPath can"
         )
     return folder
+
+
+def _make_files(
+    folder: Path, volume: Mapping[str, Any], pod: Object, sources: Sources, *, linked: bool
+) -> None:
+    """Write the files of a volume that is all ours."""
+    if (ref := volume.get("secret")) is not None:
+        files = _secret_files(ref, str(ref.get("secretName") or ""), sources)
+    elif (ref := volume.get("configMap")) is not None:
+        files = _config_map_files(ref, sources)
+    elif (ref := volume.get("downwardAPI")) is not None:
+        files = _downward_files(ref, pod)
+    else:
+        ref = volume["projected"]
+        files = _projected(ref, pod, sources)
+    given = _mode(ref.get("defaultMode"))
+    mode = 0o644 if given is None else given
+    group = ((pod.get("spec") or {}).get("securityContext") or {}).get("fsGroup")
+    if linked:
+        # A process is this machine's user; secrets are nobody else's business.
+        group = None
+        if {"secret", "projected"} & set(volume):
+            mode &= 0o700
+            files = {
+                n: replace(f, mode=None if f.mode is None else f.mode & 0o700)
+                for n, f in files.items()
+            }
+    folder.chmod(0o755)
+    _write(folder, files, mode=mode, group=None if group is None else int(group))
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a volume's folder for users of any container, as on a node; the state folder above keeps
+    others of this machine out.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    folder.chmod(0o777)
 
 
 def _memory_root() -> Path | None:
@@ -225,10 +308,10 @@ def _in_memory(folder: Path) -> Path:
     """Make a memory-backed emptyDir: a link at the volume's place says where in memory it lies."""
     root = _memory_root()
     if root is None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_folder(folder)
         return folder
     there = root / f"{folder.parent.name}.{folder.name}"
-    there.mkdir(mode=0o700, exist_ok=True)
+    _make_folder(there)
     if not folder.is_symlink():
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.symlink_to(there)
@@ -275,11 +358,10 @@ def copy_contents(folder: Path, mount_path: str, contents: Sequence[Content]) ->
         target = _inside(folder, relative)
         if content.path.is_dir():
             shutil.copytree(content.path, target, dirs_exist_ok=True, copy_function=_copy)
-            for place, _, _ in os.walk(target):
-                os.chmod(place, 0o700)
         else:
             target.mkdir(parents=True, exist_ok=True)
             _copy(str(content.path), str(target / content.path.name))
+    confined.open_up(folder)
 
 
 def _copy(source: str, target: str) -> str:
@@ -319,7 +401,7 @@ def make_mounts(
         volume = volumes.get(name)
         if volume is None:
             raise ConfigError(f'volumeMount "{name}" has no volume of that name')
-        read_only = bool(entry.get("readOnly"))
+        read_only = bool(entry.get("readOnly")) or bool(_WRITTEN & set(volume))
         inside = [
             c
             for c in places.contents
@@ -336,20 +418,52 @@ def make_mounts(
             )
         else:
             if name not in made:
-                made[name] = _make(volume, pod, places, sources)
+                made[name] = _make(volume, pod, places, sources, linked=linked)
             source = made[name]
         sub_path = str(entry.get("subPath") or "")
         if volume.get("image") is not None:
             sub_path = _inside_models(name, sub_path)
+        within = places.project.resolve() if volume.get("hostPath") is not None else None
         if sub_path:
-            source = _inside(source, sub_path)
-            if not source.exists() and volume.get("emptyDir") is not None:
-                source.mkdir(parents=True, exist_ok=True)
-        in_memory = source.is_relative_to(_SHARED_MEMORY) and volume.get("emptyDir") is not None
-        if not linked and (in_memory or source.is_relative_to(places.folder)):
-            _open_up(source)
-        mounts.append(Mount(path=path.rstrip("/") or "/", source=source, read_only=read_only))
+            makes = bool({"emptyDir", "persistentVolumeClaim", "hostPath"} & set(volume))
+            # What we linked there ourselves may lie in the cache.
+            also = [c.path for c in inside] if linked else []
+            within = source.resolve()
+            try:
+                source = _sub_path(source, sub_path, also, make=makes and not read_only)
+            except confined.LeadsOut as error:
+                raise ConfigError(
+                    f'failed to prepare subPath for volumeMount "{name}" of container '
+                    f'"{container.get("name")}": {error}'
+                ) from error
+        mounts.append(
+            Mount(
+                path=path.rstrip("/") or "/",
+                source=source,
+                read_only=read_only,
+                within=None if linked else within,
+            )
+        )
     return tuple(sorted(mounts, key=lambda m: -len(m.path)))
+
+
+def _sub_path(source: Path, sub_path: str, also: Sequence[Path], *, make: bool) -> Path:
+    """Return the real path of a `subPath`.
+
+    Args:
+        also: Where it may lead beside the volume.
+        make: Make the folder if it is missing, as the kubelet does.
+
+    Raises:
+        LeadsOut: A link leads elsewhere.
+        ConfigError: The path itself does.
+    """
+    inside = _inside(source, sub_path)
+    relative = inside.relative_to(source)
+    there = inside.resolve()
+    if any(there.is_relative_to(place.resolve()) for place in also):
+        return there
+    return confined.real_path(source, str(relative), make=make)
 
 
 def _deeper(container: Mapping[str, Any], content: Content, path: str) -> bool:
@@ -363,7 +477,7 @@ def _with_links(
 ) -> Iterator[Mount]:
     """Yield the mounts of a volume in which a sidecar links what images hold."""
     folder = places.folder / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(folder)
     for content in contents:
         if linked:
             link = _inside(folder, _below(content.target, path) or "")
@@ -371,8 +485,6 @@ def _with_links(
             link.unlink(missing_ok=True)
             link.symlink_to(content.path)
         yield Mount(path=content.target, source=content.path, read_only=True)
-    if not linked:
-        _open_up(folder)
     # Nothing else is in `/mnt`, and a process may know a real path there (WSL: /mnt/c).
     if not linked or PurePosixPath(path) != PurePosixPath(names.MODEL_DIR).parent:
         yield Mount(path=path.rstrip("/") or "/", source=folder, read_only=False)
@@ -411,25 +523,11 @@ def _with_contents(
         folder = places.folder / variant
         # Kept over restarts of the container: an emptyDir lives as long as the Pod.
         if not (folder.exists() and any(folder.iterdir())):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_folder(folder)
             link = read_only and linked
             (link_contents if link else copy_contents)(folder, path, inside)
         made[variant] = folder
     return made[variant]
-
-
-def _open_up(path: Path) -> None:
-    """Give a volume the modes it has on a node, for users of a container; outside of containers
-    the folder above keeps others out.
-    """
-    if path.is_file():
-        path.chmod(0o644)
-        return
-    for place, _, files in os.walk(path):
-        os.chmod(place, 0o777)
-        for name in files:
-            if not os.path.islink(os.path.join(place, name)):
-                os.chmod(os.path.join(place, name), 0o644)
 
 
 def _leads_out(folder: Path) -> bool:

@@ -49,6 +49,7 @@ from kserve_local.controllers import (
     knative_names,
     pod_state,
 )
+from kserve_local.controllers.agent_injector import agent_args
 from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT, newest, number_of
 from kserve_local.controllers.revision import pods_of, scale
@@ -329,24 +330,27 @@ def endpoint_of(pod: Object) -> Endpoint:
     container = pod_state.serving_container(pod["spec"])
     real = _real_ports(pod)
     port = pod_state.serving_port(container)
-    grpc = _grpc_port(container)
+    # Without an address of its own a Pod has the ports only that it names.
+    grpc = _named_grpc_port(container) or (0 if real else _told_grpc_port(container))
     return Endpoint(
         pod=name_of(pod),
         address=address_of(pod),
         port=real.get(port, port),
         grpc_port=real.get(grpc, grpc),
+        agent=agent_args(pod),
     )
 
 
-def _grpc_port(container: Mapping[str, Any]) -> int:
-    """Return where a container serves gRPC: the port that is named so, else what its server was
-    told, else KServe's default.
-
-    A cluster reaches the port of the first kind only; see "Protocols" in the compatibility page.
-    """
+def _named_grpc_port(container: Mapping[str, Any]) -> int:
+    """Return the port that is named as gRPC's, 0 without; a cluster reaches no other."""
     for port in container.get("ports") or ():
         if str(port.get("name", "")).startswith(("grpc", "h2c")):
             return int(port["containerPort"])
+    return 0
+
+
+def _told_grpc_port(container: Mapping[str, Any]) -> int:
+    """Return where a server was told to serve gRPC, else KServe's default."""
     words = [str(w) for w in (*(container.get("command") or ()), *(container.get("args") or ()))]
     for n, word in enumerate(words):
         flag, _, value = word.partition("=")

@@ -9,7 +9,9 @@ SIGTERM (both drain), and when the state folder is gone.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -17,7 +19,9 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,6 +31,7 @@ import uvloop
 
 from kserve_local import log
 from kserve_local.gateway import errors, exposition
+from kserve_local.gateway.agent_host import agent_host
 from kserve_local.gateway.graph_host import graph_host
 from kserve_local.gateway.http1 import ClientConnection
 from kserve_local.gateway.link import Frame, SupervisorLink
@@ -37,6 +42,11 @@ logger = logging.getLogger("kserve_local.gateway")
 
 BACKLOG = 4096
 STAT_PERIOD = 1.0
+STORE_AGAIN = 0.5
+EVENTS_GRACE = 2.0
+"""Seconds that events have to be delivered when the gateway stops."""
+PAYLOADS = "payloads"
+"""Folder of the built-in sink below the state folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,48 @@ def start_time(pid: int | str) -> int:
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
 
 
+class Neighbour(ClientConnection):
+    """A client at this machine's address in a network of containers: only who lives in it is heard.
+
+    No token is asked for there, and the machine routes between its networks.
+
+    Args:
+        network: That network.
+    """
+
+    __slots__ = ("_network",)
+
+    def __init__(
+        self,
+        plane: Dataplane,
+        admin: Callable[[bytes], errors.Answer | None],
+        service: bytes,
+        network: IPv4Network,
+    ) -> None:
+        super().__init__(plane, admin, service)
+        self._network = network
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        if not isinstance(peer, tuple) or IPv4Address(peer[0]) not in self._network:
+            transport.abort()  # type: ignore[attr-defined]  # always a full transport here
+            return
+        super().connection_made(transport)
+
+
+def _network_of(address: str) -> IPv4Network | None:
+    """Return the network that an interface with this address is in; None on the loopback."""
+    if address.startswith("127."):
+        return None
+    import psutil
+
+    for found in psutil.net_if_addrs().values():
+        for each in found:
+            if each.family == socket.AF_INET and each.address == address and each.netmask:
+                return IPv4Network(f"{address}/{each.netmask}", strict=False)
+    return IPv4Network(address)  # nobody but the machine itself
+
+
 class Gateway:
     """One gateway: the data plane with its listeners and its link."""
 
@@ -92,6 +144,12 @@ class Gateway:
         if config.access_log:
             self.plane.access_log = _log_access
         self.plane.graphs = graph_host(self.plane, self._admin)
+        self.plane.agents = agent_host(
+            self.plane,
+            self._admin,
+            folder=Path(config.state) / PAYLOADS,
+            store=self._store,
+        )
         self._public = socket.socket(fileno=config.fd)
         self._public.setblocking(False)
         self._stop = asyncio.Event()
@@ -165,6 +223,18 @@ class Gateway:
         if self._link is not None:
             self._link.send({"type": "poke", "target": target})
 
+    async def _store(self, namespace: str, pod: str, uri: str, data: bytes) -> None:
+        """Hand an object to the supervisor, which may write it; wait for one that listens."""
+        frame = {
+            "type": "object",
+            "namespace": namespace,
+            "pod": pod,
+            "uri": uri,
+            "data": base64.b64encode(data).decode(),
+        }
+        while self._link is None or not self._link.send(frame):  # noqa: ASYNC110  # asked, as it tells
+            await asyncio.sleep(STORE_AGAIN)
+
     async def _report(self) -> None:
         due = perf_counter() + STAT_PERIOD
         while True:
@@ -202,11 +272,12 @@ class Gateway:
         while addresses:
             for address in addresses:
                 try:
+                    network = await asyncio.to_thread(_network_of, address)
                     try:
-                        server = await self._serve_at(address, SERVICE_PORT)
+                        server = await self._serve_at(address, SERVICE_PORT, network)
                     except PermissionError:
                         # Replicas that are processes know this port; those in Docker do not.
-                        server = await self._serve_at(address, UNPRIVILEGED_PORT)
+                        server = await self._serve_at(address, UNPRIVILEGED_PORT, network)
                     self._services[address] = server
                 except OSError as error:
                     # The names still work by Host and path.
@@ -215,13 +286,18 @@ class Gateway:
             listen = self.plane.table.table.listen or {}
             addresses = [a for a in listen if a not in self._services and a not in self._unbound]
 
-    async def _serve_at(self, address: str, port: int) -> asyncio.Server:
+    async def _serve_at(
+        self, address: str, port: int, network: IPv4Network | None
+    ) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(
-            lambda: ClientConnection(self.plane, self._admin, self._service_host(address)),
-            address,
-            port,
-            backlog=BACKLOG,
+            functools.partial(self._serve, address, network), address, port, backlog=BACKLOG
         )
+
+    def _serve(self, address: str, network: IPv4Network | None) -> ClientConnection:
+        host = self._service_host(address)
+        if network is None:
+            return ClientConnection(self.plane, self._admin, host)
+        return Neighbour(self.plane, self._admin, host, network)
 
     def _service_host(self, address: str) -> bytes:
         return ((self.plane.table.table.listen or {}).get(address, "")).encode()
@@ -252,6 +328,8 @@ class Gateway:
                 await self.plane.all_gone()
         for client in list(self.plane.clients):
             client.transport.abort()
+        if self.plane.agents is not None:
+            await self.plane.agents.drain(min(self._grace, EVENTS_GRACE))
 
 
 def _log_access(exchange: Exchange, now: float) -> None:

@@ -34,6 +34,7 @@ from kserve_local.interfaces.routing import RouteTable, Target
 from kserve_local.interfaces.stats import RequestStat
 
 if TYPE_CHECKING:
+    from kserve_local.gateway.agent import AgentHost
     from kserve_local.gateway.head import RequestHead
     from kserve_local.gateway.http1 import ClientConnection
     from kserve_local.gateway.rpc import Rpc
@@ -356,6 +357,7 @@ class Dataplane:
         self._gone = asyncio.Event()
         self.access_log: Callable[[Exchange, float], None] | None = None
         self.graphs: GraphHost | None = None
+        self.agents: AgentHost | None = None
         self.connections = 0
         self.refusals = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -382,6 +384,8 @@ class Dataplane:
                     place.retire()
                 state.endpoints = {}
                 state.settle()
+        if self.agents is not None:
+            self.agents.keep_only(key for state in self.targets.values() for key in state.endpoints)
 
     def target_of(self, compiled: CompiledRoute) -> TargetState | None:
         """Draw the target of one request by the route's weights; None: the route has none."""
@@ -459,6 +463,10 @@ class Dataplane:
                     # The router of a graph is in this process.
                     connection = await self.graphs.connect(
                         lambda: place.target.spec, lambda: UpstreamConnection(place)
+                    )
+                elif endpoint.agent and self.agents is not None:
+                    connection = await self.agents.connect(
+                        endpoint, lambda: UpstreamConnection(place)
                     )
                 else:
                     _, connection = await loop.create_connection(

@@ -20,17 +20,24 @@ POD_IP = "{kserve-local:status.podIP}"
 """In arguments and environment of a replica that gets its address from the backend: the place of
 that address.
 """
+HOST_IP = "{kserve-local:status.hostIP}"
+"""There too: the place of the address at which the replica's containers reach this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
     """A real directory or file that the container sees at `path` (in process mode: `path` is
     rewritten in argv/env).
+
+    Args:
+        within: A folder that containers may write, which `source` must not lead out of by the time
+            it is mounted; None: nothing but `source` itself is shown.
     """
 
     path: str
     source: Path
     read_only: bool = True
+    within: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ class Security:
         groups: Supplemental groups, `fsGroup` among them.
         non_root: The image's user must not be root (`runAsNonRoot`).
         add, drop: Capabilities, without `CAP_`; `ALL` for all.
+        seccomp: `unconfined`, or a profile in JSON; empty: the engine's own.
     """
 
     user: int | None = None
@@ -101,6 +109,7 @@ class Security:
     privileged: bool = False
     add: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    seccomp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +160,8 @@ class ContainerSpec:
         devices: The GPUs that it may see, simulated ones among them, and no other. None: this
             machine has none, and nothing need be hidden.
         log_path: File that receives stdout and stderr, appended.
+        termination_path: File in the container that holds its last words (in process mode:
+            rewritten in argv/env, as a mount is); empty: none.
     """
 
     name: str
@@ -165,6 +176,7 @@ class ContainerSpec:
     env: tuple[tuple[str, str], ...] = ()
     program: Program | None = None
     working_dir: str = ""
+    termination_path: str = ""
     source: str = ""
     ports: tuple[tuple[str, int], ...] = ()
     cpu_limit: float | None = None
@@ -189,6 +201,8 @@ class ReplicaSpec:
             "127.64.8.1"}`; entries starting with `*.` match any name below. The launcher applies
             them.
         labels: Pod labels, kept for adoption.
+        hostname: What the Pod calls itself, where that is not its name.
+        domain: `<subdomain>.<namespace>.svc.<cluster domain>` of a Pod with a `subdomain`.
     """
 
     id: str
@@ -199,6 +213,8 @@ class ReplicaSpec:
     grace: float = 30.0
     resolve: tuple[tuple[str, str], ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    hostname: str = ""
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +233,7 @@ class ContainerStatus:
         started_how: `zygote`, `process`, `container`; for status and metrics.
         note: One line about an approximation or fallback taken (e.g. why no zygote was used).
         container_id: `docker://<id>` of a container; empty for a process.
+        termination: What it wrote to `ContainerSpec.termination_path`, its last 4096 bytes.
     """
 
     name: str
@@ -233,6 +250,7 @@ class ContainerStatus:
     started_how: str = ""
     note: str = ""
     container_id: str = ""
+    termination: str = ""
 
 
 @dataclass(frozen=True, slots=True)

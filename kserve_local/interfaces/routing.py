@@ -21,12 +21,17 @@ the ports that systems give to clients, and unlikely to be anybody's on all addr
 class Endpoint:
     """One ready replica. `ports` maps the Pod's port to the one really listened on when they
     differ.
+
+    Args:
+        agent: The arguments of the Pod's `agent` container, whose work the gateway does; empty:
+            there is none.
     """
 
     pod: str
     address: str
     port: int
     grpc_port: int = 0
+    agent: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

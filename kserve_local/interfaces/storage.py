@@ -58,6 +58,21 @@ class StorageInitializer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class StoredObject:
+    """Something to write: logged payloads on their way from the gateway to a bucket.
+
+    Args:
+        pod: Whose credentials are used, those of its `agent` container.
+        uri: `s3://bucket/key`, `gs://...`, `abfs://...`.
+    """
+
+    namespace: str
+    pod: str
+    uri: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class EngineImage:
     """An image that a container engine has.
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 from kserve_local.errors import StorageError
 from kserve_local.storage import archives
-from kserve_local.storage.google_credentials import GoogleToken
+from kserve_local.storage.google_credentials import READ, GoogleToken
 from kserve_local.storage.http import TRANSIENT, HttpClient, Limits, Refused, Response, Stop
 from kserve_local.storage.remote import (
     Listing,
@@ -37,7 +37,15 @@ _MAX_LISTING = 64 * 1024 * 1024
 class GcsSource:
     """One `gs://` URI."""
 
-    def __init__(self, uri: str, env: Mapping[str, str], limits: Limits, stop: Stop) -> None:
+    def __init__(
+        self,
+        uri: str,
+        env: Mapping[str, str],
+        limits: Limits,
+        stop: Stop,
+        *,
+        scope: str = READ,
+    ) -> None:
         self.bucket, _, self.path = uri.partition("://")[2].partition("/")
         if not self.bucket:
             raise StorageError(f'"{uri}" names no bucket')
@@ -48,7 +56,7 @@ class GcsSource:
         self._uri = uri
         self._allow, self._ignore = filters(env)
         self.http = HttpClient(limits, stop, env)
-        self._token = GoogleToken(env, self.http)
+        self._token = GoogleToken(env, self.http, scope)
         self._note: Callable[[str], None] = lambda _: None
 
     @property
@@ -128,6 +136,28 @@ class GcsSource:
                 raise SourceChanged from error
             raise
 
+    def put(self, data: bytes, note: Callable[[str], None]) -> None:
+        """Write the object that the URI names; the source needs the scope `WRITE`.
+
+        Raises:
+            StorageError: In google-cloud-storage's words.
+        """
+        query = urlencode({"uploadType": "media", "name": self.path})
+        bucket = quote(self.bucket, safe="")
+        url = f"{self._endpoint}/upload/storage/v1/b/{bucket}/o?{query}"
+
+        def send() -> Response:
+            headers = {
+                **self._token.headers(note),
+                "Content-Type": "application/octet-stream",
+            }
+            return self.http.get(url, lambda _: headers, body=data, follow=False)
+
+        try:
+            self.http.retried(send, note).close()
+        except Refused as error:
+            raise self._words(error, to="write to") from error
+
     def refused(self, error: Refused, file: RemoteFile) -> StorageError:
         return self._words(error)
 
@@ -180,7 +210,7 @@ class GcsSource:
             response.close()
         return data if isinstance(data, dict) else {}
 
-    def _words(self, error: Refused) -> StorageError:
+    def _words(self, error: Refused, *, to: str = "read") -> StorageError:
         """Return google-cloud-storage's text for an answer, with what helps."""
         if error.status in TRANSIENT:
             return unreachable(self._uri, error)
@@ -189,13 +219,14 @@ class GcsSource:
             said = str(json.loads(error.body)["error"]["message"])
         if error.status in (401, 403):
             hint = (
-                f'{self._token.who} may not read bucket "{self.bucket}"; check the Secret, or '
+                f'{self._token.who} may not {to} bucket "{self.bucket}"; check the Secret, or '
                 "gcloud auth application-default login"
             )
         else:
             hint = f'check the bucket "{self.bucket}"'
+        method = "GET" if to == "read" else "POST"
         return StorageError(
-            f"{error.status} GET {error.url.partition('?')[0]}: {said}",
+            f"{error.status} {method} {error.url.partition('?')[0]}: {said}",
             hint=hint,
         )
 

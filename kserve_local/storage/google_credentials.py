@@ -29,7 +29,8 @@ from kserve_local.errors import StorageError
 from kserve_local.storage.http import HttpClient, Refused
 from kserve_local.storage.remote import ANONYMOUS, fingerprint
 
-_SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
+READ = "https://www.googleapis.com/auth/devstorage.read_only"
+WRITE = "https://www.googleapis.com/auth/devstorage.read_write"
 _TOKEN_URI = "https://oauth2.googleapis.com/token"
 _LIFETIME = 3600
 _EARLY = 60
@@ -40,7 +41,7 @@ def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def assertion(info: Mapping[str, Any], now: float) -> str:
+def assertion(info: Mapping[str, Any], now: float, scope: str = READ) -> str:
     """Return the signed request of a service account for a token (RFC 7523).
 
     Raises:
@@ -49,7 +50,7 @@ def assertion(info: Mapping[str, Any], now: float) -> str:
     header = {"alg": "RS256", "typ": "JWT", "kid": info.get("private_key_id", "")}
     claims = {
         "iss": info["client_email"],
-        "scope": _SCOPE,
+        "scope": scope,
         "aud": info.get("token_uri") or _TOKEN_URI,
         "iat": int(now),
         "exp": int(now) + _LIFETIME,
@@ -64,7 +65,8 @@ def assertion(info: Mapping[str, Any], now: float) -> str:
 class GoogleToken:
     """The token of one fetch, renewed in time. Thread-safe."""
 
-    def __init__(self, env: Mapping[str, str], http: HttpClient) -> None:
+    def __init__(self, env: Mapping[str, str], http: HttpClient, scope: str = READ) -> None:
+        self._scope = scope
         self._env = env
         self._http = http
         self._lock = threading.Lock()
@@ -107,7 +109,7 @@ class GoogleToken:
             if kind == "service_account":
                 form = {
                     "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
-                    "assertion": assertion(info, time.time()),
+                    "assertion": assertion(info, time.time(), self._scope),
                 }
             elif kind == "authorized_user":
                 form = {

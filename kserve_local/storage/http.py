@@ -1,4 +1,5 @@
-"""Blocking HTTP GETs for downloads: redirects, proxies from the environment, TLS, kept connections.
+"""Blocking HTTP requests for downloads, and a few uploads: redirects, proxies from the environment,
+TLS, kept connections.
 
 Reads the proxy variables of the environment it is given; writes nothing. Runs in worker threads;
 `Stop` ends a read that waits. Failures come as three kinds that callers treat differently: the
@@ -283,6 +284,7 @@ class HttpClient:
         expect: tuple[int, ...] = (200,),
         follow: bool = True,
         body: bytes | None = None,
+        method: str = "",
     ) -> Response:
         """Send one request, follow its redirects, and return the answer with its body unread.
 
@@ -290,6 +292,7 @@ class HttpClient:
             headers: Gives the headers for each URL on the way, so that secrets stay with the host
                 they are for.
             body: Sends a POST of this form instead of a GET.
+            method: Another one than these two.
 
         Raises:
             Refused: Another status than expected.
@@ -297,7 +300,7 @@ class HttpClient:
             Stopped: Told to stop.
         """
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._once(url, headers(url), body)
+            response = self._once(url, headers(url), body, method)
             target = response.headers.get("location")
             if not (follow and response.status in _REDIRECTS and target):
                 break
@@ -353,7 +356,9 @@ class HttpClient:
         note(f"{error}; next try in {wait:.1f} s")
         self.stop.wait(wait)
 
-    def _once(self, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
+    def _once(
+        self, url: str, headers: Mapping[str, str], body: bytes | None, method: str
+    ) -> Response:
         parts = urlsplit(url)
         key = (parts.scheme, parts.netloc.rpartition("@")[2])
         target = parts.path or "/"
@@ -379,7 +384,7 @@ class HttpClient:
                     connection = self._connect(parts.scheme, key[1], proxy)
                 sock = connection.sock
                 with self.stop.closing(sock):
-                    method = "GET" if body is None else "POST"
+                    method = method or ("GET" if body is None else "POST")
                     connection.request(method, target, body, send)
                     raw = connection.getresponse()
             except (OSError, http.client.HTTPException, ValueError) as error:

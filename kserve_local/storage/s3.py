@@ -165,6 +165,35 @@ class S3Source:
             headers["Range"] = f"bytes={start}-{'' if end is None else end}"
         return self._get(file.url, headers, (200, 206))
 
+    def put(self, data: bytes, note: Callable[[str], None]) -> None:
+        """Write the object that the URI names.
+
+        Raises:
+            StorageError: In botocore's words.
+        """
+        for moved in (False, True):
+            url = self._url(self.prefix)
+            try:
+                self.http.retried(lambda url=url: self._put(url, data), note).close()  # type: ignore[misc]  # mypy infers no default argument
+                return
+            except Refused as error:
+                region = error.headers.get("x-amz-bucket-region") or _error(error)[2]
+                if region not in ("", self._region) and not moved:
+                    self._region = region
+                    continue
+                raise self._words(error, "PutObject", to="write to") from error
+
+    def _put(self, url: str, data: bytes) -> Response:
+        keys = self._settings.keys
+
+        def send(at: str) -> Mapping[str, str]:
+            if keys is None:
+                return {}
+            now = datetime.now(UTC)
+            return signed(at, keys, self._region, now, method="PUT", body=data)
+
+        return self.http.get(url, send, body=data, method="PUT", follow=False)
+
     def refused(self, error: Refused, file: RemoteFile) -> StorageError:
         if error.status in TRANSIENT:
             return unreachable(self._uri, error)
@@ -208,8 +237,12 @@ class S3Source:
 
         return self.http.get(url, send, expect=expect, follow=False)
 
-    def _words(self, error: Refused, operation: str) -> StorageError:
-        """Return botocore's text for an answer, with what helps."""
+    def _words(self, error: Refused, operation: str, *, to: str = "read") -> StorageError:
+        """Return botocore's text for an answer, with what helps.
+
+        Args:
+            to: What may not be done to the bucket.
+        """
         code, message, _ = _error(error)
         code = code or str(error.status)
         said = f"An error occurred ({code}) when calling the {operation} operation: "
@@ -222,7 +255,7 @@ class S3Source:
         elif error.status in (401, 403):
             key = self._settings.keys
             who = f"access key {key.access_key_id}" if key else "anonymous access"
-            hint = f'{who} may not read bucket "{self.bucket}"{self._where()}; check the Secret'
+            hint = f'{who} may not {to} bucket "{self.bucket}"{self._where()}; check the Secret'
         elif error.status == 404:
             hint = f'check the bucket "{self.bucket}" and the endpoint{self._where()}'
         else:

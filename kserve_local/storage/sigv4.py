@@ -1,4 +1,4 @@
-"""AWS Signature Version 4 for S3 GET requests. Pure.
+"""AWS Signature Version 4 for S3 requests. Pure.
 
 Source: "Authenticating Requests: Using the Authorization Header (AWS Signature Version 4)", Amazon
 S3 API Reference. S3's own rules: the path is encoded once, and the payload's hash is a header.
@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import parse_qsl, quote, urlsplit
-
-_EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,33 +28,44 @@ def encoded_path(key: str) -> str:
     return quote(key, safe="/-_.~")
 
 
-def signed(url: str, keys: AwsKeys, region: str, now: datetime) -> Mapping[str, str]:
-    """Return the headers that sign a GET of `url`, whose path is `encoded_path`'s.
+def signed(
+    url: str,
+    keys: AwsKeys,
+    region: str,
+    now: datetime,
+    *,
+    method: str = "GET",
+    body: bytes = b"",
+) -> Mapping[str, str]:
+    """Return the headers that sign a request of `url`, whose path is `encoded_path`'s.
 
     Args:
         now: UTC; S3 takes no more than 15 minutes of difference.
     """
+    payload = hashlib.sha256(body).hexdigest()
     parts = urlsplit(url)
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     headers = {
         "host": parts.netloc.rpartition("@")[2],
-        "x-amz-content-sha256": _EMPTY,
+        "x-amz-content-sha256": payload,
         "x-amz-date": stamp,
     }
     if keys.token:
         headers["x-amz-security-token"] = keys.token
     names = ";".join(sorted(headers))
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    query = "&".join(sorted(f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in pairs))
+    # By name and then value, not as one text: "=" comes after digits.
+    encoded = sorted((quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in pairs)
+    query = "&".join(f"{k}={v}" for k, v in encoded)
     canonical = "\n".join(
         (
-            "GET",
+            method,
             parts.path or "/",
             query,
             *(f"{name}:{headers[name]}" for name in sorted(headers)),
             "",
             names,
-            _EMPTY,
+            payload,
         )
     )
     scope = f"{stamp[:8]}/{region}/s3/aws4_request"

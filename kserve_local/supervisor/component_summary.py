@@ -281,5 +281,6 @@ def _revisions(
         replica = replicas.get(uid_of(pod))
         running = [c for c in replica.containers if c.state == "running"] if replica else []
         entry["pids"] += [c.pid for c in running if c.pid]
-        entry["replicas"] += 1 if running and all(c.ready for c in running) else 0
+        ready = bool(running) and all(c.ready for c in running)
+        entry["replicas"] += 1 if ready and not pod_state.is_terminating(pod) else 0
     return sorted(found.values(), key=lambda r: str(r["name"]), reverse=True)

@@ -9,6 +9,7 @@ time, token of `run/gateway.json`) and, over its Unix socket, the listening sock
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
 import ipaddress
@@ -34,6 +35,7 @@ from kserve_local.gateway.link import Frame, LinkError, encode_frame, read_frame
 from kserve_local.gateway.main import BACKLOG, GatewayConfig, start_time
 from kserve_local.interfaces.routing import RouteTable
 from kserve_local.interfaces.stats import RequestStat, StatSink
+from kserve_local.interfaces.storage import StoredObject
 from kserve_local.settings import Settings
 from kserve_local.supervisor.ports import taken
 
@@ -49,6 +51,7 @@ _ALLOCATOR = {
 START_TIMEOUT = 20.0
 ANSWER_TIMEOUT = 3.0
 STABLE_AFTER = 10.0
+MAX_OBJECTS = 100
 
 
 class GatewayProcess:
@@ -78,6 +81,8 @@ class GatewayProcess:
         self.adopted = False
         self.restarts = 0
         self.unbound: dict[str, str] = {}
+        # What loggers write, for whoever uploads it.
+        self.objects: asyncio.Queue[StoredObject] = asyncio.Queue(MAX_OBJECTS)
 
     @property
     def pid(self) -> int:
@@ -357,6 +362,16 @@ class GatewayProcess:
             self._stats.record(tuple(RequestStat(**s) for s in frame["stats"]))
         elif kind == "poke":
             self._stats.poke(str(frame["target"]))
+        elif kind == "object":
+            self._take_object(frame)
+
+    def _take_object(self, frame: Frame) -> None:
+        data = base64.b64decode(frame["data"])
+        found = StoredObject(frame["namespace"], frame["pod"], frame["uri"], data)
+        try:
+            self.objects.put_nowait(found)
+        except asyncio.QueueFull:
+            logger.warning("%s: the store does not keep up; the object is lost", found.uri)
 
     async def _tell_stop(self, grace: float) -> bool:
         """Ask the gateway to drain; False: it could not be reached."""

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kserve_local import procs
+from kserve_local.backends import runfiles
 from kserve_local.client.project import GATEWAY_FILE, RUN_FILE
 from kserve_local.controllers.addresses import AddressPool
 from kserve_local.errors import Missing
@@ -26,6 +27,17 @@ def has_survivors(settings: Settings) -> bool:
         or any((settings.run_dir / "containers").glob("*"))
         or any((settings.run_dir / "zygotes").glob("*.json"))
     )
+
+
+def left_to_end(settings: Settings) -> str:
+    """Return which Pods still end, and how long they may take; empty: none, or nobody can tell."""
+    found: dict[str, float] = {}
+    for kind in ("pods", "containers"):
+        for path in sorted((settings.run_dir / kind).glob("*/.replica.json")):
+            spec = runfiles.read(path)
+            with suppress(KeyError, TypeError, ValueError):
+                found[str(spec["pod"])] = float(spec["grace"])
+    return ", ".join(f"{pod} (up to {grace:g} s)" for pod, grace in found.items())
 
 
 def has_leftovers(settings: Settings) -> bool:

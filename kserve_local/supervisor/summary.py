@@ -32,6 +32,7 @@ from kserve_local.controllers.pod_state import Failure
 from kserve_local.interfaces.backend import Backend, ReplicaStatus
 from kserve_local.settings import Settings
 from kserve_local.store.store import Store
+from kserve_local.supervisor import agents
 from kserve_local.supervisor.component_summary import (
     CREATING,
     blamed,
@@ -137,6 +138,7 @@ async def _service(
         "component": blamed(parts, reason, message),
         "notes": gaps.left_out(isvc),
         "warnings": [*empty_models.told_by(pods), *failing_hops(parts, name)],
+        "agents": agents.told_by(pods),
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": status.get("url", ""),
         "runtime": status.get("clusterServingRuntimeName") or status.get("servingRuntimeName", ""),

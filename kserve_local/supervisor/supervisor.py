@@ -145,10 +145,13 @@ async def _start(
     from kserve_local.apiserver.watch import OpenStreams
     from kserve_local.controllers.addresses import AddressPool
     from kserve_local.controllers.observed import Observations
+    from kserve_local.gateway.main import PAYLOADS
     from kserve_local.store.events import EventRecorder
     from kserve_local.store.store import open_store
     from kserve_local.supervisor import certificates
-    from kserve_local.supervisor.control import ControlPlane
+    from kserve_local.supervisor.control import ControlPlane, node_facts
+    from kserve_local.supervisor.payload_store import PayloadStore
+    from kserve_local.supervisor.payloads import routes as payload_routes
     from kserve_local.supervisor.pod_metrics import routes as metrics_routes
     from kserve_local.supervisor.pod_usage import PodUsage
     from kserve_local.supervisor.summary import routes as summary_routes
@@ -162,6 +165,10 @@ async def _start(
     plane = ControlPlane(settings, store, recorder, backend, gateway, addresses, observed, devices)
     await stack.enter_async_context(plane.running())
 
+    uploads = PayloadStore(settings, store, recorder, gateway.objects, node_facts())
+    await stack.enter_async_context(running(uploads.run(), name="payload-store"))
+    stack.push_async_callback(uploads.finish)
+
     usage = PodUsage(backend, gpus, devices)
     token = _token(settings)
     files = certificates.ensure(settings.state / "tls")
@@ -173,6 +180,7 @@ async def _start(
         extra_routes=[
             *summary_routes(settings, store, backend, stats, observed, usage, stop),
             *metrics_routes(store, usage),
+            *payload_routes(settings.state / PAYLOADS, streams),
         ],
         streams=streams,
     )

@@ -19,7 +19,7 @@ async def warm_runtimes(
 
     Where every Pod is a container, nobody would fork from one.
     """
-    if settings.backend == "docker":
+    if settings.backend == "docker" and not settings.needs("process"):
         return
     for runtime in runtimes:
         if runtime not in PRELOAD:

@@ -38,6 +38,7 @@ def main() -> int:
         ("model server", "bench_servers.py"),
         ("gateway", "bench_gateway.py"),
         ("gRPC", "bench_grpc.py"),
+        ("graphs", "bench_graph.py"),
         ("the whole stack", "bench_stack.py"),
         ("Docker", "bench_docker.py"),
     ):

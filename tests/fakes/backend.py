@@ -59,6 +59,7 @@ class FakeBackend:
         self.names: dict[str, dict[str, str]] = {}
         self.changed = asyncio.Event()
         self._queue: asyncio.Queue[ReplicaEvent] = asyncio.Queue()
+        self.host = ""
         self._pid = 100_000
 
     def _emit(self, uid: str, kind: EventKind, container: str, message: str = "") -> None:
@@ -89,7 +90,14 @@ class FakeBackend:
         self._emit(uid, "ready", container)
 
     def end(
-        self, uid: str, container: str, *, code: int, reason: str = "Error", log: str = ""
+        self,
+        uid: str,
+        container: str,
+        *,
+        code: int,
+        reason: str = "Error",
+        log: str = "",
+        termination: str = "",
     ) -> None:
         """Let the container end as if by itself, with a last output."""
         replica = self.machine[uid]
@@ -105,6 +113,7 @@ class FakeBackend:
             finished_at=time.time(),
             exit_code=code,
             reason=reason,
+            termination=termination,
         )
         self._emit(uid, "exited", container)
 
@@ -138,8 +147,8 @@ class FakeBackend:
         self._run(replica, container)
 
     def host_address(self) -> str:
-        """Return "": replicas share the machine's network."""
-        return ""
+        """Return what the test says; by default replicas share the machine's network."""
+        return self.host
 
     async def runs_images(self) -> bool:
         """Return False: what has no program cannot run."""

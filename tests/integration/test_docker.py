@@ -87,6 +87,48 @@ def test_a_container_and_a_process_reach_each_other_by_name(mixed: Project) -> N
     assert containers(mixed) == []
 
 
+def test_only_the_projects_own_network_is_heard_where_no_token_is_asked(mixed: Project) -> None:
+    """A container of somebody else's reaches the address, and gets nothing."""
+    mixed.up()
+    words = ["docker", "network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}"]
+    (network,) = networks(mixed)
+    address = subprocess.check_output([*words, network], text=True).strip()
+    call = (
+        "import http.client\n"
+        f"c = http.client.HTTPConnection({address!r}, 80, timeout=10)\n"
+        "c.request('GET', '/v2/models/sklearn-iris', headers={'Host': 'sklearn-iris.default'})\n"
+        "print(c.getresponse().status)\n"
+    )
+    ran = {
+        where: subprocess.run(
+            ["docker", "run", "--rm", "--network", where, IMAGE, "python3", "-c", call],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        for where in (network, "bridge")
+    }
+    assert ran[network].stdout == "200\n", ran[network].stderr
+    assert ran["bridge"].stdout == ""
+    assert "RemoteDisconnected" in ran["bridge"].stderr or "reset" in ran["bridge"].stderr
+
+
+def test_a_runtime_runs_in_docker_or_as_processes_beside_the_others(mixed: Project) -> None:
+    """`runtimes.NAME.backend` goes before the project's own `backend`."""
+    config = mixed.folder / "kserve-local.yaml"
+    config.write_text("backend: docker\nruntimes: {kserve-sklearnserver: {backend: process}}\n")
+    mixed.up()
+    assert (backend_of(mixed, "any"), backend_of(mixed, "sklearn-iris")) == ("docker", "process")
+    assert mixed.call("/v1/models/sklearn-iris:predict", IRIS) == (200, {"predictions": [1, 1]})
+    mixed.run("down")
+    (mixed.folder / "any.yaml").unlink()
+    config.write_text("backend: process\nruntimes: {kserve-sklearnserver: {backend: docker}}\n")
+    mixed.up()
+    assert backend_of(mixed, "sklearn-iris") == "docker"
+    assert mixed.call("/v1/models/sklearn-iris:predict", IRIS) == (200, {"predictions": [1, 1]})
+
+
 POD_FEATURES = """apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata: {{name: any}}
@@ -165,6 +207,17 @@ def test_kills_lose_no_container_and_leave_none(mixed: Project) -> None:
     os.kill(int(mixed.run_file["pid"]), signal.SIGKILL)
     mixed.run("down")
     assert containers(mixed) == []
+
+
+def test_up_waits_for_a_container_that_went_with_its_supervisor(mixed: Project) -> None:
+    mixed.up()
+    os.kill(int(mixed.run_file["pid"]), signal.SIGKILL)
+    words = ["docker", "ps", "--quiet", "--filter", f"label=kserve-local.dev/state={mixed.state}",
+             "--filter", "label=kserve-local.dev/container=kserve-container"]  # fmt: skip
+    [container] = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+    subprocess.run(["docker", "rm", "--force", container], check=True, capture_output=True)
+    mixed.run("up", "-d", "--wait")
+    assert mixed.call("/serving/default/any/")[0] == 200
 
 
 def networks(own: Project) -> list[str]:

@@ -134,7 +134,9 @@ def test_a_build_that_fails_is_told_with_its_last_lines(words: Project) -> None:
     done = words.up("--backend", "docker", check=4)
     assert "no such thing" in done.stderr
     # Docker's words, or Podman's.
-    assert re.search(r"the last step returned a non-zero code: 7|exit status 7", done.stderr)
+    assert re.search(r"RUN echo no such .* returned a non-zero code: 7|exit status 7", done.stderr)
+    [row] = [line for line in words.run("status").stdout.splitlines() if line.startswith("words ")]
+    assert "no such thing" in row
     recipe.unlink()
     words.run("down")
     assert "has no Dockerfile" in words.up("--backend", "docker", check=4).stderr

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
-import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +13,19 @@ import pytest
 
 from kserve_local.backends import docker_standby
 from kserve_local.backends.docker import DockerBackend
-from kserve_local.interfaces.backend import (
-    POD_IP,
-    ContainerSpec,
-    Mount,
-    Probe,
-    ReplicaSpec,
-    ReplicaStatus,
-)
+from kserve_local.interfaces.backend import POD_IP, ContainerSpec, Mount
 from kserve_local.settings import Settings
+from tests.integration.docker_world import (
+    answer,
+    containers,
+    docker,
+    project_settings,
+    ready,
+    replica,
+    start,
+)
 
 pytestmark = pytest.mark.docker
-
-SERVER = Path(__file__).parents[1] / "fakes" / "oip_server.py"
 
 
 @pytest.fixture
@@ -35,42 +33,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(docker_standby, "PAUSE_BEFORE", 0.0)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_text("1")
-    return Settings(
-        project=tmp_path,
-        state=tmp_path / ".kserve-local",
-        cache=tmp_path / "cache",
-        runtime=tmp_path / "s",
-    )
-
-
-def replica(settings: Settings, name: str, **more: object) -> ReplicaSpec:
-    container = ContainerSpec(
-        name="kserve-container",
-        image="python:3.11-slim",
-        command=("python3", "-u"),
-        argv=("python3", "-u", "/fake/oip_server.py"),
-        log_path=settings.log_dir / name / "kserve-container.log",
-        ports=(("", 8080),),
-        readiness=Probe("http", port=8080, path="/v2/health/ready", period=1),
-        mounts=(Mount("/fake", SERVER.parent), Mount("/m", settings.project / "model")),
-    )
-    values = {**container_changes(container, more)}
-    return ReplicaSpec(
-        id=f"uid-{name}", namespace="default", pod=f"pod-{name}",
-        containers=(replace(container, **values),),  # type: ignore[arg-type]  # test shorthand
-        resolve=((f"{name}.test", "10.0.0.1"),), grace=1.0,
-    )  # fmt: skip
-
-
-def container_changes(container: ContainerSpec, more: dict[str, object]) -> dict[str, object]:
-    assert all(hasattr(container, name) for name in more)
-    return more
-
-
-def containers(settings: Settings) -> list[str]:
-    label = f"label=kserve-local.dev/state={settings.state}"
-    words = ["docker", "ps", "--all", "--quiet", "--filter", label]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+    return project_settings(tmp_path)
 
 
 @pytest.fixture
@@ -82,14 +45,6 @@ async def backend(settings: Settings) -> AsyncIterator[DockerBackend]:
     assert list((settings.run_dir / "containers").iterdir()) == []
 
 
-async def ready(backend: DockerBackend, id: str) -> ReplicaStatus:
-    async with asyncio.timeout(60):
-        async for event in backend.events():
-            if event.id == id and event.kind == "ready":
-                return event.status
-    raise AssertionError("the backend closed")
-
-
 async def kept(backend: DockerBackend, settings: Settings) -> None:
     """Return once there is a paused container."""
     label = f"label=kserve-local.dev/state={settings.state}"
@@ -99,20 +54,6 @@ async def kept(backend: DockerBackend, settings: Settings) -> None:
             await asyncio.sleep(0.05)
         # It counts once it is in the book, a moment later.
         await asyncio.sleep(0.2)
-
-
-async def start(backend: DockerBackend, spec: ReplicaSpec) -> ReplicaStatus:
-    await backend.start(spec)
-    return await ready(backend, spec.id)
-
-
-async def answer(status: ReplicaStatus) -> dict[str, object]:
-    def fetch() -> dict[str, object]:
-        url = f"http://{status.ip}:8080/facts"
-        with urllib.request.urlopen(url, timeout=10) as found:
-            return json.load(found)  # type: ignore[no-any-return]  # an object
-
-    return await asyncio.to_thread(fetch)
 
 
 async def test_a_pod_takes_over_the_standby_of_one_like_it(
@@ -151,6 +92,44 @@ async def test_what_was_edited_since_is_not_given_out(
     (settings.project / "model" / "weights").write_text("22")
     second = await start(backend, replica(settings, "b"))
     assert second.containers[0].note == ""
+
+
+@pytest.mark.parametrize("part", ["sandbox", "container"])
+@pytest.mark.parametrize("words", [("kill",), ("rm", "--force")])
+async def test_one_that_is_broken_is_not_given_out(
+    backend: DockerBackend, settings: Settings, part: str, words: tuple[str, ...]
+) -> None:
+    await start(backend, replica(settings, "a"))
+    await kept(backend, settings)
+    [standby] = backend._standbys._by_key.values()
+    [container] = standby.containers.values()
+    broken = standby.place.sandbox if part == "sandbox" else container
+    await asyncio.to_thread(docker, *words, broken)
+    second = await start(backend, replica(settings, "b"))
+    assert second.containers[0].note == ""
+    assert (await answer(second))["pid"] == 1
+    left = containers(settings)
+    assert broken not in left
+    assert standby.place.sandbox not in left
+
+
+async def test_one_that_no_pod_is_like_any_more_goes_after_a_while(
+    backend: DockerBackend, settings: Settings
+) -> None:
+    first = replica(settings, "a")
+    await start(backend, first)
+    await kept(backend, settings)
+    standbys, late = backend._standbys, docker_standby.IDLE + 1
+    await standbys.drop_idle([first], 0.0)
+    await standbys.drop_idle([first], late)
+    await backend.stop("uid-a", grace=1.0)
+    await standbys.drop_idle([], late)
+    assert standbys.count == 1
+    await standbys.drop_idle([], late + docker_standby.IDLE)
+    assert standbys.count == 1
+    await standbys.drop_idle([], 2 * late)
+    assert standbys.count == 0
+    assert containers(settings) == []
 
 
 async def test_a_later_supervisor_adopts_the_pod_and_removes_the_standby(

@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import os
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from tests.fakes.raw_upstream import Client, Connection, Upstream, ask, response
-from tests.integration.gateway_world import HOST, World, world
+from tests.integration.gateway_world import HOST, World, iris, world
 
 SEED = 20260
 
@@ -67,8 +69,15 @@ async def one_client(port: int, draw: random.Random) -> int:
                     raw = b"POST / HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n" % HOST
                     raw += (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
                 else:
-                    raw = b"POST / HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (HOST, len(body))
-                    raw += body
+                    path = b"/v1/models/iris:predict" if draw.random() < 0.3 else b"/"
+                    if path != b"/":
+                        body = b'{"instances": [%b]}' % b",".join([b"1"] * (1 + len(body) // 9))
+                    raw = b"POST %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (
+                        path,
+                        HOST,
+                        len(body),
+                        body,
+                    )
                 fate = draw.random()
                 if fate < 0.1:
                     client.writer.write(raw[: draw.randrange(len(raw))])
@@ -103,14 +112,34 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-@pytest.mark.parametrize("concurrency", [0, 2])
-async def test_a_storm_leaves_nothing_behind(concurrency: int) -> None:
+AGENT = (
+    *("--enable-batcher", "--max-batchsize", "3", "--max-latency", "20"),
+    *("--log-url", "http://sink.default", "--inference-service", "iris", "--namespace", "default"),
+)
+
+
+async def serve(
+    one: World, upstreams: Sequence[Upstream], agent: Sequence[str], **fields: object
+) -> None:
+    """Publish the service; its Pods have an agent with these arguments, if any."""
+    route = iris(upstreams, **fields)
+    (target,) = route.targets
+    endpoints = tuple(replace(endpoint, agent=tuple(agent)) for endpoint in target.endpoints)
+    await one.publish(replace(route, targets=(replace(target, endpoints=endpoints),)))
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "agent"),
+    [(0, ()), (2, ()), (0, AGENT), (2, AGENT)],
+    ids=["free", "limited", "free-agent", "limited-agent"],
+)
+async def test_a_storm_leaves_nothing_behind(concurrency: int, agent: tuple[str, ...]) -> None:
     draw = random.Random(SEED + concurrency)
     async with world(max_held_requests=1000) as one:
         await one.publish()
         before = descriptors(one.process.pid)
         async with flaky(draw) as first, flaky(draw) as second:
-            await one.serve(first, second, container_concurrency=concurrency)
+            await serve(one, (first, second), agent, container_concurrency=concurrency)
             answered = 0
             for _ in range(8):
                 answered += sum(
@@ -118,7 +147,7 @@ async def test_a_storm_leaves_nothing_behind(concurrency: int) -> None:
                 )
                 # The table changes under it, as it does all the time.
                 shown = draw.choice(((first, second), (first,), (second,), (second, first)))
-                await one.serve(*shown, container_concurrency=concurrency)
+                await serve(one, shown, agent, container_concurrency=concurrency)
             assert answered > 200
             await one.publish()
         async with asyncio.timeout(30):

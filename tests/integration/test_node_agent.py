@@ -19,12 +19,12 @@ from kserve_local.controllers.addresses import AddressPool
 from kserve_local.controllers.empty_models import empty_models, told_by
 from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.pod import STAND_IN_ANNOTATION, NodeAgent
-from kserve_local.controllers.pod_containers import Interpreter
+from kserve_local.controllers.pod_containers import RUNTIME_ANNOTATION, Interpreter
 from kserve_local.controllers.pod_volumes import Content
 from kserve_local.errors import Missing, NotFound, StorageError
-from kserve_local.interfaces.backend import ContainerSpec, Mount, Program
+from kserve_local.interfaces.backend import HOST_IP, ContainerSpec, Mount, Program
 from kserve_local.reconcile.controller import Engine
-from kserve_local.settings import ImageSource, Settings
+from kserve_local.settings import ImageSource, RuntimeConfig, Settings
 from kserve_local.store.events import EventRecorder
 from kserve_local.store.store import Store, open_store
 from tests.fakes.backend import FakeBackend, FakeReplica, FakeStorage
@@ -364,6 +364,36 @@ async def test_a_serving_container_that_dies_is_restarted_at_once(world: World) 
     assert main_status(pod)["lastState"]["terminated"]["exitCode"] == 137
 
 
+@pytest.mark.parametrize("written", ["", "all done"])
+async def test_what_ended_well_has_the_message_it_wrote_and_none_of_ours(
+    world: World, written: str
+) -> None:
+    """What it means for a server is an Event."""
+    await world.create(serving_pod())
+    uid = uid_of(await world.until(is_ready))
+    end = {"code": 0, "reason": "Completed", "log": "bye\n", "termination": written}
+    world.backend.end(uid, "kserve-container", **end)
+    pod = await world.until(lambda p: main_status(p).get("restartCount") == 1)
+    last = main_status(pod)["lastState"]["terminated"]
+    assert (last["exitCode"], last.get("message", "")) == (0, written)
+    event = await world.event("Failed")
+    assert event["message"].startswith(
+        "Container kserve-container terminated (Completed, exit code 0): "
+    )
+    assert "a model server must keep running" in event["message"]
+
+
+async def test_the_message_of_a_container_that_failed_is_its_own_if_it_wrote_one(
+    world: World,
+) -> None:
+    await world.create(serving_pod())
+    uid = uid_of(await world.until(is_ready))
+    world.backend.end(uid, "kserve-container", code=3, log="trace\n", termination="no licence")
+    pod = await world.until(lambda p: main_status(p).get("restartCount") == 1)
+    assert main_status(pod)["lastState"]["terminated"]["message"] == "no licence"
+    assert "Next step: " in (await world.event("Failed"))["message"]
+
+
 async def test_out_of_memory_says_oom_killed_and_which_limit_to_raise(world: World) -> None:
     await world.create(serving_pod())
     pod = await world.until(is_ready)
@@ -384,6 +414,59 @@ async def test_failed_liveness_kills_and_restarts_the_container(world: World) ->
     assert killing["message"] == (
         "Container kserve-container failed liveness probe, will be restarted"
     )
+
+
+@pytest.mark.parametrize(
+    ("project", "runtime", "runs"),
+    [
+        ("auto", "docker", "docker"),
+        ("process", "docker", "docker"),
+        ("docker", "process", "process"),
+        ("docker", "", "docker"),
+    ],
+)
+async def test_a_runtime_runs_where_kserve_local_yaml_says(
+    settings: Settings, model: Path, project: str, runtime: str, runs: str
+) -> None:
+    """Other runtimes of the project run where it does."""
+    runtimes = {"kserve-sklearnserver": RuntimeConfig(backend=runtime)}
+    settings = replace(settings, backend=project, runtimes=runtimes)
+    backend, storage = FakeBackend(), FakeStorage({URI: model})
+    async with open_store(settings.database) as store:
+        world = World(store, backend, storage, settings)
+        async with agent_of(store, backend, storage, settings):
+            for name, runtime_name in (("iris", "kserve-sklearnserver"), ("other", "mine")):
+                pod = serving_pod()
+                pod["metadata"]["name"] = name
+                pod["metadata"]["annotations"] = {RUNTIME_ANNOTATION: runtime_name}
+                await world.create(pod)
+            found = {n: await world.until(is_ready, name=n) for n in ("iris", "other")}
+    shown = {
+        n: p["metadata"]["annotations"].get(names.BACKEND, "process") for n, p in found.items()
+    }
+    assert shown == {"iris": runs, "other": "docker" if project == "docker" else "process"}
+    programs = {s.pod: s.containers[0].program is None for s in backend.specs}
+    assert programs == {n: where == "docker" for n, where in shown.items()}
+
+
+async def test_in_docker_the_host_is_where_containers_reach_it(
+    settings: Settings, model: Path
+) -> None:
+    """In the status, and in what a fieldRef gives."""
+    settings = replace(settings, backend="docker")
+    backend, storage = FakeBackend(), FakeStorage({URI: model})
+    backend.host = "172.18.0.1"
+    async with open_store(settings.database) as store:
+        world = World(store, backend, storage, settings)
+        async with agent_of(store, backend, storage, settings):
+            pod = serving_pod()
+            env = [{"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]
+            pod["spec"]["containers"][0]["env"] = env
+            await world.create(pod)
+            pod = await world.until(is_ready)
+    assert pod["status"]["hostIP"] == "172.18.0.1"
+    assert pod["status"]["hostIPs"] == [{"ip": "172.18.0.1"}]
+    assert dict(backend.specs[0].containers[0].env)["HOST"] == HOST_IP
 
 
 async def test_an_image_without_stand_in_says_so_and_fetches_nothing(world: World) -> None:
@@ -426,6 +509,39 @@ async def test_an_environment_that_cannot_be_built_is_an_image_error(world: Worl
     assert "no matching distribution" in main_status(pod)["state"]["waiting"]["message"]
     world.backend.prepare_error = None
     await world.until(is_ready)
+
+
+@pytest.mark.parametrize(
+    ("resources", "short"),
+    [
+        ({"requests": {"memory": "900Gi"}}, "1 Insufficient memory"),
+        (
+            {"requests": {"memory": "900Gi", "cpu": "64"}},
+            "1 Insufficient cpu, 1 Insufficient memory",
+        ),
+        ({"requests": {"cpu": "2", "memory": "8Gi"}}, ""),
+        ({"limits": {"memory": "900Gi", "cpu": "64"}}, ""),
+    ],
+)
+async def test_a_pod_that_requests_more_than_the_machine_has_is_not_placed(
+    world: World, resources: dict[str, Any], short: str
+) -> None:
+    """Limits may be larger: nothing is reserved for them."""
+    pod = serving_pod()
+    pod["spec"]["containers"][0]["resources"] = resources
+    await world.create(pod)
+    pod = await world.until(lambda p: is_ready(p) or get_condition(p, "PodScheduled"))
+    if not short:
+        await world.until(is_ready)
+        return
+    condition = get_condition(pod, "PodScheduled") or {}
+    assert (condition["status"], condition["reason"]) == ("False", "Unschedulable")
+    first, step = condition["message"].splitlines()
+    assert first == f"0/1 nodes are available: {short}."
+    assert step.startswith("Next step: this machine has ")
+    assert pod["status"]["phase"] == "Pending"
+    assert (await world.event("FailedScheduling"))["message"] == condition["message"]
+    assert world.backend.starts == []
 
 
 async def test_a_claim_without_folder_leaves_the_pod_unschedulable(world: World) -> None:

@@ -381,6 +381,27 @@ async def test_mnt_models_is_the_real_directory(project: Project, tmp_path: Path
         assert await get(status, "/") == ["w", f"{models}/x"]
 
 
+async def test_last_words_go_to_the_file_that_arguments_and_variables_name(project: Project):
+    """Each run begins with an empty one; what is too long is cut at its beginning."""
+    project.write(
+        "last.py",
+        "import os, sys\n"
+        "with open(sys.argv[1], 'a') as file: file.write('x' * 5000 + os.environ['WORDS'])\n"
+        "sys.exit(int(os.environ['CODE']))\n",
+    )
+    path = "/dev/termination-log"
+    for code, words in ((0, "bye"), (3, "no licence")):
+        container = project.container(
+            "last.py", path, termination_path=path, readiness=None,
+            env=(("CODE", str(code)), ("WORDS", words), ("TO", path)),
+        )  # fmt: skip
+        async with project.backend() as backend:
+            await backend.start(project.replica(container, id="uid-last"))
+            ended = (await next_event(backend, "exited")).status.containers[0]
+            assert ended.exit_code == code
+            assert ended.termination == "x" * (4096 - len(words)) + words
+
+
 async def test_a_command_that_is_no_python_runs_as_it_is(project: Project):
     container = project.container(
         "sh", "-c", "echo port $PORT in $PWD; sleep 600", is_python=False, readiness=None

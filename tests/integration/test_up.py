@@ -433,6 +433,37 @@ def test_invalid_yaml_is_refused_before_anything_starts(iris: Project) -> None:
     assert_clean(iris)
 
 
+DEAF = """import http.server, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+http.server.HTTPServer(("", 8080), http.server.BaseHTTPRequestHandler).serve_forever()
+"""
+DEAF_YAML = """apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: deaf}
+spec:
+  predictor:
+    terminationGracePeriodSeconds: 7
+    containers: [{name: kserve-container, image: "my/deaf:dev"}]
+"""
+
+
+@of_processes
+def test_down_says_what_it_waits_for_when_that_takes_long(tmp_path: Path) -> None:
+    """An application that ignores SIGTERM holds it up for its whole grace."""
+    with project(tmp_path / "deaf") as own:
+        (own.folder / "deaf.py").write_text(DEAF)
+        (own.folder / "deaf.yaml").write_text(DEAF_YAML)
+        config = 'images: {"my/deaf:dev": {context: ., command: [python, deaf.py]}}\n'
+        (own.folder / "kserve-local.yaml").write_text(config)
+        own.up()
+        [pod] = own.service("deaf")["revisions"][0]["pods"]
+        told = own.run("down").stderr.splitlines()
+        assert told == [
+            f"waiting for {pod} (up to 7 s) to end; after 40 s in all it is killed",
+            "deaf stopped",
+        ]
+
+
 def test_a_damaged_database_is_one_clear_line_and_left_alone(iris: Project) -> None:
     iris.up()
     iris.run("down")

@@ -30,6 +30,12 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "tests.unit.modelserver.test_tensors:test_bytes_travel_as_length_prefixed_utf8",
         "tests.unit.modelserver.test_oip_grpc:test_raw_tensors_survive_both_ways_bit_by_bit",
     ),
+    "conditions": (
+        "tests.unit.gateway.test_gjson:test_no_path_raises_on_valid_json",
+        "tests.unit.gateway.test_gjson:test_no_path_raises_on_anything_else",
+        "tests.unit.gateway.test_gjson:test_every_key_is_reached_by_its_escaped_name",
+        "tests.unit.gateway.test_graph:test_any_condition_on_any_body_is_decided",
+    ),
 }
 
 

@@ -47,6 +47,7 @@ def test_a_profile_is_merged_over_the_file(tmp_path: Path) -> None:
         ("simulateGpus: -1", "simulateGpus (--simulate-gpus)"),
         ("simulateGpus: some", "simulateGpus (--simulate-gpus)"),
         ("backend: podman", 'backend "podman" is unknown'),
+        ("runtimes: {a: {backend: podman}}", 'runtimes."a".backend "podman" is unknown'),
         ("gateway: {host: 0.0.0.0}", "set auth.token"),
         ("auth: {token: '${NOT_SET}'}", "uses ${NOT_SET}, which is not set"),
         ("images: {a: {context: nowhere}}", "nowhere"),
@@ -67,6 +68,16 @@ def test_bad_values_name_the_key(tmp_path: Path, text: str, words: str) -> None:
 def test_a_key_of_a_later_version_warns(tmp_path: Path) -> None:
     got = load(tmp_path, "llm: {backend: auto}\n")
     assert got.warnings == ("kserve-local.yaml: llm has no effect in this version",)
+
+
+def test_a_single_file_that_is_to_be_reloaded_warns(tmp_path: Path) -> None:
+    """A bind mount holds on to the file that it was given; saving mostly makes another one."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "model.py").touch()
+    got = load(tmp_path, "images: {'a:b': {context: ., reload: [src, model.py, gone.py]}}\n")
+    [warning] = got.warnings
+    assert warning.startswith('kserve-local.yaml: images."a:b".reload: model.py is a file;')
+    assert "Name the folder" in warning
 
 
 def test_relative_paths_start_at_the_project(tmp_path: Path) -> None:

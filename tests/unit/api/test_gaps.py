@@ -27,9 +27,11 @@ def service(annotations: dict[str, str] | None = None, **predictor: Any) -> dict
     [
         service(),
         service(minReplicas=2),
+        service(hostNetwork=False, hostname="a", subdomain="b", securityContext={"fsGroup": 1}),
         service(minReplicas=2, maxReplicas=2),
         service(maxReplicas=1, containerConcurrency=1, timeout=5, canaryTrafficPercent=10),
         service(model={"modelFormat": {"name": "huggingface"}}),
+        service(logger={"mode": "all"}, batcher={"maxBatchSize": 4}),
     ],
 )
 def test_nothing_to_say(isvc: dict[str, Any]) -> None:
@@ -42,9 +44,30 @@ def test_nothing_to_say(isvc: dict[str, Any]) -> None:
         (service(minReplicas=0), "one replica keeps running"),
         (service(maxReplicas=3), "maxReplicas: there is no autoscaler yet"),
         (service(minReplicas=2, scaleTarget=1), "stays at 2"),
-        (service(logger={"mode": "all"}), "logger"),
-        (service(batcher={"maxBatchSize": 4}), "batcher"),
+        (service(logger={"mode": "all", "url": "abfs://c@a/p"}), "objects are not written"),
+        (
+            service(
+                model={
+                    "modelFormat": {"name": "triton"},
+                    "protocolVersion": "grpc-v2",
+                    "storageUri": "gs://a/b",
+                },
+                logger={"mode": "all"},
+            ),
+            "gRPC calls are not logged",
+        ),
         (service(workerSpec={}), "workerSpec"),
+        (service(hostNetwork=True), "hostNetwork: it has no effect here"),
+        (service(hostPID=True), "hostPID"),
+        (service(shareProcessNamespace=True), "shareProcessNamespace"),
+        (service(dnsConfig={"nameservers": ["1.1.1.1"]}), "dnsConfig"),
+        (service(securityContext={"sysctls": [{"name": "a", "value": "1"}]}), "sysctls"),
+        (
+            service(
+                containers=[{"name": "x", "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}]
+            ),
+            "hooks preStop",
+        ),
         (service({"serving.knative.dev/rollout-duration": "60s"}), "at once"),
         (service(model={"modelFormat": {"name": "sklearn"}}), "multi-model"),
     ],
@@ -112,9 +135,10 @@ NOTED = {
         + f"  explainer:\n{CONTAINER}    scaleTarget: 5 # HERE\n"
     ),
     "logger, batcher": (
-        HEAD
-        + MODEL
-        + "    logger: # HERE\n      mode: all\n    batcher: # HERE\n      maxBatchSize: 4\n"
+        HEAD + MODEL + "    logger:\n      mode: all\n    batcher:\n      maxBatchSize: 4\n"
+    ),
+    "logger to Azure": (
+        HEAD + MODEL + "    logger:\n      mode: all\n      url: abfs://c@a/p # HERE\n"
     ),
     "replicas": HEAD + MODEL + "    minReplicas: 0 # HERE\n    maxReplicas: 3 # HERE\n",
     "mode": (

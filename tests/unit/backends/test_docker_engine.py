@@ -19,6 +19,7 @@ import requests
 
 from kserve_local.backends import docker_engine
 from kserve_local.backends.docker_engine import Engine, _ours
+from kserve_local.cli.status import headline
 from kserve_local.errors import (
     AlreadyExists,
     Conflict,
@@ -199,3 +200,39 @@ def test_figures_are_those_of_a_container_where_it_has_a_cgroup(
     info: dict[str, Any], has_cgroups: bool
 ) -> None:
     assert Engine(docker.APIClient(version="1.41"), info).has_cgroups is has_cgroups
+
+
+def test_a_failed_build_names_the_step_and_ends_with_the_line_that_says_most() -> None:
+    step = "Step 4/9 : RUN pip install     -r requirements.txt"
+    error = "The command '/bin/sh -c pip install -r requirements.txt' returned a non-zero code: 1"
+    output = [
+        "ERROR: Could not find a version that satisfies the requirement nope==1",
+        "ERROR: No matching distribution found for nope==1",
+        "[notice] A new release of pip is available: 24.0 -> 25.3",
+    ]
+    told = docker_engine.failed_build("a:b", step, output, error)
+    first, *rest = told.splitlines()
+    assert first == (
+        "cannot build image a:b: Step 4/9 : RUN pip install -r requirements.txt returned a "
+        "non-zero code: 1"
+    )
+    assert rest == output[:2]
+    assert headline(told) == "ERROR: No matching distribution found for nope==1"
+    # Without output, and where the builder itself says why.
+    told = docker_engine.failed_build("a:b", "Step 2/9 : RUN false", [], "The command '/bin/sh -c "
+                                      "false' returned a non-zero code: 1")  # fmt: skip
+    assert told.splitlines() == [
+        "cannot build image a:b: Step 2/9 : RUN false", "it returned a non-zero code: 1",
+    ]  # fmt: skip
+    told = docker_engine.failed_build("a:b", "Step 3/9 : COPY x y", [], "COPY failed: no x")
+    assert told.splitlines() == ["cannot build image a:b: Step 3/9 : COPY x y", "COPY failed: no x"]
+    # BuildKit's and Podman's words have the instruction in them.
+    for error in (
+        'ERROR: failed to solve: process "/bin/sh -c make" did not complete successfully: '
+        "exit code: 2",
+        'building at STEP "RUN make": while running runtime: exit status 2',
+    ):
+        told = docker_engine.failed_build("a:b", "", ["make: no rule", "-----"], error)
+        assert told == f"cannot build image a:b: {error}\nmake: no rule"
+    long = docker_engine.failed_build("a:b", "Step 1/1 : RUN " + "x" * 500, ["no"], "exit code: 1")
+    assert max(map(len, long.splitlines())) < 200

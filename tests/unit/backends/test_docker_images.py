@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
+import tempfile
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +23,11 @@ from kserve_local.interfaces.backend import Build
 REPOSITORY = Path(__file__).parents[3]
 
 
-def names_in(archive: bytes) -> set[str]:
-    with tarfile.open(fileobj=io.BytesIO(archive)) as found:
+def names_in(recipe: docker_images.Recipe) -> set[str]:
+    """Return what is in the context of a build."""
+    archive = io.BytesIO()
+    recipe.write(archive)
+    with tarfile.open(fileobj=archive) as found:
         return set(found.getnames())
 
 
@@ -33,7 +40,7 @@ def source_of(image: str, context: Path, **more: Any) -> docker_images.Recipe:
 def test_a_servers_image_holds_the_servers_and_the_recipe(server: str) -> None:
     recipe = docker_images.runtime(server, {})
     assert re.fullmatch(rf"kserve-local/{server}:0\.1\.0-[0-9a-f]{{12}}", recipe.image)
-    held = names_in(recipe.archive())
+    held = names_in(recipe)
     assert {"Dockerfile", "image-constraints.txt", "image-install.sh", "pyproject.toml"} <= held
     assert {f"{server}/__main__.py", "modelserver/serve.py", "podlauncher/main.py"} <= held
     assert not any("__pycache__" in name for name in held)
@@ -102,7 +109,7 @@ def test_a_users_image_is_named_by_what_is_in_it(context: Path) -> None:
     assert after.image != before.image
     (context / "model.py").chmod(0o755)
     assert source_of("my/fraud:dev", context).image != after.image
-    assert names_in(after.archive()) == {"Dockerfile", "model.py", "data/big.bin", "data/keep.txt"}
+    assert names_in(after) == {"Dockerfile", "model.py", "data/big.bin", "data/keep.txt"}
     assert after.labels[docker_images.SOURCE] == str(context)
 
 
@@ -124,7 +131,7 @@ def test_a_name_of_a_registry_with_a_port_gives_a_valid_one(context: Path) -> No
 )
 def test_a_dockerignore_is_heeded(context: Path, ignore: str, held: set[str]) -> None:
     (context / ".dockerignore").write_text(ignore)
-    found = names_in(source_of("a:b", context).archive())
+    found = names_in(source_of("a:b", context))
     assert found - {".dockerignore"} == held | {"Dockerfile"}
 
 
@@ -177,3 +184,60 @@ def test_only_lines_that_tell_how_far_a_build_is_are_shown() -> None:
     assert step_of("---> 8123") == ""
     assert step_of("Step 1/3 : FROM a") == "Step 1/3 : FROM a"
     assert step_of("Collecting " + "x" * 100).endswith("…")
+
+
+def test_links_to_folders_and_empty_folders_are_in_the_image(context: Path) -> None:
+    before = source_of("a:b", context)
+    (context / "out" / "logs").mkdir(parents=True)
+    (context / "models").symlink_to("data")
+    (context / "gone").symlink_to("nowhere")
+    after = source_of("a:b", context)
+    assert after.image != before.image
+    assert names_in(after) - names_in(before) == {"out/logs", "models", "gone"}
+    (context / "models").unlink()
+    (context / "models").symlink_to("out")
+    assert source_of("a:b", context).image != after.image
+    (context / "models").unlink()
+    (context / "gone").unlink()
+    (context / "out" / "logs").rmdir()
+    (context / "out").rmdir()
+    assert source_of("a:b", context).image == before.image
+    # What is left of a folder when all in it is ignored.
+    (context / ".dockerignore").write_text("data/*")
+    assert "data" in names_in(source_of("a:b", context))
+
+
+def test_a_large_context_is_not_held_in_memory(context: Path, tmp_path: Path) -> None:
+    with (context / "data" / "big.bin").open("wb") as file:
+        file.truncate(64 << 20)
+    tracemalloc.start()
+    try:
+        recipe = source_of("a:b", context)
+        with tempfile.TemporaryFile() as archive:
+            recipe.write(archive)
+            assert archive.tell() == 0
+            assert archive.seek(0, os.SEEK_END) > 64 << 20
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_has_not_changed_is_not_read_again(
+    context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_images, "_SETTLED", -1.0)
+    before = source_of("a:b", context).image
+    read: list[Path] = []
+    opened = Path.open
+
+    def open_(path: Path, *args: Any, **kwargs: Any) -> Any:
+        read.append(path)
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_)
+    assert source_of("a:b", context).image == before
+    assert context / "data" / "big.bin" not in read
+    time.sleep(0.02)  # the clock of files is coarse
+    (context / "data" / "big.bin").write_bytes(b"1")
+    assert source_of("a:b", context).image != before
+    assert context / "data" / "big.bin" in read

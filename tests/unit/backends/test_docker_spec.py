@@ -11,7 +11,14 @@ import pytest
 
 from kserve_local.backends import control, docker_pause, docker_spec
 from kserve_local.errors import Invalid
-from kserve_local.interfaces.backend import POD_IP, ContainerSpec, Mount, ReplicaSpec, Security
+from kserve_local.interfaces.backend import (
+    HOST_IP,
+    POD_IP,
+    ContainerSpec,
+    Mount,
+    ReplicaSpec,
+    Security,
+)
 from kserve_local.interfaces.devices import Device
 
 STATE = Path("/p/.kserve-local")
@@ -329,3 +336,39 @@ def test_only_podman_is_told_the_hostname_again() -> None:
         STATE, replica(), spec(), sandbox_id="s", address="", hosts=Path("/h"), with_hostname=True
     )
     assert made["Hostname"] == "iris-predictor-00001-x"
+
+
+def test_a_child_that_ran_out_of_memory_leaves_the_containers_own_exit_code():
+    """`sh -c "python3 big.py; exit 0"`: the engine's flag is about the whole group."""
+    state = {"OOMKilled": True, "StartedAt": "2026-01-01T00:00:00Z"}
+    assert docker_spec.exit_reason({**state, "ExitCode": 0}) == ("Completed", 0, None, "")
+    assert docker_spec.exit_reason({**state, "ExitCode": 1}) == ("Error", 1, None, "")
+    assert docker_spec.exit_reason({**state, "ExitCode": 137}) == ("OOMKilled", 137, 9, "")
+
+
+def test_seccomp_goes_to_the_engine_beside_the_other_option() -> None:
+    security = Security(seccomp="unconfined", privilege_escalation=False)
+    made = request(spec(security=security))["HostConfig"]
+    assert made["SecurityOpt"] == ["no-new-privileges", "seccomp=unconfined"]
+    assert "SecurityOpt" not in request(spec())["HostConfig"]
+
+
+def test_a_pod_calls_itself_what_it_says() -> None:
+    """And is known under its full name, as with the kubelet, where it is in a subdomain."""
+    named = replica(hostname="head", domain="ring.ns.svc.cluster.local")
+    assert docker_spec.sandbox(STATE, named, "net")["Hostname"] == "head"
+    lines = docker_spec.hosts_file(named, "172.18.0.7").splitlines()
+    assert "172.18.0.7\thead.ring.ns.svc.cluster.local\thead" in lines
+    lines = docker_spec.hosts_file(replica(), "172.18.0.7").splitlines()
+    assert "172.18.0.7\tiris-predictor-00001-x" in lines
+
+
+@pytest.mark.parametrize(("machine", "shown"), [("172.18.0.1", "172.18.0.1"), ("", "127.0.0.1")])
+def test_the_host_is_where_containers_reach_this_machine(machine: str, shown: str) -> None:
+    """Not 127.0.0.1, which is the Pod itself, where there is another."""
+    own = spec(env=(("HOST", HOST_IP),))
+    made = docker_spec.container(
+        STATE, replica(own), own, sandbox_id="s", address="172.18.0.7", hosts=Path("/h"),
+        machine=machine,
+    )  # fmt: skip
+    assert f"HOST={shown}" in made["Env"]

@@ -268,3 +268,22 @@ def test_a_process_sees_the_pods_gpus_and_no_other(
 def test_pods_with_different_gpus_share_a_zygote() -> None:
     """Which are visible is read at the first use, after the fork."""
     assert launch.import_time_env({"CUDA_VISIBLE_DEVICES": "GPU-a"}) == ()
+
+
+def test_a_pod_calls_itself_what_it_says():
+    """And finds itself under its full name, where it is in a subdomain."""
+    program = Program("source", "i", ("m.py",))
+    spec = container(program=program)
+    named = ReplicaSpec(
+        id="u", namespace="ns", pod="pod", containers=(spec,), ip="127.64.0.2",
+        hostname="head", domain="ring.ns.svc.cluster.local",
+    )  # fmt: skip
+    python = Path("/venv/bin/python")
+    assert launch.container_env(named, spec, python, {}, 1)["HOSTNAME"] == "head"
+    made = launch.launch(
+        named, spec, program, python=python, ports={8080: 8080}, token="t",
+        run_file=Path("/run/c.json"), exit_file=Path("/run/c.exit"),
+        control=Path("/run/control"), place=PLACE,
+    )  # fmt: skip
+    assert made["network"]["hostname"] == "head"
+    assert made["network"]["resolve"] == {"head.ring.ns.svc.cluster.local": "127.64.0.2"}

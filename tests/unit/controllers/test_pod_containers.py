@@ -15,6 +15,7 @@ from kserve_local.controllers.pod_containers import (
     ports_of,
     probe_of,
     readiness_of,
+    replica_spec,
 )
 from kserve_local.interfaces.backend import Probe
 
@@ -82,3 +83,14 @@ def test_model_files_are_listed_three_levels_deep(tmp_path: Path) -> None:
     (tmp_path / "iris" / "1" / "deep" / "x").touch()
     (tmp_path / "top").touch()
     assert list_files(tmp_path) == {"iris/1/model.onnx", "top"}
+
+
+def test_hostname_and_subdomain_go_to_the_backend() -> None:
+    pod = {
+        "metadata": {"name": "iris-0", "namespace": "ns", "uid": "u"},
+        "spec": {"hostname": "head", "subdomain": "ring"},
+    }
+    spec = replica_spec(pod, (), ip="", resolve=())
+    assert (spec.hostname, spec.domain) == ("head", "ring.ns.svc.cluster.local")
+    plain = replica_spec({**pod, "spec": {}}, (), ip="", resolve=())
+    assert (plain.hostname, plain.domain) == ("", "")

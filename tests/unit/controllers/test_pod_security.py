@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kserve_local.controllers import pod_containers
 from kserve_local.controllers.environment import ConfigError
 from kserve_local.controllers.pod_containers import pull_policy, security_of
 from kserve_local.interfaces.backend import Security
@@ -77,3 +79,44 @@ def test_root_that_must_not_be_root_is_refused() -> None:
 def test_the_tag_says_whether_to_pull(image: str, given: str | None, expected: str) -> None:
     container = {"image": image, **({"imagePullPolicy": given} if given else {})}
     assert pull_policy(container) == expected
+
+
+@pytest.mark.parametrize(
+    ("pod", "own", "expected"),
+    [
+        (None, None, ""),
+        ({"type": "RuntimeDefault"}, None, ""),
+        ({"type": "Unconfined"}, None, "unconfined"),
+        ({"type": "Unconfined"}, {"type": "RuntimeDefault"}, ""),
+        (None, {"type": "Localhost", "localhostProfile": "own/p.json"}, '{"defaultAction": "x"}'),
+    ],
+)
+def test_the_seccomp_profile_is_the_containers_or_the_pods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pod: Any, own: Any, expected: str
+) -> None:
+    monkeypatch.setattr(pod_containers, "SECCOMP_PROFILES", tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "p.json").write_text('{"defaultAction":"x"}')
+    whole = {"spec": {"securityContext": {"seccompProfile": pod} if pod else {}}}
+    container = {"securityContext": {"seccompProfile": own}} if own else {}
+    assert pod_containers.seccomp_of(whole, container) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "gone.json",
+            'cannot load seccomp profile "/var/lib/kubelet/seccomp/gone.json": open '
+            "/var/lib/kubelet/seccomp/gone.json: no such file or directory",
+        ),
+        ("../x", "must be a path below"),
+        ("/etc/passwd", "must be a path below"),
+        ("", "localhostProfile must be set"),
+    ],
+)
+def test_a_seccomp_profile_that_is_not_there_is_refused(name: str, said: str) -> None:
+    """Not run without what was to confine it."""
+    own = {"seccompProfile": {"type": "Localhost", "localhostProfile": name}}
+    with pytest.raises(ConfigError, match=said):
+        pod_containers.seccomp_of({"spec": {}}, {"securityContext": own})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kserve_local import confined
 from kserve_local.api.meta import Object
 from kserve_local.controllers.environment import ConfigError, Sources
 from kserve_local.controllers.pod_volumes import (
@@ -188,3 +190,168 @@ def test_claims_without_folder_are_named() -> None:
     volumes = [{"persistentVolumeClaim": {"claimName": n}} for n in ("b", "a", "models")]
     pod = {"spec": {"volumes": [*volumes, {"emptyDir": {}}]}}
     assert missing_claims(pod, {"models": Path("/x")}) == ("a", "b")
+
+
+OUTSIDE = "failed to prepare subPath for volumeMount"
+
+
+def in_docker(
+    places: VolumePlaces, volume: dict[str, Any], *mounts: dict[str, Any], linked: bool = False
+) -> tuple[Mount, ...]:
+    """Return the mounts of a container of a Pod with one volume `v`."""
+    pod: Object = {
+        "metadata": {"name": "iris", "namespace": "default"},
+        "spec": {"volumes": [{"name": "v", **volume}]},
+    }
+    entries = [{"name": "v", **mount} for mount in mounts]
+    container = {"name": "main", "volumeMounts": entries}
+    return make_mounts(pod, container, places, SOURCES, linked=linked)
+
+
+def secret_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "secret"
+    folder.mkdir(mode=0o700)
+    (folder / "key").write_text("s3cr3t")
+    (folder / "key").chmod(0o600)
+    return folder
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_link_in_the_project_leads_no_sub_path_out_of_it(
+    places: VolumePlaces, tmp_path: Path, *, linked: bool
+) -> None:
+    """Both ways of running; the words are the kubelet's (CVE-2021-25741)."""
+    secret = secret_folder(tmp_path)
+    (places.project / "hp").mkdir()
+    (places.project / "hp" / "esc").symlink_to(secret)
+    volume = {"hostPath": {"path": "hp"}}
+    for sub_path in ("esc", "esc/new"):
+        with pytest.raises(ConfigError, match=OUTSIDE):
+            in_docker(places, volume, {"mountPath": "/h", "subPath": sub_path}, linked=linked)
+    assert sorted(p.name for p in secret.iterdir()) == ["key"]
+
+
+def test_a_container_cannot_turn_its_sub_path_into_a_link_out(
+    places: VolumePlaces, tmp_path: Path
+) -> None:
+    """The first run replaces the folder that the second would mount."""
+    secret = secret_folder(tmp_path)
+    wanted = ({"mountPath": "/e"}, {"mountPath": "/h", "subPath": "sub"})
+    whole, sub = in_docker(places, {"emptyDir": {}}, *wanted)
+    assert sub.source == whole.source.resolve() / "sub"
+    assert sub.within == whole.source.resolve()
+    sub.source.rmdir()
+    sub.source.symlink_to(secret)
+    with pytest.raises(ConfigError, match=f'{OUTSIDE} "v" of container "main"'):
+        in_docker(places, {"emptyDir": {}}, *wanted)
+    assert not confined.is_real(whole.source.resolve(), sub.source)
+    assert secret.stat().st_mode & 0o777 == 0o700
+    assert (secret / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_that_stays_inside_is_followed_before_the_mount(places: VolumePlaces) -> None:
+    (whole,) = in_docker(places, {"emptyDir": {}}, {"mountPath": "/e"})
+    (whole.source / "a").mkdir()
+    (whole.source / "b").symlink_to("a")
+    (sub,) = in_docker(places, {"emptyDir": {}}, {"mountPath": "/h", "subPath": "b/new"})
+    assert sub.source == whole.source.resolve() / "a" / "new"
+    assert sub.source.is_dir()
+
+
+def test_modes_are_never_set_through_links(places: VolumePlaces, tmp_path: Path) -> None:
+    """Neither at a volume's top nor below, whatever its containers put there."""
+    secret = secret_folder(tmp_path)
+    (whole,) = in_docker(places, {"emptyDir": {}}, {"mountPath": "/e"})
+    assert whole.source.stat().st_mode & 0o777 == 0o777
+    (whole.source / "top").symlink_to(secret)
+    (whole.source / "file").symlink_to(secret / "key")
+    (whole.source / "own").write_text("mine")
+    (whole.source / "own").chmod(0o600)
+    in_docker(places, {"emptyDir": {}}, {"mountPath": "/e"})
+    confined.open_up(whole.source)
+    with pytest.raises(OSError, match="top"):
+        confined.open_up(whole.source / "top")
+    assert secret.stat().st_mode & 0o777 == 0o700
+    assert (secret / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_container_keeps_its_own_modes_in_an_empty_dir(places: VolumePlaces) -> None:
+    """A restart is not a new volume."""
+    (whole,) = in_docker(places, {"emptyDir": {}}, {"mountPath": "/e"})
+    (whole.source / "own").write_text("mine")
+    (whole.source / "own").chmod(0o600)
+    in_docker(places, {"emptyDir": {}}, {"mountPath": "/e"})
+    assert (whole.source / "own").stat().st_mode & 0o777 == 0o600
+
+
+PICKED = [{"key": "a", "path": "run.sh", "mode": 0o755}, {"key": "b", "path": "deep/b"}]
+
+
+@pytest.mark.parametrize(
+    ("volume", "modes"),
+    [
+        ({"configMap": {"name": "conf"}}, {"a": 0o644, "b": 0o644}),
+        (
+            {"configMap": {"name": "conf", "defaultMode": 0o440, "items": PICKED}},
+            {"run.sh": 0o755, "deep/b": 0o440},
+        ),
+        ({"secret": {"secretName": "creds"}}, {"key.json": 0o644}),
+        ({"secret": {"secretName": "creds", "defaultMode": 0o400}}, {"key.json": 0o400}),
+        (
+            {
+                "projected": {
+                    "defaultMode": 0o600,
+                    "sources": [{"configMap": {"name": "conf", "items": PICKED[:1]}}],
+                }
+            },
+            {"run.sh": 0o755},
+        ),
+        (
+            {"downwardAPI": {"items": [{"path": "n", "mode": 0o444}]}},
+            {"n": 0o444},
+        ),
+    ],
+)
+def test_what_we_write_is_read_only_and_has_the_modes_it_says(
+    places: VolumePlaces, volume: dict[str, Any], modes: dict[str, int]
+) -> None:
+    """As on a node, whatever `readOnly` of the mount says; twice, as after a restart."""
+    for _ in range(2):
+        (mount,) = in_docker(places, volume, {"mountPath": "/c", "readOnly": False})
+        assert mount.read_only
+        found = {name: (mount.source / name).stat().st_mode & 0o777 for name in modes}
+        assert found == modes
+        assert mount.source.stat().st_mode & 0o777 == 0o755
+    if "deep/b" in modes:
+        assert (mount.source / "deep").stat().st_mode & 0o777 == 0o755
+
+
+def test_members_of_the_fs_group_can_read_what_the_owner_can(
+    places: VolumePlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group itself only where this user may give files away."""
+
+    def refused(fd: int, user: int, group: int) -> None:
+        raise PermissionError
+
+    pod: Object = {
+        "metadata": {"name": "iris", "namespace": "default"},
+        "spec": {
+            "securityContext": {"fsGroup": os.getegid()},
+            "volumes": [{"name": "v", "secret": {"secretName": "creds", "defaultMode": 0o400}}],
+        },
+    }
+    container = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+    (mount,) = make_mounts(pod, container, places, SOURCES, linked=False)
+    assert (mount.source / "key.json").stat().st_mode & 0o777 == 0o440
+    monkeypatch.setattr(os, "fchown", refused)
+    make_mounts(pod, container, places, SOURCES, linked=False)
+    assert (mount.source / "key.json").stat().st_mode & 0o777 == 0o444
+
+
+def test_a_process_gets_the_owners_part_of_a_secrets_mode(places: VolumePlaces) -> None:
+    (mount,) = mounts_of(places, {"secret": {"secretName": "creds", "defaultMode": 0o444}})
+    assert (mount.source / "key.json").stat().st_mode & 0o777 == 0o400
+    items = {"configMap": {"name": "conf", "items": PICKED}}
+    (mount,) = mounts_of(places, items, path="/c")
+    assert os.access(mount.source / "run.sh", os.X_OK)
