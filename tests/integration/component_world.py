@@ -46,7 +46,9 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
 """
 
 HOP = """
-import argparse, kserve
+import argparse
+
+import kserve
 
 class Hop(kserve.Model):
     def __init__(self, name):
