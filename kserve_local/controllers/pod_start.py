@@ -625,7 +625,9 @@ class PodStarter:
                 offset=work.log_offsets.get(status.name, 0),
                 ip=work.ip,
                 source=self._is_source(container),
+                unhealthy=status.name in work.unhealthy,
             )
+            work.unhealthy.discard(status.name)
             work.messages = {w: m for w, m in work.messages.items() if w[0] != status.name}
             work.messages[what] = message
             if status.exit_code != 0 and message:
