@@ -148,9 +148,9 @@ def _docker(settings: Settings) -> Check:
     try:
         return Check("docker", "ok", asyncio.run(ask()))
     except Missing as error:
-        needed = settings.backend == "docker"
-        why = "" if needed else " (needed for images without a stand-in only)"
-        return Check("docker", "fail" if needed else "ok", f"{error}{why}", error.hint)
+        why = "" if settings.backend == "docker" else " (needed for images without a stand-in only)"
+        level = {"docker": "fail", "process": "ok"}.get(settings.backend, "warn")
+        return Check("docker", level, f"{error}{why}", error.hint)
 
 
 def _gpus(settings: Settings) -> Check:

@@ -208,12 +208,18 @@ def test_containers_of_a_project_whose_folder_is_gone_can_be_removed(mixed: Proj
 
 
 def test_doctor_asks_the_engine(mixed: Project) -> None:
-    def told() -> str:
-        return next(c["message"] for c in mixed.json("doctor")["checks"] if c["name"] == "docker")
+    def told() -> tuple[str, str]:
+        checks = mixed.json("doctor", check=None)["checks"]
+        return next((c["level"], c["message"]) for c in checks if c["name"] == "docker")
 
-    assert "answers" in told()
+    assert "answers" in told()[1]
     mixed.env["DOCKER_HOST"] = NO_DOCKER
-    assert "no Docker engine answers" in told()
+    level, message = told()
+    assert level == "warn"
+    assert "no Docker engine answers" in message
+    for backend, level in (("process", "ok"), ("docker", "fail")):
+        (mixed.folder / "kserve-local.yaml").write_text(f"backend: {backend}\n")
+        assert told()[0] == level
 
 
 def test_an_image_that_must_not_be_root_and_is_is_refused(mixed: Project) -> None:
