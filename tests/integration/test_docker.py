@@ -238,7 +238,12 @@ def test_an_image_that_cannot_be_had_is_said_in_kubelets_words(mixed: Project) -
     text = 'Container image "nobody/made:this" is not present with pull policy of Never'
     assert text in done.stderr
     mixed.run("down")
-    manifest.write_text(manifest.read_text().replace("Never", "IfNotPresent"))
+    once = manifest.read_text()
+    manifest.write_text(once.replace("nobody/made:this", '"Bad Name!!"'))
+    assert "Failed to apply default image tag" in mixed.up(check=4).stderr
+    assert '"InvalidImageName"' in mixed.run("get", "pods", "-o", "json").stdout
+    mixed.run("down")
+    manifest.write_text(once.replace("Never", "IfNotPresent"))
     assert "nothing is pulled with --offline" in mixed.up("--offline", check=4).stderr
     mixed.run("down")
     manifest.write_text(manifest.read_text().replace("IfNotPresent", "Never"))
