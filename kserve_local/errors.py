@@ -65,6 +65,10 @@ class Invalid(KServeLocalError):
     exit_code = 3
 
 
+class InvalidImageName(Invalid):
+    """What a Pod names as an image can be no image's name."""
+
+
 class Forbidden(KServeLocalError):
     """An admission webhook refused, or the caller may not (403)."""
 

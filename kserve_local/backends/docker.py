@@ -284,6 +284,7 @@ class DockerBackend:
             image = self._built[container.build] = await self._build(container, report)
             await self._check_user(container, image)
             return
+        docker_spec.check_image(container.image)
         there = await docker_builds.has_image(self._engine, container.image)
         if container.pull == "Never" and not there:
             raise Missing(

@@ -124,7 +124,12 @@ class Container:
             launcher=launcher,
             with_hostname=self.engine.is_podman,
         )
-        made = await self.engine.call("create_container_from_config", request, name=name)
+        try:
+            made = await self.engine.call("create_container_from_config", request, name=name)
+        except KServeLocalError as error:
+            if not error.hint:
+                error.hint = docker_spec.hint_for(self.spec, str(error))
+            raise
         self.id = str(made["Id"])
         self._place = place
         _open_log(self.spec.log_path).close()
@@ -141,7 +146,8 @@ class Container:
             await self.engine.call("start", self.id)
         except KServeLocalError as error:
             if isinstance(error, NotFound) or "runtime" in str(error) or "mount" in str(error):
-                self._could_not_run(str(error))
+                hint = docker_spec.hint_for(self.spec, str(error))
+                self._could_not_run("\n".join(filter(None, (str(error), hint))))
                 return
             await self.remove()
             if _NO_DRIVER in str(error):

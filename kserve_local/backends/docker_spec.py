@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -16,7 +17,7 @@ from typing import Any
 
 from kserve_local.backends import docker_pause
 from kserve_local.backends.control import FOLDER, INSIDE, SOURCE, Launcher
-from kserve_local.errors import Invalid
+from kserve_local.errors import Invalid, InvalidImageName
 from kserve_local.interfaces.backend import (
     HOST_IP,
     POD_IP,
@@ -90,6 +91,43 @@ def repository_and_tag(image: str) -> tuple[str, str]:
     head, slash, last = image.rpartition("/")
     name, _, tag = last.partition(":")
     return f"{head}{slash}{name}", tag or "latest"
+
+
+_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_HOST = r"(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])"
+_REFERENCE = re.compile(
+    rf"(?:(?:{_HOST}(?:\.{_HOST})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?"
+    rf"{_COMPONENT}(?:/{_COMPONENT})*(?::\w[\w.-]{{0,127}})?"
+    r"(?:@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?",
+    re.ASCII,
+)
+"""Source: distribution/reference, the grammar in its package comment."""
+
+
+def check_image(image: str) -> None:
+    """Refuse what cannot be an image's name.
+
+    Raises:
+        InvalidImageName: In kubelet's words.
+    """
+    if _REFERENCE.fullmatch(image) is None:
+        raise InvalidImageName(
+            f'Failed to apply default image tag "{image}": couldn\'t parse image name "{image}": '
+            "invalid reference format",
+            hint="write registry/name:tag in lower case, without spaces",
+        )
+
+
+def hint_for(spec: ContainerSpec, refusal: str) -> str:
+    """Return what helps when the engine does not make or start a container; empty: unknown."""
+    if "No command specified" in refusal:
+        return f"the image {spec.image} names no program to run: give the container a command"
+    if spec.security.privileged:
+        return (
+            "it asks to be privileged, which this engine may not let it be: leave out "
+            "securityContext.privileged, and name what it needs under capabilities.add"
+        )
+    return ""
 
 
 def sandbox(

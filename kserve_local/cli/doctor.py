@@ -150,7 +150,8 @@ def _docker(settings: Settings) -> Check:
     except Missing as error:
         needed = settings.needs("docker")
         why = "" if needed else " (needed for images without a stand-in only)"
-        return Check("docker", "fail" if needed else "ok", f"{error}{why}", error.hint)
+        level = "fail" if needed else "ok" if settings.backend == "process" else "warn"
+        return Check("docker", level, f"{error}{why}", error.hint)
 
 
 def _gpus(settings: Settings) -> Check:

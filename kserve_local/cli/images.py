@@ -152,7 +152,11 @@ def list_(flags: Common) -> int:
 @click.option("--all", "every", is_flag=True, help="Also images that are up to date.")
 @common
 def prune(flags: Common, every: bool) -> int:
-    """Remove images that were built here, are out of date and in no container."""
+    """Remove images that were built here and that no container has.
+
+    Those stay that this project would build as they are now, and the model servers' of this
+    version. The images of all other projects on this engine go: they are built again when needed.
+    """
     from kserve_local.backends import docker_inventory
 
     settings, out = flags.settings(), flags.output("images prune")

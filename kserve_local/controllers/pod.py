@@ -283,6 +283,7 @@ class NodeAgent:
             self._note(pod, "Warning", "Unhealthy", event.message or "Liveness probe failed")
             text = f"Container {container} failed liveness probe, will be restarted"
             self._note(pod, "Normal", "Killing", text)
+            work.unhealthy.add(container)
             job = self._backend.stop_container(event.id, container, grace=grace_of(pod))
             self._start_task(work, f"kill-{container}", job)
         elif event.kind == "note" and event.message:

@@ -35,6 +35,7 @@ class Ended:
         source: The image is local source of the user, not a server of ours.
         own_command: The Pod replaces the image's command.
         signal: What killed its process, None if it exited.
+        killed_for: Why it was killed from here; empty: it was not.
         holder: Who holds the port it wanted, if that was found out.
     """
 
@@ -45,6 +46,7 @@ class Ended:
     own_command: bool = False
     signal: int | None = None
     memory_limit_bytes: int | None = None
+    killed_for: str = ""
     holder: str = ""
 
 
@@ -270,6 +272,13 @@ def diagnose(ended: Ended, log: str) -> str:
     """
     if ended.reason == "OOMKilled":
         return _memory(ended)
+    if "liveness" in ended.killed_for:
+        return (
+            "see the Events Unhealthy for what its liveness probe got; let it answer in time, give "
+            "the probe more timeoutSeconds or failureThreshold, or the container a startupProbe"
+        )
+    if ended.killed_for:
+        return ""  # What it was doing had no part in it.
     for pattern, answer in _RULES:
         matches = list(pattern.finditer(log))
         if matches:

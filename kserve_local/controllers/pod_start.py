@@ -66,7 +66,14 @@ from kserve_local.controllers.pod_volumes import Content, VolumePlaces
 from kserve_local.controllers.pod_work import Note, PodStore, Work, container_of
 from kserve_local.controllers.pull_secrets import logins
 from kserve_local.controllers.standins import NoStandIn, source_for
-from kserve_local.errors import Conflict, Invalid, KServeLocalError, Missing, NotFound
+from kserve_local.errors import (
+    Conflict,
+    Invalid,
+    InvalidImageName,
+    KServeLocalError,
+    Missing,
+    NotFound,
+)
 from kserve_local.interfaces.backend import (
     HOST_IP,
     POD_IP,
@@ -397,10 +404,12 @@ class PodStarter:
         """
         text = _told(error)
         without = work.no_stand_in.get(preparing.name if preparing else "")
-        if without:
+        if without and not isinstance(error, InvalidImageName):
             # Docker was the second choice; what the first lacks is the other way out.
             text = f"{text}\n{without}"
-        if preparing is not None and isinstance(error, Invalid):
+        if preparing is not None and isinstance(error, InvalidImageName):
+            waiting = {preparing.name: Waiting("InvalidImageName", text)}
+        elif preparing is not None and isinstance(error, Invalid):
             waiting = {preparing.name: Waiting(CONFIG_ERROR, text)}
         elif preparing is None and not isinstance(error, Missing):
             every = [spec.name for spec in affected]
@@ -635,7 +644,9 @@ class PodStarter:
                 offset=work.log_offsets.get(status.name, 0),
                 ip=work.ip,
                 source=self._is_source(container),
+                unhealthy=status.name in work.unhealthy,
             )
+            work.unhealthy.discard(status.name)
             work.messages = {w: m for w, m in work.messages.items() if w[0] != status.name}
             work.messages[what] = message_of(status, explained)
             # One that ended well and is to run for ever failed, too; its status has no word for it.

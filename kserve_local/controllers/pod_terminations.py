@@ -29,6 +29,7 @@ from kserve_local.controllers.pod_faults import (
 from kserve_local.interfaces.backend import ContainerStatus
 
 _WINDOW = 16 * 1024
+_LIVENESS = "its liveness probe failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ def explain(
     offset: int,
     ip: str,
     source: bool,
+    unhealthy: bool = False,
 ) -> str:
     """Return the last log lines, what the backend knows, and the next step.
 
@@ -101,6 +103,7 @@ def explain(
         offset: Where this run's output begins in the log.
         ip: The Pod's address.
         source: The container runs local source of the user.
+        unhealthy: It was killed because its liveness probe failed.
     """
     log = tail(read_end(log_path, offset))
     memory = limit_of(container, "memory")
@@ -111,6 +114,7 @@ def explain(
         source=source,
         own_command=bool(container.get("command")),
         signal=status.signal,
+        killed_for=_LIVENESS if unhealthy else status.message if status.signal == 9 else "",
         memory_limit_bytes=int(memory) if memory else None,
         holder=_port_holder(ip, status, log) if is_address_taken(log) else "",
     )
@@ -120,6 +124,8 @@ def explain(
     how = killed_by(ended) or exited(ended, "\n".join(lines))
     if how:
         lines.append(how)
+    if unhealthy:
+        lines.append(_LIVENESS)
     step = diagnose(ended, f"{log}\n{status.message}")
     if step:
         lines.append(f"Next step: {step}")

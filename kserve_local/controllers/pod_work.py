@@ -78,6 +78,7 @@ class Work:
         messages: Termination message by container name and end.
         log_offsets: Where the present run's output begins in the log file.
         failures: Failed creations in a row.
+        unhealthy: Containers that are being killed, or were, because their liveness probe failed.
         refused: What was `blocked` before the try that is under way.
         empty: URIs of models without a file; None: nobody has looked.
         no_stand_in: Why a container runs in Docker, by name.
@@ -99,6 +100,7 @@ class Work:
     progress: dict[str, str] = field(default_factory=dict)
     blocked: Blocked | None = None
     failures: int = 0
+    unhealthy: set[str] = field(default_factory=set)
     refused: Mapping[str, Waiting] = field(default_factory=dict)
     empty: tuple[str, ...] | None = None
     in_docker: bool = False

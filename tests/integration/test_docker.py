@@ -250,12 +250,18 @@ def test_containers_of_a_project_whose_folder_is_gone_can_be_removed(mixed: Proj
 
 
 def test_doctor_asks_the_engine(mixed: Project) -> None:
-    def told() -> str:
-        return next(c["message"] for c in mixed.json("doctor")["checks"] if c["name"] == "docker")
+    def told() -> tuple[str, str]:
+        checks = mixed.json("doctor", check=None)["checks"]
+        return next((c["level"], c["message"]) for c in checks if c["name"] == "docker")
 
-    assert "answers" in told()
+    assert "answers" in told()[1]
     mixed.env["DOCKER_HOST"] = NO_DOCKER
-    assert "no Docker engine answers" in told()
+    level, message = told()
+    assert level == "warn"
+    assert "no Docker engine answers" in message
+    for backend, level in (("process", "ok"), ("docker", "fail")):
+        (mixed.folder / "kserve-local.yaml").write_text(f"backend: {backend}\n")
+        assert told()[0] == level
 
 
 def test_an_image_that_must_not_be_root_and_is_is_refused(mixed: Project) -> None:
@@ -274,7 +280,12 @@ def test_an_image_that_cannot_be_had_is_said_in_kubelets_words(mixed: Project) -
     text = 'Container image "nobody/made:this" is not present with pull policy of Never'
     assert text in done.stderr
     mixed.run("down")
-    manifest.write_text(manifest.read_text().replace("Never", "IfNotPresent"))
+    once = manifest.read_text()
+    manifest.write_text(once.replace("nobody/made:this", '"Bad Name!!"'))
+    assert "Failed to apply default image tag" in mixed.up(check=4).stderr
+    assert '"InvalidImageName"' in mixed.run("get", "pods", "-o", "json").stdout
+    mixed.run("down")
+    manifest.write_text(once.replace("Never", "IfNotPresent"))
     assert "nothing is pulled with --offline" in mixed.up("--offline", check=4).stderr
     mixed.run("down")
     manifest.write_text(manifest.read_text().replace("IfNotPresent", "Never"))

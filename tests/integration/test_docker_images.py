@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.project import Project, project, sample
+from tests.integration.project import Project, project, sample, wait_until
 
 pytestmark = pytest.mark.docker
 
@@ -135,8 +135,13 @@ def test_a_build_that_fails_is_told_with_its_last_lines(words: Project) -> None:
     assert "no such thing" in done.stderr
     # Docker's words, or Podman's.
     assert re.search(r"RUN echo no such .* returned a non-zero code: 7|exit status 7", done.stderr)
-    [row] = [line for line in words.run("status").stdout.splitlines() if line.startswith("words ")]
-    assert "no such thing" in row
+
+    def told() -> str:
+        lines = words.run("status").stdout.splitlines()
+        return next(line for line in lines if line.startswith("words "))
+
+    # While it is built once more, that is told.
+    wait_until(lambda: "no such thing" in told(), why="the column says why")
     recipe.unlink()
     words.run("down")
     assert "has no Dockerfile" in words.up("--backend", "docker", check=4).stderr

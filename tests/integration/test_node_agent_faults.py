@@ -404,6 +404,9 @@ async def test_a_failed_liveness_probe_restarts_the_container(world: World) -> N
     reasons = {e["reason"] for e in world.store.list("events")}
     assert {"Unhealthy", "Killing"} <= reasons
     assert pod["status"]["phase"] == "Running"
+    ended = pod["status"]["containerStatuses"][0]["lastState"]["terminated"]
+    assert "its liveness probe failed" in ended["message"]
+    assert "Next step: see the Events Unhealthy" in ended["message"]
 
 
 async def test_serving_goes_on_without_the_supervisor(settings: Settings) -> None:

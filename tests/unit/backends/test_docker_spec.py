@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kserve_local.backends import control, docker_pause, docker_spec
-from kserve_local.errors import Invalid
+from kserve_local.errors import Invalid, InvalidImageName
 from kserve_local.interfaces.backend import (
     HOST_IP,
     POD_IP,
@@ -372,3 +372,30 @@ def test_the_host_is_where_containers_reach_this_machine(machine: str, shown: st
         machine=machine,
     )  # fmt: skip
     assert f"HOST={shown}" in made["Env"]
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["a", "python:3.11-slim", "reg.io:5000/Team-X/a".lower(), "Reg.io:5000/a/b__c:V1.0", "my/a-b.c",
+     "[::1]:5000/a", "a@sha256:" + "0" * 64, "localhost/a:b@sha256:" + "0" * 64],
+)  # fmt: skip
+def test_names_of_images(image: str) -> None:
+    docker_spec.check_image(image)
+
+
+@pytest.mark.parametrize("image", ["Bad Name!!", "up/Case", "a:", "a:b:c", "a//b", "", "a@b", "-a"])
+def test_what_can_be_no_image_is_refused_in_kubelets_words(image: str) -> None:
+    words = f'Failed to apply default image tag "{image}": couldn\'t parse image name "{image}": '
+    with pytest.raises(InvalidImageName) as caught:
+        docker_spec.check_image(image)
+    assert caught.value.message == f"{words}invalid reference format"
+
+
+def test_what_an_engine_refuses_gets_the_way_out() -> None:
+    spec = ContainerSpec("c", "mine:1", (), Path("log"))
+    assert "give the container a command" in docker_spec.hint_for(spec, "No command specified")
+    assert "mine:1" in docker_spec.hint_for(spec, "No command specified")
+    assert docker_spec.hint_for(spec, "privileged mode is incompatible") == ""
+    spec = ContainerSpec("c", "mine:1", (), Path("log"), security=Security(privileged=True))
+    told = docker_spec.hint_for(spec, "privileged mode is incompatible with user namespaces")
+    assert "capabilities.add" in told

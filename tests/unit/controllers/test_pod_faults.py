@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kserve_local.controllers.pod_faults import (
@@ -183,3 +185,15 @@ def test_the_tail_is_whole_last_lines_within_its_bounds() -> None:
     assert tail("x" * 5000 + "\nlast\n\n") == "last"
     assert len(tail("x" * 5000)) == 2048
     assert tail("") == ""
+
+
+def test_what_was_killed_from_here_gets_no_hint_about_memory() -> None:
+    killed = Ended("Error", 137, signal=9)
+    assert "limits.memory" in diagnose(killed, "")
+    probed = diagnose(replace(killed, killed_for="its liveness probe failed"), "")
+    assert "limits.memory" not in probed
+    assert "startupProbe" in probed
+    # One that heeds SIGTERM ends as if by itself.
+    ended = Ended("Completed", 0, killed_for="its liveness probe failed")
+    assert "by itself" not in diagnose(ended, "")
+    assert diagnose(replace(killed, killed_for="the Pod's sandbox ended"), "") == ""
