@@ -38,6 +38,7 @@ _OUTPUT_END = 3.0
 """Seconds that the last output of a container that has ended may take to arrive."""
 _END_OF_EXEC = 2.0
 """Seconds in which a command that took too long is looked for and killed."""
+_LOOK_AGAIN = 0.05
 _NO_DRIVER = "could not select device driver"
 _CANNOT_RUN = 128
 ADOPTED_LINES = 10_000
@@ -275,6 +276,10 @@ class Container:
         try:
             async with asyncio.timeout(_END_OF_EXEC):
                 found = await self.engine.call("exec_inspect", id)
+                # A busy engine may start it only now: neither runs it nor has it ended.
+                while not found.get("Pid") and found.get("ExitCode") is None:
+                    await asyncio.sleep(_LOOK_AGAIN)
+                    found = await self.engine.call("exec_inspect", id)
                 if found.get("Running"):
                     await asyncio.to_thread(_kill_in, self.id, int(found.get("Pid") or 0))
         except (KServeLocalError, TimeoutError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from kserve_local.backends.docker_engine import THREADS
 from kserve_local.backends.probes import ProbeFailed, check
 from kserve_local.interfaces.backend import Probe
 from kserve_local.settings import Settings
-from tests.integration.docker_world import containers, docker, project_settings, ready, replica
+from tests.integration.docker_world import containers, docker, project_settings, replica
 
 pytestmark = pytest.mark.docker
 
@@ -84,21 +83,3 @@ async def test_an_exec_probe_tells_its_exit_code_and_output(
     code, output = await run(("/no/such",))
     assert code != 0
     assert b"no such file" in output
-
-
-async def test_a_probe_goes_on_after_its_engine_could_not_be_asked(
-    backend: DockerBackend, settings: Settings, tmp_path: Path
-) -> None:
-    """A container that is paused takes no command: that says nothing of its health."""
-    probe = Probe("exec", command=("test", "-e", "/m/up"), period=0.1, timeout=5)
-    live = Probe("exec", command=("true",), period=0.1, failure_threshold=1, timeout=5)
-    spec = replica(settings, "a", command=IDLE, argv=IDLE, readiness=probe, liveness=live)
-    await backend.start(spec)
-    [container] = backend._by_container.values()
-    await asyncio.sleep(0.3)
-    await asyncio.to_thread(docker, "pause", container.id)
-    await asyncio.sleep(1.0)
-    await asyncio.to_thread(docker, "unpause", container.id)
-    (tmp_path / "model" / "up").touch()
-    await ready(backend, "uid-a")
-    os.unlink(tmp_path / "model" / "up")

@@ -7,13 +7,14 @@ import contextlib
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from kserve_local.backends import grpc_health, probes
 from kserve_local.backends.probes import Change, ProbeFailed, Target
+from kserve_local.errors import ServiceUnavailable
 from kserve_local.interfaces.backend import Probe
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -344,3 +345,36 @@ async def test_behind_an_engines_proxy_a_connection_that_ends_at_once_was_refuse
         await probes.check(
             Probe("tcp", port=8080, timeout=1), Target(ip="", ports={8080: port}, is_proxied=True)
         )
+
+
+async def test_a_look_that_could_not_be_done_is_thrown_away_and_the_probes_go_on():
+    """An engine that does not answer says nothing of the container."""
+    answers = 0
+
+    async def run(command: Sequence[str]) -> tuple[int, bytes]:
+        nonlocal answers
+        answers += 1
+        if answers < 8:
+            raise ServiceUnavailable("the Docker engine does not answer")
+        return 0, b""
+
+    probe = Probe("exec", command=("true",), period=0.01, failure_threshold=1)
+    changes: asyncio.Queue[Change] = asyncio.Queue()
+    watching = asyncio.create_task(
+        probes.watch(
+            startup=probe, readiness=probe, liveness=probe, target=Target(ip="", run=run),
+            report=changes.put_nowait,
+        )
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(5):
+            assert (await changes.get()).kind == "ready"
+        answers = 0
+        async with asyncio.timeout(5):
+            while answers < 20:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
+        assert changes.empty()
+        assert not watching.done()
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
