@@ -95,10 +95,16 @@ def test_the_status_of_a_service_of_three_components(world: Project) -> None:
     assert "transformer" not in logged
 
 
-def failing(world: Project, name: str) -> str:
-    """Return what `status` says of failed requests, once the gateway has told it."""
+def failing(world: Project, name: str, hop: str = "") -> str:
+    """Return what `status` says of failed requests, once the gateway has told it.
+
+    Args:
+        hop: Part of what it says; each hop is told when it has ended, and none waits for another.
+    """
     lines = wait_until(
-        lambda: [w for w in world.service(name)["warnings"] if "a request failed" in w],
+        lambda: [
+            w for w in world.service(name)["warnings"] if "a request failed" in w and hop in w
+        ],
         timeout=10,
         why=f"status of {name} tells of no failure",
     )
@@ -121,7 +127,7 @@ def test_a_hop_that_fails_is_upstreams_answer_and_told_by_the_status(
     status, answer = world.call(f"/v1/models/{name}:predict", ROWS, host=host)
     assert status == 500
     assert client_told in answer["error"]
-    told = failing(world, name)
+    told = failing(world, name, hop_told)
     assert hop_told in told
     assert f"kserve-local logs {name}" in told
     logged = (world.state / "logs" / "gateway.log").read_text()
