@@ -275,13 +275,15 @@ class Container:
         """Kill a command that nobody waits for any more, as far as we may: no engine does it."""
         try:
             async with asyncio.timeout(_END_OF_EXEC):
-                found = await self.engine.call("exec_inspect", id)
-                # A busy engine may start it only now: neither runs it nor has it ended.
-                while not found.get("Pid") and found.get("ExitCode") is None:
-                    await asyncio.sleep(_LOOK_AGAIN)
+                while True:
                     found = await self.engine.call("exec_inspect", id)
-                if found.get("Running"):
-                    await asyncio.to_thread(_kill_in, self.id, int(found.get("Pid") or 0))
+                    if found.get("Running"):
+                        await asyncio.to_thread(_kill_in, self.id, int(found.get("Pid") or 0))
+                    elif found.get("Pid") or found.get("ExitCode") is not None:
+                        return
+                    # A busy engine may start it only now, and what it starts is no process of the
+                    # container's, nor a group of its own, for a moment.
+                    await asyncio.sleep(_LOOK_AGAIN)
         except (KServeLocalError, TimeoutError) as error:
             log.info("a command in %s may go on: %s", self.label, error)
 
