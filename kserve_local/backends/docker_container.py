@@ -148,7 +148,8 @@ class Container:
         except KServeLocalError as error:
             if isinstance(error, NotFound) or "runtime" in str(error) or "mount" in str(error):
                 hint = docker_spec.hint_for(self.spec, str(error))
-                self._could_not_run("\n".join(filter(None, (str(error), hint))))
+                foreign = await self._foreign()
+                self._could_not_run("\n".join(filter(None, (str(error), foreign, hint))))
                 return
             await self.remove()
             if _NO_DRIVER in str(error):
@@ -212,6 +213,13 @@ class Container:
             self._tasks.append(loop.create_task(self._probe(), name=f"probes {self.label}"))
         elif self.status.ready:
             self.on_change(self, "ready", "")
+
+    async def _foreign(self) -> str:
+        """Return that the image is for another kind of machine, if it is."""
+        with contextlib.suppress(KServeLocalError):
+            image = await self.engine.call("inspect_image", self.spec.image)
+            return docker_spec.foreign(self.spec.image, image, self.engine.architecture)
+        return ""
 
     def _could_not_run(self, message: str) -> None:
         self.status = replace(
@@ -336,6 +344,8 @@ class Container:
         state = found["State"]
         reason, code, number, message = docker_spec.exit_reason(state)
         message = message or self.killed_for
+        if code and number is None and not message:
+            message = await self._foreign()
         await self._stop_watching()
         if self._output is not None:
             await asyncio.wait((self._output,), timeout=_OUTPUT_END)

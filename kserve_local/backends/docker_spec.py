@@ -359,6 +359,25 @@ def last_words_of(found: Mapping[str, Any], spec: ContainerSpec, state: Path) ->
     return None
 
 
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i386": "386"}
+"""An engine's name of a machine -> an image's."""
+
+
+def foreign(name: str, image: Mapping[str, Any], machine: str) -> str:
+    """Return what is to say of an image that is built for another kind of machine; else empty.
+
+    It may run all the same, where the kernel has an emulator for it.
+
+    Args:
+        image: The inspection of the image.
+        machine: As the engine calls its own, e.g. `x86_64`.
+    """
+    built, here = str(image.get("Architecture") or ""), _ARCHITECTURES.get(machine, machine)
+    if not built or not here or built == here:
+        return ""
+    return f'image "{name}" is built for {built}, and this machine is {here}'
+
+
 def check_user(user: str) -> None:
     """Refuse an image whose own user is root, or may be, for a container that must not be root.
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
+import platform
 import signal
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kserve_local.backends import docker_pause
 from tests.integration.project import NO_DOCKER, Project, project, sample, wait_until
 
 pytestmark = pytest.mark.docker
@@ -293,3 +298,45 @@ def test_an_image_that_cannot_be_had_is_said_in_kubelets_words(mixed: Project) -
     told = mixed.run("status").stdout
     assert text in told
     assert "no stand-in for this image" in told
+
+
+def saved(name: str, architecture: str) -> bytes:
+    """Return a program for a kind of machine as an image, in the form of `docker save`."""
+    layer = docker_pause.archive(architecture)
+    config = {
+        "architecture": architecture,
+        "os": "linux",
+        "config": {"Entrypoint": ["/pause"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    files = {
+        "config.json": json.dumps(config).encode(),
+        "manifest.json": json.dumps(manifest).encode(),
+        "layer.tar": layer,
+    }
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return whole.getvalue()
+
+
+def test_an_image_for_another_machine_is_named_as_such(mixed: Project) -> None:
+    other = "arm64" if platform.machine() == "x86_64" else "amd64"
+    name = f"foreign-{os.getpid()}:1"
+    subprocess.run(["docker", "load"], input=saved(name, other), check=True, capture_output=True)
+    try:
+        text = (mixed.folder / "any.yaml").read_text().replace(IMAGE, name)
+        (mixed.folder / "any.yaml").write_text(
+            text.replace("command: [python3, /code/server.py]", "")
+        )
+        said = mixed.up(check=4).stderr
+        assert f'image "{name}" is built for {other}, and this machine is ' in said
+        step = "for another machine architecture: build or pull it for this one, e.g. docker pull"
+        assert step in mixed.run("get", "pods", "-o", "json").stdout
+        mixed.run("down")
+    finally:
+        subprocess.run(["docker", "rmi", "--force", name], check=True, capture_output=True)

@@ -391,6 +391,21 @@ def test_what_can_be_no_image_is_refused_in_kubelets_words(image: str) -> None:
     assert caught.value.message == f"{words}invalid reference format"
 
 
+@pytest.mark.parametrize(
+    ("built", "machine", "told"),
+    [
+        ("amd64", "x86_64", ""),
+        ("arm64", "aarch64", ""),
+        ("", "x86_64", ""),
+        ("riscv64", "riscv64", ""),
+        ("arm64", "x86_64", 'image "i:1" is built for arm64, and this machine is amd64'),
+        ("amd64", "aarch64", 'image "i:1" is built for amd64, and this machine is arm64'),
+    ],
+)
+def test_an_image_for_another_machine_is_named_as_such(built: str, machine: str, told: str) -> None:
+    assert docker_spec.foreign("i:1", {"Architecture": built}, machine) == told
+
+
 def test_what_an_engine_refuses_gets_the_way_out() -> None:
     spec = ContainerSpec("c", "mine:1", (), Path("log"))
     assert "give the container a command" in docker_spec.hint_for(spec, "No command specified")
