@@ -9,12 +9,10 @@ beyond its request waits (bounded) until the answer is out.
 from __future__ import annotations
 
 import asyncio
-import hmac
-import re
 import select
 from typing import TYPE_CHECKING
 
-from kserve_local.gateway import errors
+from kserve_local.gateway import entry, errors
 from kserve_local.gateway.chunked import LAST, ChunkDecoder, ChunkError, encode
 from kserve_local.gateway.head import (
     MAX_HEAD,
@@ -28,13 +26,11 @@ from kserve_local.gateway.head import (
 from kserve_local.gateway.proxy import Dataplane, Exchange
 from kserve_local.gateway.table import (
     PEEK_LIMIT,
-    RESERVED,
     CompiledRoute,
     Found,
     Missed,
     NeedsModel,
     model_of,
-    names_this_machine,
 )
 
 if TYPE_CHECKING:
@@ -56,14 +52,6 @@ _HEAD, _BODY, _CHUNKS, _WAIT, _LINGER, _TUNNEL = range(6)
 _KNOWN: dict[bytes, RequestHead] = {}
 _KNOWN_LIMIT = 1024
 _KNOWN_SIZE = 2048
-
-
-_AUTHORIZATION = re.compile(rb"^authorization:[^\r]*\r\n", re.IGNORECASE | re.MULTILINE)
-
-
-def _may_pass(head: RequestHead, token: bytes) -> bool:
-    scheme, _, given = head.authorization.partition(b" ")
-    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token)
 
 
 class _Peek:
@@ -159,7 +147,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # always a full transport here
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else "127.0.0.1"
-        self._suffix = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % self.peer.encode()
+        self._suffix = entry.forwarding(self.peer)
         self.plane.clients.add(self)
         self.plane.connections += 1
 
@@ -311,13 +299,11 @@ class ClientConnection(asyncio.Protocol):
             self._reply(errors.Answer(405, close=True))
             return
         plane = self.plane
-        if plane.token and not self.service and not _may_pass(head, plane.token):
+        if plane.token and not self.service and not entry.bears(head.authorization, plane.token):
             self._reply(errors.unauthorized())
             return
         table = plane.table
-        found = table.find(head.host, head.target)
-        if not isinstance(found, Found) and self.service:
-            found = table.find(self.service, head.target)
+        found = entry.find(table, self.service, head.host, head.target)
         if isinstance(found, Found):
             self._found(head, found, pending, done)
         elif isinstance(found, NeedsModel):
@@ -330,31 +316,15 @@ class ClientConnection(asyncio.Protocol):
             self._missed(head, found)
 
     def _found(self, head: RequestHead, found: Found, pending: list[bytes], done: bool) -> None:
-        target = head.target[found.cut :]
-        if target[:1] != b"/" and target != b"*":
-            target = b"/" + target
-        lines = head.lines
-        if self.plane.token and not self.service:
-            # The token is for us, not for the model server.
-            lines = _AUTHORIZATION.sub(b"", lines)
-        fresh = b"%b %b HTTP/1.1\r\n%b%b" % (head.method, target, lines, found.route.lines)
+        without_token = bool(self.plane.token) and not self.service
+        fresh = entry.beginning(head, found, without_token=without_token)
         if not self.service and self._peek is None:
             head.table, head.route, head.fresh = self.plane.table, found.route, fresh
         self._peek = None
         self._start(head, found.route, fresh, pending, done)
 
     def _missed(self, head: RequestHead, missed: Missed) -> None:
-        # A web page may reach us by a foreign name that resolves here: figures are not for it.
-        if head.target.startswith(RESERVED) and (self.plane.token or names_this_machine(head.host)):
-            answer = self.admin(head.target)
-            if answer is not None:
-                self._reply(answer)
-                return
-        if missed.text:
-            openai = errors.is_openai(head.target)
-            self._reply(errors.unknown_model(missed.text, missed.hint, openai=openai))
-        else:
-            self._reply(errors.unknown_host(missed.hint))
+        self._reply(entry.missed(head, missed, self.admin, with_token=bool(self.plane.token)))
 
     def _start(
         self,
@@ -369,9 +339,7 @@ class ClientConnection(asyncio.Protocol):
         if route is None or target is None:
             self._reply(errors.no_upstream())
             return
-        suffix = self._suffix
-        if head.forwarded_for:
-            suffix = b"X-Forwarded-For: %b, %b" % (head.forwarded_for, suffix[17:])
+        suffix = entry.forwarded(head, self._suffix) if head.forwarded_for else self._suffix
         # A small body travels with its head: one buffer, one write.
         body, size = b"", 0
         if pending:

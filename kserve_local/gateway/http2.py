@@ -8,12 +8,11 @@ replica. Both go to the data plane as any other request.
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-from kserve_local.gateway import errors, h2_headers, rpc
+from kserve_local.gateway import entry, errors, h2_headers, rpc
 from kserve_local.gateway.chunked import LAST, encode
 from kserve_local.gateway.h2_connection import H2Connection, Stream
 from kserve_local.gateway.h2_frames import Code
@@ -21,13 +20,11 @@ from kserve_local.gateway.head import HeadError, RequestHead, ResponseHead, host
 from kserve_local.gateway.proxy import Dataplane, Exchange
 from kserve_local.gateway.table import (
     PEEK_LIMIT,
-    RESERVED,
     CompiledRoute,
     Found,
     Missed,
     NeedsModel,
     model_of,
-    names_this_machine,
     rpc_model_of,
 )
 
@@ -36,13 +33,6 @@ if TYPE_CHECKING:
 
 IDLE_TIMEOUT = 300.0
 PREFACE_TIMEOUT = 10.0
-_NO_BODY = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
-
-
-def bearer_passes(given: bytes, token: bytes) -> bool:
-    """Whether an Authorization header carries the token."""
-    scheme, _, value = given.partition(b" ")
-    return scheme.lower() == b"bearer" and hmac.compare_digest(value.strip(), token)
 
 
 class Http2Client(H2Connection):
@@ -123,15 +113,11 @@ class Http2Client(H2Connection):
         if not token or self.service:
             return True
         given = [value for name, value in fields.fields if name == b"authorization"]
-        return len(given) == 1 and bearer_passes(given[0], token)
+        return len(given) == 1 and entry.bears(given[0], token)
 
     def find(self, host: bytes, target: bytes) -> Found | Missed | NeedsModel:
         """Return where a request goes; on a Service's address at the latest by its host."""
-        table = self.plane.table
-        found = table.find(host, target)
-        if not isinstance(found, Found) and self.service:
-            found = table.find(self.service, target)
-        return found
+        return entry.find(self.plane.table, self.service, host, target)
 
     # What the gateway's clock and its end do
 
@@ -329,18 +315,8 @@ class RestStream:
         if isinstance(missed, Found):
             self._start(head, missed, [], end=True)
             return
-        if head.target.startswith(RESERVED) and (
-            client.plane.token or names_this_machine(head.host)
-        ):
-            answer = client.admin(head.target)
-            if answer is not None:
-                self._reply(answer)
-                return
-        if missed.text:
-            openai = errors.is_openai(head.target)
-            self._reply(errors.unknown_model(missed.text, missed.hint, openai=openai))
-        else:
-            self._reply(errors.unknown_host(missed.hint))
+        with_token = bool(client.plane.token)
+        self._reply(entry.missed(head, missed, client.admin, with_token=with_token))
 
     def _start(self, head: RequestHead, found: Found, body: list[bytes], *, end: bool) -> None:
         plane = self._client.plane
@@ -348,23 +324,11 @@ class RestStream:
         if target is None:
             self._reply(errors.no_upstream())
             return
-        path = head.target[found.cut :]
-        if path[:1] != b"/" and path != b"*":
-            path = b"/" + path
-        lines = head.lines
-        if plane.token and not self._client.service:
-            lines = b"".join(
-                line
-                for line in lines.splitlines(keepends=True)
-                if not line.lower().startswith(b"authorization:")
-            )
-        before = head.forwarded_for + b", " if head.forwarded_for else b""
-        forwarded = b"X-Forwarded-For: %b%b\r\nX-Forwarded-Proto: http\r\n" % (
-            before,
-            self.peer.encode(),
+        without_token = bool(plane.token) and not self._client.service
+        fresh = b"%b%b\r\n" % (
+            entry.beginning(head, found, without_token=without_token),
+            entry.forwarded(head, entry.forwarding(self.peer)),
         )
-        start = b"%b %b HTTP/1.1\r\n" % (head.method, path)
-        fresh = b"".join((start, lines, found.route.lines, forwarded, b"\r\n"))
         framed = self._framed(body, end=end)
         size = sum(map(len, framed))
         self._unread += sum(map(len, body))

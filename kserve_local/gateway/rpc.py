@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from kserve_local.gateway.upstream import EndpointState
 
 CONTENT_TYPE = b"application/grpc"
-IDLE_CLOSE = 30.0
 _REPLAY = 64 * 1024
 """Bytes of a request that are kept until its answer begins: a replica may not have looked at it."""
 _TRIES = 3
@@ -99,10 +98,6 @@ class Call:
 
     __slots__ = ("exchange", "fields", "pending", "stream")
 
-    wants_continue = False
-    read_paused = False
-    write_paused = False
-
     def __init__(self, stream: Stream, fields: list[tuple[bytes, bytes]]) -> None:
         self.stream = stream
         self.fields = fields
@@ -129,10 +124,6 @@ class Call:
             self.pending.append(data)
         else:
             self.stream.consumed(leg.stream.send(data, end=end))
-
-    def trailers(self) -> None:
-        """The request ends with trailers, which gRPC has none of."""
-        self.data(b"", end=True)
 
     def reset(self) -> None:
         """The client gave up, or its connection is gone."""
@@ -234,9 +225,7 @@ class Rpc(Exchange):
 class Leg:
     """The replica's side of a call: `upstream` of its exchange."""
 
-    __slots__ = ("exchange", "returned", "stream")
-
-    write_paused = False
+    __slots__ = ("exchange", "stream")
 
     def __init__(self, exchange: Rpc, stream: Stream) -> None:
         self.exchange = exchange
@@ -248,12 +237,6 @@ class Leg:
         self.exchange.upstream = None
         self.stream.owner = None
         self.stream.reset(Code.CANCEL)
-
-    def pause_reading(self) -> None:
-        """The windows do this."""
-
-    def resume_reading(self) -> None:
-        """The windows do this."""
 
 
 class RpcConnection(H2Connection):
