@@ -24,6 +24,7 @@ from kserve_local.api.meta import (
     namespace_of,
 )
 from kserve_local.api.names import COMPONENT_LABEL, GRAPH_LABEL, ISVC_LABEL, REVISION_LABEL
+from kserve_local.api.pods import preparation
 from kserve_local.cli.component_states import revision_of_interest, states_of
 from kserve_local.cli.output import Output
 from kserve_local.cli.views import View, is_graph, view
@@ -407,7 +408,7 @@ class Follower:
             self._waiting[str(pod["metadata"]["uid"])] = name
         else:
             self._waiting.pop(str(pod["metadata"]["uid"]), None)
-        self._preparing[name] = _preparation(pod) if there else ""
+        self._preparing[name] = preparation(pod) if there else ""
         self._refused[name] = there and _is_refused(pod)
         return name
 
@@ -466,7 +467,7 @@ async def waits_for(client: Client, name: Name) -> str:
         return f"{told(seen.reason, seen.message) or seen.text}; it is tried again"
     if seen.state == "Ready":
         seen = View("Loading", "starting")
-    preparing = next(filter(None, map(_preparation, pods)), "")
+    preparing = next(filter(None, map(preparation, pods)), "")
     return (preparing or seen.text) if seen.state == "Loading" else ""
 
 
@@ -500,15 +501,6 @@ async def log_tail(client: Client, isvc: Object, lines: int = 10) -> list[str]:
                 if found.strip():
                     return found.decode(errors="replace").splitlines()[-lines:]
     return []
-
-
-def _preparation(pod: Object) -> str:
-    """Return what a Pod that is being made waits for, e.g. the environment of its runtime."""
-    for container in (pod.get("status") or {}).get("containerStatuses") or ():
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") == "ContainerCreating" and waiting.get("message"):
-            return str(waiting["message"])
-    return ""
 
 
 def _is_refused(pod: Object) -> bool:

@@ -21,6 +21,7 @@ from kserve_local.api.meta import (
     namespace_of,
     uid_of,
 )
+from kserve_local.api.pods import CREATING, preparation
 from kserve_local.controllers import isvc_knative, isvc_status, pod_state
 from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.pod_state import Failure
@@ -28,8 +29,6 @@ from kserve_local.interfaces.backend import ReplicaStatus
 from kserve_local.store.store import Store
 from kserve_local.supervisor.pod_usage import PodUsage
 from kserve_local.supervisor.stats import Stats
-
-CREATING = "ContainerCreating"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ async def _part(
         for types in (isvc_status.CONFIGURATION_READY_OF, isvc_status.READY_OF)
     ]
     last_probe = max(unhealthy, key=last_seen, default=None)
-    preparing = next(filter(None, map(_preparation, waiting)), "")
+    preparing = next(filter(None, map(preparation, waiting)), "")
     reason, message = _why(conditions, next(iter(stuck), None), last_probe, preparing)
     failures = [f for t in targets if (f := stats.failure(t)) is not None]
     return Part(
@@ -216,15 +215,6 @@ def _why(
 def failure_of(pod: Object) -> Failure | None:
     """Return why a Pod that is not Ready is not, None if it may still be."""
     return pod_state.failure_of(pod) or pod_state.is_not_coming(pod) if _waits(pod) else None
-
-
-def _preparation(pod: Object) -> str:
-    """Return what the containers of a Pod wait for, e.g. an image that is being built."""
-    for container in pod_state.statuses(pod):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") == CREATING and waiting.get("message"):
-            return str(waiting["message"])
-    return ""
 
 
 def desired(store: Store, namespace: str, revision: str) -> int:

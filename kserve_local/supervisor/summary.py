@@ -25,6 +25,7 @@ from kserve_local.api.meta import (
     namespace_of,
     uid_of,
 )
+from kserve_local.api.pods import CREATING
 from kserve_local.apiserver.app import json_route
 from kserve_local.controllers import empty_models, isvc_knative, isvc_status, pod_state
 from kserve_local.controllers.observed import Observations, Observed
@@ -34,7 +35,6 @@ from kserve_local.settings import Settings
 from kserve_local.store.store import Store
 from kserve_local.supervisor import agents
 from kserve_local.supervisor.component_summary import (
-    CREATING,
     blamed,
     desired,
     failing_hops,
