@@ -111,6 +111,8 @@ BACKEND = f"{LOCAL_PREFIX}/backend"
 DEVICES = f"{LOCAL_PREFIX}/devices"
 """Of a Pod: ids of the GPUs it was given, with commas."""
 MANIFEST = f"{LOCAL_PREFIX}/manifest"
+SCALE = f"{LOCAL_PREFIX}/scale"
+"""Of a PodAutoscaler: the number of Pods that `kserve-local scale` asked for."""
 NODE_NAME = "kserve-local"
 
 KNATIVE_MODE = "Knative"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kserve_local.api import names
+from kserve_local.api import names, pod_autoscaler
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -37,6 +37,7 @@ from kserve_local.api.scheme import (
     INFERENCE_SERVICE,
     KNATIVE_SERVICE,
     POD,
+    POD_AUTOSCALER,
     REVISION,
     SERVICE,
     key_of,
@@ -52,7 +53,7 @@ from kserve_local.controllers import (
 from kserve_local.controllers.agent_injector import agent_args
 from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT, newest, number_of
-from kserve_local.controllers.revision import pods_of, scale
+from kserve_local.controllers.revision import pods_of, replicas
 from kserve_local.interfaces.routing import Endpoint, Route, RouteSink, RouteTable, Target
 from kserve_local.reconcile.controller import Watch, controlling, itself, labelled
 from kserve_local.reconcile.result import DONE, Result
@@ -66,10 +67,17 @@ COALESCE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Backing:
-    """What one Revision has to serve with."""
+    """What one Revision has to serve with.
+
+    Args:
+        replicas: How many Pods it should have now.
+        direct: Requests go to its Pods without passing the activator.
+    """
 
     revision: Object
     pods: Sequence[Object]
+    replicas: int = 1
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +296,7 @@ def _target(backing: Backing, percent: int) -> Target:
         timeout=float(spec.get("timeoutSeconds") or DEFAULT_TIMEOUT),
         graph=graph,
         propagate=propagate,
+        direct=backing.direct,
     )
 
 
@@ -299,7 +308,7 @@ def _state(backing: Backing) -> tuple[str, str]:
     progress deadline.
     """
     revision = backing.revision
-    if scale(revision) == 0:
+    if backing.replicas == 0:
         return "zero", ""
     served = condition_is(revision, "ResourcesAvailable")
     live = [p for p in backing.pods if not pod_state.is_terminating(p)]
@@ -401,11 +410,13 @@ class RoutesController:
             Watch(INFERENCE_SERVICE.id, itself),
             Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
             Watch(REVISION.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
+            Watch(POD_AUTOSCALER.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
             Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
             Watch(INFERENCE_GRAPH.id, itself),
             Watch(INFERENCE_SERVICE.id, self._waiting_graphs),
             Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_GRAPH.id)),
             Watch(REVISION.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
+            Watch(POD_AUTOSCALER.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
             Watch(POD.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
         )
         self._host_address = host_address
@@ -491,10 +502,20 @@ class RoutesController:
         revisions = self._store.owned_by(uid_of(ksvc), REVISION.id)
         last = max((number_of(r) for r in revisions), default=0)
         return {
-            name_of(r): Backing(r, pods_of(self._store, namespace_of(r), name_of(r)))
+            name_of(r): self._backing(r)
             for r in revisions
             if name_of(r) in routed or number_of(r) == last
         }
+
+    def _backing(self, revision: Object) -> Backing:
+        namespace, name = namespace_of(revision), name_of(revision)
+        autoscaler = self._store.find(Key(POD_AUTOSCALER.id, namespace, name))
+        return Backing(
+            revision,
+            pods_of(self._store, namespace, name),
+            replicas=replicas(revision, autoscaler),
+            direct=pod_autoscaler.is_direct(autoscaler),
+        )
 
     def _schedule(self) -> None:
         if self._timer is not None:

@@ -51,6 +51,8 @@ class Target:
         graph: Of an InferenceGraph's revision: its spec, services resolved. The gateway itself is
             the router then; `endpoints` only say that it is there.
         propagate: Of a graph: Go regular expressions of the headers that go to its steps.
+        direct: The activator is out of the path: each replica queues for itself, and whoever
+            chooses one knows nothing of their limits.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Target:
     timeout: float = 300.0
     graph: Mapping[str, Any] | None = None
     propagate: tuple[str, ...] = ()
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
-"""Tables of Knative Serving's Service and Revision, as far as KServe writes them.
+"""Tables of Knative Serving's Service, Revision and PodAutoscaler, as far as KServe writes them.
 
 Knative's own CRDs take a subset of PodSpec that its webhook narrows further; here the whole PodSpec
-is taken and defaults are left to the controllers. Source: serving.knative.dev/v1.
+is taken and defaults are left to the controllers. Source: serving.knative.dev/v1,
+autoscaling.internal.knative.dev/v1alpha1 (`mode` of its status is ours: the ServerlessService's).
 """
 
 KINDS = {
     "serving.knative.dev/v1/Service": "KnativeService",
     "serving.knative.dev/v1/Revision": "KnativeRevision",
+    "autoscaling.internal.knative.dev/v1alpha1/PodAutoscaler": "KnativePodAutoscaler",
 }
 
 TABLES = (
@@ -75,5 +77,23 @@ KnativeRevision
   metadata core.ObjectMeta
   spec KnativeRevisionSpec
   status KnativeRevisionStatus
+KnativePodAutoscalerSpec
+  containerConcurrency int64
+  protocolType! string
+  reachability string
+  scaleTargetRef! core.ObjectReference
+KnativePodAutoscalerStatus preserve
+  ...DuckStatus
+  actualScale int32
+  desiredScale int32
+  metricsServiceName string
+  mode string
+  serviceName string
+KnativePodAutoscaler
+  apiVersion string
+  kind string
+  metadata core.ObjectMeta
+  spec KnativePodAutoscalerSpec
+  status KnativePodAutoscalerStatus
 """,
 )
