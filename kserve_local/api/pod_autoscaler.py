@@ -8,8 +8,14 @@ of the ServerlessService that a cluster has.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kserve_local.api import names
-from kserve_local.api.meta import Object, annotations_of
+from kserve_local.api.meta import Key, Object, annotations_of
+from kserve_local.api.scheme import CONFIG_MAP
+
+CLUSTER_CONFIG = Key(CONFIG_MAP.id, "knative-serving", "config-autoscaler")
+"""The ConfigMap with the cluster's defaults."""
 
 SERVE, PROXY = "Serve", "Proxy"
 """Requests go to Pods directly; through the activator."""
@@ -38,3 +44,9 @@ def override(autoscaler: Object | None) -> int | None:
     """
     given = annotations_of(autoscaler or {}).get(names.SCALE)
     return int(given) if given is not None and given.isdigit() else None
+
+
+def may_start_at_zero(cluster_config: Object | None) -> bool:
+    """Whether the cluster lets Revisions begin without a Pod (`allow-zero-initial-scale`)."""
+    data: Mapping[str, str] = (cluster_config or {}).get("data") or {}
+    return data.get("allow-zero-initial-scale", "").lower() == "true"

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from kserve_local.api import gaps, names, validation
+from kserve_local.api import gaps, names, pod_autoscaler, validation
 from kserve_local.api.config import InferenceServiceConfig, parse
 from kserve_local.api.inferenceservice import framework_of
 from kserve_local.api.meta import (
@@ -265,6 +265,9 @@ class InferenceServiceController:
         if is_predictor:
             runtimes = self._store.list(SERVING_RUNTIME.id, namespace=namespace_of(isvc))
             cluster_runtimes = self._store.list(CLUSTER_SERVING_RUNTIME.id)
+        allow_zero = pod_autoscaler.may_start_at_zero(
+            self._store.find(pod_autoscaler.CLUSTER_CONFIG)
+        )
         # Objects are never changed in place, so comparing them is comparing references first.
         inputs = (
             uid_of(isvc),
@@ -272,6 +275,7 @@ class InferenceServiceController:
             labels_of(isvc),
             annotations_of(isvc),
             config,
+            allow_zero,
             rolled_out,
             runtimes,
             cluster_runtimes,
@@ -297,7 +301,13 @@ class InferenceServiceController:
                     else component_pods.explainer_pod
                 )
                 parts = pod(isvc, config=config, storage_containers=containers)
-            wanted = isvc_knative.knative_service(isvc, component, parts, rolled_out=rolled_out)
+            wanted = isvc_knative.knative_service(
+                isvc,
+                component,
+                parts,
+                rolled_out=rolled_out,
+                allow_zero=allow_zero,
+            )
             made = self._made[key] = _Made(inputs, kind, name, wanted)
         if is_predictor:
             draft.runtime(made.runtime_kind, made.runtime_name)

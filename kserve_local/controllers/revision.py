@@ -1,15 +1,16 @@
 """Revision -> Deployment, PodAutoscaler, its Services, and the Revision's conditions.
 
 Reads Revisions, their Deployment, PodAutoscaler and Pods; writes the Deployment, the PodAutoscaler,
-the two Services a Revision has on a cluster, and the Revision's status. Conditions, reasons and messages are Knative's
-(knative/serving pkg/apis/serving/v1/revision_lifecycle.go, pkg/reconciler/revision).
+the two Services a Revision has on a cluster, and the Revision's status. Conditions, reasons and
+messages are Knative's (knative/serving pkg/apis/serving/v1/revision_lifecycle.go,
+pkg/reconciler/revision).
 
 Not shown here: the queue-proxy container. Users name `kserve-container` (logs, exec) and nothing
 else, every request passes our gateway, and what queue-proxy does (readiness by TCP, PORT and K_*
 variables, the concurrency limit) is put onto the serving container or done by the gateway.
 
-How many Pods there are the autoscaler says in the PodAutoscaler's status; `replicas` adds what holds
-before its first word and out of all traffic.
+How many Pods there are the autoscaler says in the PodAutoscaler's status; `replicas` adds what
+holds before its first word and out of all traffic.
 """
 
 from __future__ import annotations

@@ -287,6 +287,8 @@ def test_scaling_fields_become_annotations() -> None:
         "autoscaling.knative.dev/metric": "rps",
         "autoscaling.knative.dev/window": "30s",
     }
+    zero = isvc_knative.template_annotations(component, given, allow_zero=True)
+    assert zero["autoscaling.knative.dev/initial-scale"] == "0"
     assert isvc_knative.template_annotations({"maxReplicas": 0}, {}) == {
         "autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev",
         "autoscaling.knative.dev/min-scale": "1",
