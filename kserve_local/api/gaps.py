@@ -20,7 +20,6 @@ from kserve_local.api.meta import Object, annotations_of
 Path_ = tuple[str | int, ...]
 VERSION = __version__.rpartition(".")[0]
 _MIG = "nvidia.com/mig-"
-_SCALING = ("scaleTarget", "scaleMetric", "autoScaling")
 
 UNAVAILABLE: tuple[scheme.ResourceType, ...] = (
     scheme.TRAINED_MODEL,
@@ -60,7 +59,7 @@ def gaps_of(obj: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
     elif scheme.of(obj) is scheme.INFERENCE_SERVICE:
         yield from _of_mode(obj, config) or _of_service(obj)
     elif scheme.of(obj) is scheme.INFERENCE_GRAPH:
-        yield from _of_mode(obj, config) or _of_replicas(obj["spec"], ("spec",))
+        yield from _of_mode(obj, config)
 
 
 def _of_mode(obj: Object, config: InferenceServiceConfig) -> list[Gap]:
@@ -78,9 +77,9 @@ def _of_service(isvc: Object) -> Iterator[Gap]:
 
 
 def left_out(obj: Object) -> list[str]:
-    """Return one sentence for each field of the components, or of a graph, that has no effect."""
+    """Return one sentence for each field of the components that has no effect; none for a graph."""
     if obj.get("kind") == scheme.INFERENCE_GRAPH.kind:
-        return [gap.text for gap in _of_replicas(obj["spec"], ("spec",))]
+        return []
     return [text for component in COMPONENTS for text in left_out_of(obj, component)]
 
 
@@ -98,29 +97,10 @@ def _of_component(isvc: Object, component: str) -> Iterator[Gap]:
     if spec is None:
         return
     at: Path_ = ("spec", component)
-    yield from _of_replicas(spec, at)
     yield from _of_pod(spec, at)
     yield from _of_logger((*at, "logger"), spec.get("logger") or {}, framework_of(spec))
     if component == "predictor":
         yield from _of_predictor(isvc, spec, at)
-
-
-def _of_replicas(component: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
-    least = component.get("minReplicas")
-    most = component.get("maxReplicas") or 0
-    if least == 0:
-        text = "minReplicas 0: there is no scale to zero yet; one replica keeps running"
-        yield Gap((*at, "minReplicas"), text)
-    given = [field for field in _SCALING if component.get(field) is not None]
-    if most > max(1 if least is None else least, 1):
-        given.insert(0, "maxReplicas")
-    if given:
-        running = max(1 if least is None else int(least), 1)
-        text = (
-            f"{', '.join(given)}: there is no autoscaler yet; the number of replicas stays at "
-            f"{running}"
-        )
-        yield Gap((*at, given[0]), text)
 
 
 _OF_POD = {
@@ -146,6 +126,12 @@ def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iter
     if predictor.get("workerSpec") is not None:
         text = "workerSpec: the head runs alone, without workers on other nodes"
         yield Gap((*at, "workerSpec"), text)
+    if annotations_of(isvc).get(names.AUTOSCALING_CLASS) == names.HPA_CLASS:
+        text = (
+            f"{names.AUTOSCALING_CLASS} {names.HPA_CLASS}: only Knative's own autoscaler is there "
+            "in Knative mode; the number of replicas stays at minReplicas"
+        )
+        yield Gap(("metadata", "annotations", names.AUTOSCALING_CLASS), text)
     if annotations_of(isvc).get(names.ROLLOUT_DURATION):
         text = "rollout-duration: traffic moves to a new revision at once"
         yield Gap(("metadata", "annotations", names.ROLLOUT_DURATION), text)

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "get": ("get", "List or show objects."),
     "delete": ("delete", "Delete objects."),
     "events": ("events", "What happened, oldest first."),
+    "scale": ("scale", "Replicas by hand: a number, zero, or auto."),
     "predict": ("predict", "Call a model through the gateway."),
     "validate": ("validate", "Check YAML without a server."),
     "kubeconfig": ("kubeconfig", "Print the kubeconfig or its path."),

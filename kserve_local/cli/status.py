@@ -121,7 +121,7 @@ def _look(
             notes.setdefault(note, []).append(service["name"])
         for note in service.get("notes", ()):
             notes.setdefault(f"no effect here: {note}", []).append(service["name"])
-        for note in service.get("warnings", ()):
+        for note in (*service.get("overrides", ()), *service.get("warnings", ())):
             notes.setdefault(note, []).append(service["name"])
     if notes:
         # Many services share a runtime: one line a note, not one a service.

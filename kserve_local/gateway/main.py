@@ -63,6 +63,7 @@ class GatewayConfig:
         max_held: Requests one revision may hold without a replica.
         access_log: One line a request on stderr.
         seed: For the weighted draws; None: random.
+        stat_period: Seconds between two reports of figures.
     """
 
     fd: int
@@ -77,6 +78,7 @@ class GatewayConfig:
     access_log: bool = False
     log_level: str = "INFO"
     seed: int | None = None
+    stat_period: float = STAT_PERIOD
 
 
 def start_time(pid: int | str) -> int:
@@ -236,10 +238,11 @@ class Gateway:
             await asyncio.sleep(STORE_AGAIN)
 
     async def _report(self) -> None:
-        due = perf_counter() + STAT_PERIOD
+        period = self.config.stat_period
+        due = perf_counter() + period
         while True:
             await asyncio.sleep(max(0.0, due - perf_counter()))
-            due = max(due + STAT_PERIOD, perf_counter())
+            due = max(due + period, perf_counter())
             stats = self.plane.stats(perf_counter())
             if stats and self._link is not None:
                 self._link.send({"type": "stats", "stats": stats})

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kserve_local.api import names, scheme
+from kserve_local.api import names, pod_autoscaler, scheme
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -132,6 +132,8 @@ async def _part(
         if uid_of(pod) in replicas and (used := await usage.of(pod)) is not None:
             memory += used.memory_bytes
     revisions = _revisions(component, status, pods, replicas)
+    for entry in revisions:
+        entry |= wanted_of(store, namespace, str(entry["name"]))
     targets = [f"{namespace}/{r['name']}" for r in revisions]
     figures = [stats.of(t) for t in targets]
     waiting = [p for p in pods if _waits(p)]
@@ -155,7 +157,7 @@ async def _part(
         name=isvc_knative.service_name(isvc, component),
         pods=pods,
         revisions=revisions,
-        wanted=any(desired(store, namespace, str(r["name"])) for r in revisions),
+        wanted=any(r["desired"] for r in revisions),
         served=any(r["replicas"] for r in revisions),
         failed=conditions[1].get("status") == "False" and conditions[1].get("reason") != "Stopped",
         unhealthy=last_probe,
@@ -221,6 +223,25 @@ def desired(store: Store, namespace: str, revision: str) -> int:
     """Return how many replicas a Revision should have now; its condition Ready does not tell."""
     found = store.find(Key(scheme.REVISION.id, namespace, revision))
     return int(((found or {}).get("status") or {}).get("desiredReplicas") or 0)
+
+
+def wanted_of(store: Store, namespace: str, revision: str) -> dict[str, Any]:
+    """Return how many replicas a Revision should have, and the number set by hand (None: none)."""
+    autoscaler = store.find(Key(scheme.POD_AUTOSCALER.id, namespace, revision))
+    return {
+        "desired": desired(store, namespace, revision),
+        "override": pod_autoscaler.override(autoscaler),
+    }
+
+
+def scaled_by_hand(name: str, revisions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line for each Revision whose replicas `kserve-local scale` set."""
+    return [
+        f"{r['name']} has {r['override']} replica{'' if r['override'] == 1 else 's'} by hand; "
+        f"to the autoscaler again: kserve-local scale {name} auto"
+        for r in revisions
+        if r["override"] is not None
+    ]
 
 
 def last_seen(event: Object) -> str:

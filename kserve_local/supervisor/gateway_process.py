@@ -238,6 +238,7 @@ class GatewayProcess:
             access_log=settings.verbose >= 2,
             log_level="DEBUG" if settings.verbose else "INFO",
             seed=self._seed,
+            stat_period=1.0 / settings.scaling_speed,
         )
         settings.log_dir.mkdir(exist_ok=True)
         log_file = settings.log_dir / "gateway.log"

@@ -36,12 +36,13 @@ from kserve_local.store.store import Store
 from kserve_local.supervisor import agents
 from kserve_local.supervisor.component_summary import (
     blamed,
-    desired,
     failing_hops,
     failure_of,
     last_seen,
     parts_of,
     restarts,
+    scaled_by_hand,
+    wanted_of,
 )
 from kserve_local.supervisor.pod_usage import PodUsage
 from kserve_local.supervisor.stale import changed_since_start
@@ -138,6 +139,7 @@ async def _service(
         "component": blamed(parts, reason, message),
         "notes": gaps.left_out(isvc),
         "warnings": [*empty_models.told_by(pods), *failing_hops(parts, name)],
+        "overrides": scaled_by_hand(name, revisions),
         "agents": agents.told_by(pods),
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": status.get("url", ""),
@@ -183,7 +185,9 @@ async def _graph(
         reason, message = str(ready.get("reason", "")), str(ready.get("message", ""))
         if failure is not None:
             reason, message = failure.reason, failure.message
-    wanted = sum(desired(store, namespace, r["name"]) for r in shown)
+    for revision in shown:
+        revision |= wanted_of(store, namespace, str(revision["name"]))
+    wanted = sum(r["desired"] for r in shown)
     served = any(r["replicas"] for r in shown)
     state = _state(ready, reason, served=served, wanted=wanted > 0)
     return {
@@ -196,6 +200,7 @@ async def _graph(
         "message": message,
         "notes": gaps.left_out(graph),
         "warnings": [],
+        "overrides": scaled_by_hand(name, shown),
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": (graph.get("status") or {}).get("url", ""),
         "runtime": "",
