@@ -1,9 +1,9 @@
 """PodAutoscaler: how many Pods a Revision should have, between its writer and its readers. Pure.
 
 The Revision controller writes the object, the autoscaler its status; the Revision's Deployment, the
-routes and `kserve-local status` read it. Source: knative/serving
-pkg/apis/autoscaling/v1alpha1/pa_types.go, pa_lifecycle.go; `mode` of the status is ours, in place
-of the ServerlessService that a cluster has.
+routes and `kserve-local status` read it. What a cluster says elsewhere (in the ServerlessService,
+in the Deployment's scale, in the autoscaler's log) is in annotations of the status, which Knative's
+statuses have room for. Source: knative/serving pkg/apis/autoscaling/v1alpha1/pa_types.go.
 """
 
 from __future__ import annotations
@@ -23,18 +23,33 @@ SERVE, PROXY = "Serve", "Proxy"
 REACHABLE, UNREACHABLE, UNKNOWN = "Reachable", "Unreachable", ""
 
 UNDECIDED = -1
-"""`desiredScale` of a PodAutoscaler without a decision."""
+"""In place of a number: there is no decision yet."""
+
+REPLICAS = f"{names.LOCAL_PREFIX}/replicas"
+MODE = f"{names.LOCAL_PREFIX}/mode"
+WHY = f"{names.LOCAL_PREFIX}/why"
+"""Annotations of the status: the Deployment's replicas, `Serve` or `Proxy`, and why so many."""
 
 
-def desired(autoscaler: Object | None) -> int:
-    """Return how many Pods there should be, `UNDECIDED` without a decision."""
-    found = ((autoscaler or {}).get("status") or {}).get("desiredScale")
-    return UNDECIDED if found is None else int(found)
+def _told(autoscaler: Object | None) -> Mapping[str, str]:
+    status = (autoscaler or {}).get("status") or {}
+    found: Mapping[str, str] = status.get("annotations") or {}
+    return found
+
+
+def replicas(autoscaler: Object | None) -> int:
+    """Return how many replicas the Deployment should have, `UNDECIDED` without a decision."""
+    return int(_told(autoscaler).get(REPLICAS, UNDECIDED))
 
 
 def is_direct(autoscaler: Object | None) -> bool:
     """Whether requests go to the Pods without passing the activator."""
-    return ((autoscaler or {}).get("status") or {}).get("mode") == SERVE
+    return _told(autoscaler).get(MODE) == SERVE
+
+
+def why(autoscaler: Object | None) -> str:
+    """Return why there are so many replicas, in words."""
+    return _told(autoscaler).get(WHY, "")
 
 
 def override(autoscaler: Object | None) -> int | None:
@@ -43,7 +58,7 @@ def override(autoscaler: Object | None) -> int | None:
     0 holds until the next request.
     """
     given = annotations_of(autoscaler or {}).get(names.SCALE)
-    return int(given) if given is not None and given.isdigit() else None
+    return int(given) if given is not None and given.isdecimal() else None
 
 
 def may_start_at_zero(cluster_config: Object | None) -> bool:

@@ -88,7 +88,7 @@ def command(
                     "component": labels_of(autoscaler).get(api_names.COMPONENT_LABEL, ""),
                     "revision": name_of(autoscaler),
                     "replicas": replicas,
-                    "before": pod_autoscaler.desired(autoscaler),
+                    "before": pod_autoscaler.replicas(autoscaler),
                     "override": before,
                 }
             )

@@ -38,7 +38,6 @@ from kserve_local.api.scheme import (
     key_of,
 )
 from kserve_local.controllers import graph_knative
-from kserve_local.controllers.conditions import FALSE, TRUE
 from kserve_local.controllers.isvc_knative import is_stopped
 from kserve_local.controllers.isvc_status import NOT_AVAILABLE
 from kserve_local.controllers.knative_service import with_status
@@ -52,6 +51,7 @@ from kserve_local.errors import (
     NotFound,
     ServiceUnavailable,
 )
+from kserve_local.reconcile.conditions import FALSE, TRUE
 from kserve_local.reconcile.controller import Watch, controlling, itself
 from kserve_local.reconcile.result import DONE, RETRY, Result
 from kserve_local.store.events import EventRecorder

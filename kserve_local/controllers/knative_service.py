@@ -33,8 +33,8 @@ from kserve_local.api.names import KNATIVE_VISIBILITY, MANIFEST, SOURCE_URI, STO
 from kserve_local.api.scheme import KNATIVE_SERVICE, REVISION, SERVICE, key_of
 from kserve_local.controllers import garbage
 from kserve_local.controllers import knative_names as names
-from kserve_local.controllers.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.errors import AlreadyExists, Conflict, NotFound
+from kserve_local.reconcile.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.reconcile.controller import Watch, controlling, itself
 from kserve_local.reconcile.result import DONE, Result
 from kserve_local.store.events import EventRecorder

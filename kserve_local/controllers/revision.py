@@ -47,11 +47,11 @@ from kserve_local.api.scheme import (
 )
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import pod_state
-from kserve_local.controllers.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.controllers.knative_service import ACTIVE as ACTIVE_ROUTE
 from kserve_local.controllers.knative_service import RESERVE, with_status
 from kserve_local.controllers.modelcars import image_volumes
 from kserve_local.errors import AlreadyExists, Conflict
+from kserve_local.reconcile.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.reconcile.controller import Watch, controlling, itself, labelled
 from kserve_local.reconcile.result import DONE, Result
 from kserve_local.store.events import EventRecorder
@@ -74,10 +74,10 @@ def replicas(revision: Object, autoscaler: Object | None) -> int:
     max-scale.
     """
     if pod_autoscaler.override(autoscaler):
-        return max(0, pod_autoscaler.desired(autoscaler))
+        return max(0, pod_autoscaler.replicas(autoscaler))
     if labels_of(revision).get(names.ROUTING_STATE) == RESERVE:
         return 0
-    decided = pod_autoscaler.desired(autoscaler)
+    decided = pod_autoscaler.replicas(autoscaler)
     if decided != pod_autoscaler.UNDECIDED:
         return decided
     least = max(minimum(revision), initial(revision))

@@ -2,7 +2,7 @@
 
 Knative's own CRDs take a subset of PodSpec that its webhook narrows further; here the whole PodSpec
 is taken and defaults are left to the controllers. Source: serving.knative.dev/v1,
-autoscaling.internal.knative.dev/v1alpha1 (`mode` of its status is ours: the ServerlessService's).
+autoscaling.internal.knative.dev/v1alpha1.
 """
 
 KINDS = {
@@ -87,7 +87,6 @@ KnativePodAutoscalerStatus preserve
   actualScale int32
   desiredScale int32
   metricsServiceName string
-  mode string
   serviceName string
 KnativePodAutoscaler
   apiVersion string

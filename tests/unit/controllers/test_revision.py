@@ -113,7 +113,7 @@ def test_replicas_are_the_autoscalers(
 ) -> None:
     autoscaler: Object = {
         "metadata": {"annotations": {SCALE: override} if override else {}},
-        "status": {"desiredScale": desired},
+        "status": {"annotations": {"kserve-local.dev/replicas": str(desired)}},
     }
     assert r.replicas(revision(state), autoscaler) == replicas
 
