@@ -121,6 +121,10 @@ class RevisionScaler:
             )
         return self.decision
 
+    def is_silent(self, now: float) -> bool:
+        """Whether there are no figures: without replicas no tick would change anything."""
+        return self._sampler.averages(now) is None
+
     def apply(self, ready: int, now: float, *, probed: bool = True) -> Applied:
         """Return what the published decision means after bounds, activity and the way to zero.
 

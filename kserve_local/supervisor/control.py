@@ -17,6 +17,7 @@ from kserve_local.api import builtin, scheme
 from kserve_local.api.config import InferenceServiceConfig, parse
 from kserve_local.api.meta import Key, Object, timestamp
 from kserve_local.apiserver.discovery import VERSION
+from kserve_local.autoscaler.loop import Autoscaler
 from kserve_local.backends.engine_images import engine_images
 from kserve_local.controllers import pod_mutators
 from kserve_local.controllers.addresses import AddressPool
@@ -87,7 +88,14 @@ class ControlPlane:
             node=self._facts,
             devices=devices,
         )
-        self._engine = Engine(store, [*chain, self._agent])
+        self.autoscaler = Autoscaler(
+            store,
+            recorder,
+            speed=settings.scaling_speed,
+            grace=settings.scale_to_zero_grace,
+            pinned=settings.pinned,
+        )
+        self._engine = Engine(store, [*chain, self.autoscaler, self._agent])
 
     def _config(self) -> InferenceServiceConfig:
         return parse(self._store.find(_CONFIG) or builtin.config_map())
@@ -110,6 +118,7 @@ class ControlPlane:
         await _tell_of_node(self._store, self._facts, self._devices)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(running(self._agent.run(), name="node-agent"))
+            await stack.enter_async_context(running(self.autoscaler.run(), name="autoscaler"))
             await stack.enter_async_context(running(self._engine.run(), name="controllers"))
             yield
         for pod in self._store.list(scheme.POD.id):

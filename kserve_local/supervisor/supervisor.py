@@ -163,6 +163,7 @@ async def _start(
     stack.callback(lambda: addresses.close(give_up=not survivors.leave))
     observed = Observations()
     plane = ControlPlane(settings, store, recorder, backend, gateway, addresses, observed, devices)
+    stats.pass_on(plane.autoscaler)
     await stack.enter_async_context(plane.running())
 
     uploads = PayloadStore(settings, store, recorder, gateway.objects, node_facts())
