@@ -13,7 +13,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +69,7 @@ logger = logging.getLogger(__name__)
 STAND_IN_ANNOTATION = names.STAND_IN
 DRAIN = 0.25
 """Seconds between a Pod leaving the routes and SIGTERM: the gateway's table is swapped by then."""
+_FOR_THE_END = 1.0
 _MAX_EVENTS = 1000
 _UNKNOWN_GRACE = 5.0
 _NAMES_EVERY = 0.2
@@ -85,7 +86,8 @@ class NodeAgent:
         node: Name, addresses and size of this machine.
         devices: The GPUs of this machine; without it there are none.
         clock: Unix time; for tests.
-        drain: Seconds between a Pod leaving the routes and SIGTERM.
+        released: Returns when the gateway has nothing more to do with a Pod (`namespace/name`).
+        patience: Seconds for a gateway to be asked, where there may be none.
     """
 
     name = "node-agent"
@@ -103,7 +105,8 @@ class NodeAgent:
         node: NodeFacts,
         devices: DeviceInventory | None = None,
         clock: Callable[[], float] = time.time,
-        drain: float = DRAIN,
+        released: Callable[[str], Awaitable[None]] | None = None,
+        patience: float = DRAIN,
     ) -> None:
         self._store = store
         self._backend = backend
@@ -113,7 +116,8 @@ class NodeAgent:
         self._node = node
         self._devices = DeviceLedger(devices or DeviceInventory())
         self._clock = clock
-        self._drain = drain
+        self._released = released
+        self._patience = patience
         self._work: dict[str, Work] = {}
         self._by_key: dict[Key, str] = {}
         self._replicas: dict[str, ReplicaStatus] = {}
@@ -544,7 +548,7 @@ class NodeAgent:
         if others:
             await asyncio.gather(*others, return_exceptions=True)
         if drain and work.uid in self._replicas:
-            await asyncio.sleep(self._drain)
+            grace -= await self._drain(work.key, grace)
         await self._backend.stop(work.uid, grace=grace)
         self._replicas.pop(work.uid, None)
         await asyncio.to_thread(remove_volumes, self._starter.folder(work.uid), _log_removal)
@@ -556,6 +560,20 @@ class NodeAgent:
         self._work.pop(work.uid, None)
         if self._by_key.get(work.key) == work.uid:
             del self._by_key[work.key]
+
+    async def _drain(self, key: Key, grace: float) -> float:
+        """Let the Pod's requests finish, as queue-proxy does before SIGTERM; return the seconds.
+
+        Bounded by the grace, of which a second is left for the server's own end.
+        """
+        begun = time.monotonic()
+        if self._released is None:
+            await asyncio.sleep(self._patience)
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(grace - _FOR_THE_END, self._patience)):
+                    await self._released(f"{key.namespace}/{key.name}")
+        return min(time.monotonic() - begun, max(0.0, grace - _FOR_THE_END))
 
 
 def _still_ready(replica: ReplicaStatus, pod: Object) -> ReplicaStatus:

@@ -216,10 +216,17 @@ class Gateway:
                 self._listening = asyncio.create_task(self._listen(), name="listen")
             self._bind_services(dict(table.listen or {}))
             return {"type": "applied", "version": table.version, "unbound": self._unbound}
+        if kind == "release":
+            self.plane.when_released(str(frame["pod"]), self._released)
+            return None
         if kind == "stop":
             self._grace = float(frame.get("grace", 5.0))
             self._stop.set()
         return None
+
+    def _released(self, pod: str) -> None:
+        if self._link is not None:
+            self._link.send({"type": "released", "pod": pod})
 
     def _poke(self, target: str) -> None:
         if self._link is not None:

@@ -178,7 +178,7 @@ class TargetState:
         self.timeout = spec.timeout
         wanted = {(e.pod, e.address, e.port): e for e in spec.endpoints}
         for key in [k for k in self.endpoints if k not in wanted]:
-            self.endpoints.pop(key).retire()
+            self.plane.retire(self.endpoints.pop(key))
         for key in sorted(wanted, key=lambda k: (_address_order(k[1]), k[2])):
             if key not in self.endpoints:
                 self.endpoints[key] = EndpointState(wanted[key], self)
@@ -362,6 +362,8 @@ class Dataplane:
         self.refusals = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_tick = 0.0
+        self._retired: set[EndpointState] = set()
+        self._releases: dict[str, Callable[[str], None]] = {}
 
     # Tables
 
@@ -381,11 +383,36 @@ class Dataplane:
             if key not in specs and not state.removed:
                 state.removed = True
                 for place in state.endpoints.values():
-                    place.retire()
+                    self.retire(place)
                 state.endpoints = {}
                 state.settle()
+        self._tell_released()
         if self.agents is not None:
             self.agents.keep_only(key for state in self.targets.values() for key in state.endpoints)
+
+    def retire(self, place: EndpointState) -> None:
+        """Take a replica out of use; what runs there may finish."""
+        place.retire()
+        if place.in_flight:
+            self._retired.add(place)
+
+    def when_released(self, pod: str, tell: Callable[[str], None]) -> None:
+        """Call `tell` once the table does not name the Pod and nothing runs there any more.
+
+        Args:
+            pod: `namespace/name`.
+        """
+        self._releases[pod] = tell
+        self._tell_released()
+
+    def _tell_released(self) -> None:
+        self._retired = {p for p in self._retired if p.in_flight}
+        if not self._releases:
+            return
+        listed = (p for state in self.targets.values() for p in state.endpoints.values())
+        busy = {p.name for p in (*listed, *self._retired)}
+        for pod in [p for p in self._releases if p not in busy]:
+            self._releases.pop(pod)(pod)
 
     def target_of(self, compiled: CompiledRoute) -> TargetState | None:
         """Draw the target of one request by the route's weights; None: the route has none."""
@@ -618,6 +645,8 @@ class Dataplane:
         for state in list(self.targets.values()):
             if state.in_flight:
                 state.tick(now)
+        if self._retired or self._releases:
+            self._tell_released()
         if now - self._slow_tick < 1.0:
             return
         self._slow_tick = now

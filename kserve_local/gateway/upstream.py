@@ -68,6 +68,11 @@ class EndpointState:
         self.rpc = RpcPool()
         self.error = ""
 
+    @property
+    def name(self) -> str:
+        """`namespace/name` of the Pod."""
+        return f"{self.target.spec.id.partition('/')[0]}/{self.endpoint.pod}"
+
     def take(self) -> UpstreamConnection | None:
         """Return a pooled connection that is still open, or None."""
         idle = self.idle

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -47,6 +47,7 @@ class ControlPlane:
         routes: Where route tables go: the gateway.
         observed: Where is told what became of each InferenceService's spec.
         devices: The GPUs of this machine.
+        released: Returns when the gateway has nothing more to do with a Pod.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ControlPlane:
         addresses: AddressPool,
         observed: Observations,
         devices: DeviceInventory,
+        released: Callable[[str], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -87,6 +89,7 @@ class ControlPlane:
             _interpreter(settings),
             node=self._facts,
             devices=devices,
+            released=released,
         )
         self.autoscaler = Autoscaler(
             store,

@@ -83,6 +83,8 @@ class GatewayProcess:
         self.unbound: dict[str, str] = {}
         # What loggers write, for whoever uploads it.
         self.objects: asyncio.Queue[StoredObject] = asyncio.Queue(MAX_OBJECTS)
+        self._writer: asyncio.StreamWriter | None = None
+        self._releases: dict[str, asyncio.Future[None]] = {}
 
     @property
     def pid(self) -> int:
@@ -143,6 +145,19 @@ class GatewayProcess:
             await self._change.wait_for(
                 lambda: self._applied is not None and self._applied >= version
             )
+
+    async def released(self, pod: str) -> None:
+        """Return when the gateway sends the Pod nothing more and has all of its answers.
+
+        A gateway that died had no requests any more; its successor is asked again.
+
+        Args:
+            pod: `namespace/name`.
+        """
+        waiting = self._releases.setdefault(pod, asyncio.get_running_loop().create_future())
+        if self._writer is not None:
+            self._writer.write(encode_frame({"type": "release", "pod": pod}))
+        await asyncio.shield(waiting)
 
     def detach(self) -> None:
         """On leaving the context, let the gateway go on serving, to be adopted later."""
@@ -336,10 +351,14 @@ class GatewayProcess:
             self._table = self._table or RouteTable(version=0)
             self._fresh.set()
         sender = asyncio.create_task(self._send_tables(writer), name="gateway-tables")
+        self._writer = writer
+        for pod in self._releases:
+            writer.write(encode_frame({"type": "release", "pod": pod}))
         try:
             while (frame := await read_frame(reader)) is not None:
                 await self._take(frame)
         finally:
+            self._writer = None
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
 
@@ -365,6 +384,10 @@ class GatewayProcess:
             self._stats.poke(str(frame["target"]))
         elif kind == "object":
             self._take_object(frame)
+        elif kind == "released":
+            waiting = self._releases.pop(str(frame["pod"]), None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
 
     def _take_object(self, frame: Frame) -> None:
         data = base64.b64decode(frame["data"])

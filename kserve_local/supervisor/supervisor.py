@@ -162,7 +162,17 @@ async def _start(
     addresses = AddressPool(settings.state, settings.cache)
     stack.callback(lambda: addresses.close(give_up=not survivors.leave))
     observed = Observations()
-    plane = ControlPlane(settings, store, recorder, backend, gateway, addresses, observed, devices)
+    plane = ControlPlane(
+        settings,
+        store,
+        recorder,
+        backend,
+        gateway,
+        addresses,
+        observed,
+        devices,
+        gateway.released,
+    )
     stats.pass_on(plane.autoscaler)
     await stack.enter_async_context(plane.running())
 

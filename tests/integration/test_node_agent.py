@@ -150,7 +150,7 @@ async def agent_of(
         addresses,
         Interpreter(Path("/usr/bin/python3"), has_kserve=False),
         node=NODE,
-        drain=0.01,
+        patience=0.01,
     )
     engine = Engine(store, [agent])
     try:

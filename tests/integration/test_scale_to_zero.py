@@ -47,6 +47,15 @@ def at_zero(world: Project, name: str) -> None:
     world.run("wait", "--for", "scaled-to-zero", name)
 
 
+def figure(world: Project, which: str, name: str) -> int:
+    """Return one of the gateway's figures of a service's first revision."""
+    start = f"kserve_local_gateway_{which}{{"
+    for line in world.call("/-/metrics")[1].splitlines():
+        if line.startswith(start) and f'revision="{name}-predictor-00001"' in line:
+            return int(line.split()[-1])
+    return 0
+
+
 def to(world: Project, name: str) -> Load:
     return Load(world, f"{name}.default.example.com")
 
@@ -112,19 +121,14 @@ def test_a_client_that_leaves_frees_its_place(world: Project) -> None:
     at_zero(world, "late")
     at = urlsplit(world.gateway)
 
-    def held() -> int:
-        figures = world.call("/-/metrics")[1]
-        lines = [n for n in figures.splitlines() if "held" in n and "late-predictor" in n]
-        return int(float(lines[0].split()[-1])) if lines else 0
-
     clients = [socket.create_connection((at.hostname, at.port)) for _ in range(5)]
     head = b"POST / HTTP/1.1\r\nHost: late.default.example.com\r\nContent-Length: 2\r\n\r\n{}"
     for client in clients:
         client.sendall(head)
-    wait_until(lambda: held() == 5, why="all of them wait")
+    wait_until(lambda: figure(world, "held", "late") == 5, why="all of them wait")
     for client in clients:
         client.close()
-    wait_until(lambda: held() == 0, why="none of them does any more")
+    wait_until(lambda: figure(world, "held", "late") == 0, why="none of them does any more")
 
 
 def test_scale_is_kept_apart_from_the_spec(world: Project) -> None:
@@ -146,6 +150,20 @@ def test_scaled_to_zero_by_hand_it_comes_back_with_the_next_request(world: Proje
     assert to(world, "steady").ask()[0] == 200
     wait_until(lambda: world.service("steady")["revisions"][0]["override"] is None)
     assert replicas(world, "steady") == 1
+
+
+def test_22_a_request_in_progress_outlives_its_replicas_turn(world: Project) -> None:
+    """The server itself would die at once when told to end; it is told later."""
+    wait_until(lambda: to(world, "steady").ask()[0] == 200)
+    load = to(world, "steady")
+    running = load.start("?s=5")
+    stream = load.start("?stream=8")
+    wait_until(lambda: figure(world, "in_flight", "steady") == 2)
+    world.run("scale", "steady", "zero")
+    wait_until(lambda: not world.service("steady")["revisions"][0]["replicas"])
+    assert running.result()[0] == 200
+    assert stream.result() == (200, "a\n" * 8)
+    world.run("wait", "--for", "scaled-to-zero", "steady")
 
 
 @pytest.mark.parametrize(
