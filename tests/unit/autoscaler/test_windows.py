@@ -97,7 +97,8 @@ def test_weight_of_the_newest_second(length: int, coefficient: float) -> None:
 
 
 def test_weighted_sum() -> None:
-    ring = filled(WeightedWindow(4), [10, 10, 5, 5])
+    ring = WeightedWindow(4)
+    filled(ring, [10, 10, 5, 5])
     c = ring.coefficient
     expected = 5 * c + 5 * c * (1 - c) + 10 * c * (1 - c) ** 2 + 10 * c * (1 - c) ** 3
     assert ring.average(3) == pytest.approx(expected)
