@@ -45,9 +45,13 @@ def bounds(config: ScalingConfig, *, reachable: bool, initialized: bool) -> tupl
 
 
 def applied(desired: int, least: int, most: int) -> int:
-    """Return the desired count within its bounds."""
-    wanted = max(desired, least)
-    return min(wanted, most) if most else wanted
+    """Return the desired count within its bounds; the lower one wins over the upper one.
+
+    They only cross while an initial-scale above max-scale holds.
+    """
+    if desired < least:
+        return least
+    return min(desired, most) if most else desired
 
 
 def threshold(config: ScalingConfig, *, reachable: bool, initialized: bool) -> int:

@@ -146,7 +146,7 @@ def scaling_config(
         target_burst_capacity=_given(
             annotations, "target-burst-capacity", _float, cluster.target_burst_capacity
         ),
-        activation_scale=_given(annotations, "activation-scale", _count, 0),
+        activation_scale=_count(annotations.get(names.ACTIVATION_SCALE, "")) or 0,
         scale_down_delay=_given(
             annotations, "scale-down-delay", parse_duration, cluster.scale_down_delay
         ),
@@ -332,16 +332,16 @@ def _rules(c: ClusterScaling) -> tuple[tuple[bool, str], ...]:
             f"initial-scale = {c.initial_scale}, must be at least 0 (or at least 1 when "
             "allow-zero-initial-scale is false)",
         ),
+        (c.min_scale < 0, f"min-scale = {c.min_scale}, must be at least 0"),
         (
             c.max_scale < least_max or 0 < c.max_scale_limit < c.max_scale,
             f"max-scale = {c.max_scale}, must be in [{least_max}, "
             f"max-scale-limit({c.max_scale_limit})] range",
         ),
         (c.max_scale_limit < 0, f"max-scale-limit = {c.max_scale_limit}, must be at least 0"),
-        (c.min_scale < 0, f"min-scale = {c.min_scale}, must be at least 0"),
         (
             0 < c.max_scale < c.min_scale,
-            f"min-scale = {c.min_scale}, must be at most max-scale({c.max_scale})",
+            f"min-scale ({c.min_scale}) must be less than max-scale ({c.max_scale})",
         ),
     )
 

@@ -10,14 +10,11 @@ from typing import Literal
 Mode = Literal["Serve", "Proxy"]
 
 
-def mode_of(want: int, excess_burst_capacity: int, *, ready: int, inactive: bool) -> Mode:
+def mode_of(want: int, excess_burst_capacity: int, *, ready: int) -> Mode:
     """Return the path of a revision's requests.
 
     Args:
         want: Replicas after bounds and the way to zero; -1: not known yet.
-        inactive: The revision was scaled to zero, or is on its way there; says where it stands
-            while `want` is not known.
+        ready: Without a ready replica there is nothing to serve from, whatever is wanted.
     """
-    if want == 0 or (want < 0 and inactive) or ready == 0 or excess_burst_capacity < 0:
-        return "Proxy"
-    return "Serve"
+    return "Serve" if want > 0 and excess_burst_capacity >= 0 and ready > 0 else "Proxy"

@@ -5,8 +5,8 @@ It owns what Knative spreads over collector, decider and PodAutoscaler. It has n
 
     arrived(now), record(stat, now)   requests and reports come in; True: tick at once
     tick(ready, now)                  every `kpa.TICK` seconds, and when told to
-    apply(ready, now, ...)            after each tick, when Pods become ready or end, when the mode
-                                      changed, and at `Applied.again`
+    apply(ready, now, ...)            after each tick, when Pods become ready or end, and at
+                                      `Applied.again`; calling it more often changes nothing
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from kserve_local.autoscaler.bounds import Activity, activity, applied, bounds
 from kserve_local.autoscaler.mode import Mode, mode_of
 from kserve_local.autoscaler.sampling import Sampler
 from kserve_local.interfaces.scaling import (
-    UNKNOWN,
     Decision,
     Observation,
     ScalingConfig,
@@ -92,9 +91,7 @@ class RevisionScaler:
         self._policy = policy
         self._sampler = Sampler(config)
         self._state, self.decision = policy.start(config, ready=ready, now=now)
-        inactive = self.activity.status == "Inactive"
-        burst = self.decision.excess_burst_capacity
-        self._mode: Mode = mode_of(UNKNOWN, burst, ready=ready, inactive=inactive)
+        self._mode: Mode = "Proxy"
         self._mode_since = now
 
     @property
@@ -133,13 +130,9 @@ class RevisionScaler:
                 its own activator: say False only while it does not have the route yet.
         """
         want, replicas, again, reason, message = self._scale(now, probed)
-        before = self._mode
-        inactive = self.activity.status == "Inactive"
-        mode = mode_of(want, self.decision.excess_burst_capacity, ready=ready, inactive=inactive)
-        if mode != before:
+        mode = mode_of(want, self.decision.excess_burst_capacity, ready=ready)
+        if mode != self._mode:
             self._mode, self._mode_since = mode, now
-            # Someone on the way to zero looks again once the path has changed.
-            again = now if want == 0 and replicas is None else again
         self.activity = activity(
             self.activity, want, ready, self.config, reachable=self.reachable, now=now
         )

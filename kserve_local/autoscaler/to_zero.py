@@ -14,7 +14,7 @@ from kserve_local.autoscaler.bounds import Activity
 from kserve_local.interfaces.scaling import UNKNOWN, ScalingConfig
 
 RECHECK = 3.0
-"""Seconds until another look at a revision that went inactive behind the activator."""
+"""Seconds from going inactive to the first look at what is left to do."""
 PROBE_PERIOD = 1.0
 ACTIVATION_BUFFER = 30.0
 """Seconds on top of the progress deadline, so that a failed start is reported before its end."""
@@ -59,7 +59,7 @@ def step(
     if activity.status == "Activating":
         return _activating(activity, config, now)
     if activity.status == "Active":
-        return _active(activity, config, proxy_since, now)
+        return _active(activity, config, now)
     return _inactive(activity, config, proxy_since, probed, reachable, now)
 
 
@@ -71,14 +71,15 @@ def _activating(activity: Activity, config: ScalingConfig, now: float) -> ZeroSt
     return ZeroStep(UNKNOWN, False, end, "Activating", "a start is under way and is let finish")
 
 
-def _active(
-    activity: Activity, config: ScalingConfig, proxy_since: float | None, now: float
-) -> ZeroStep:
+def _active(activity: Activity, config: ScalingConfig, now: float) -> ZeroStep:
     idle_at = activity.since + config.stable_window
     if now < idle_at:
         text = f"active for less than {config.stable_window:g} s: one replica stays"
         return ZeroStep(1, True, idle_at, "RecentlyActive", text)
-    again = now + RECHECK if proxy_since is not None else None
+    return _going(now + RECHECK)
+
+
+def _going(again: float) -> ZeroStep:
     return ZeroStep(0, False, again, "GoingInactive", "no traffic: the activator takes over")
 
 
@@ -90,6 +91,8 @@ def _inactive(
     reachable: bool,
     now: float,
 ) -> ZeroStep:
+    if now < activity.since + RECHECK:
+        return _going(activity.since + RECHECK)
     if config.target_burst_capacity != -1 and not probed:
         text = "the activator does not answer for the revision yet"
         return ZeroStep(0, False, now + PROBE_PERIOD, "ProbingActivator", text)

@@ -14,7 +14,7 @@ from array import array
 
 from kserve_local.interfaces.scaling import Aggregation
 
-_DIGITS = 6
+_MILLIONTH = 1e6
 _LEAST_COEFFICIENT = 0.2
 _COVERED = 0.9999
 """Share of the whole weight that falls into the window."""
@@ -72,9 +72,9 @@ class Window:
             return 0.0
         age = last - self._first + 1
         if late <= 0:
-            return round(self._total / min(age, self.length), _DIGITS)
+            return _rounded(self._total / min(age, self.length))
         gone = sum(buckets[(last + i) % self.length] for i in range(1, late + 1))
-        return round((self._total - gone) / min(age, self.length - late), _DIGITS)
+        return _rounded((self._total - gone) / min(age, self.length - late))
 
     def is_empty(self, now: float) -> bool:
         """Nothing was recorded for longer than the window."""
@@ -99,7 +99,7 @@ class Window:
         self._buckets = array("d", bytes(8 * size))
         for second in range(last - kept + 1, last + 1):
             self._buckets[second % size] = before[second % old]
-        self._first = max(self._first, last - old + 1)
+        self._first = last - old + 1
         self._total = math.fsum(self._buckets)
 
 
@@ -131,6 +131,11 @@ class WeightedWindow(Window):
             result += buckets[(last - i) % self.length] * weight
             weight *= 1 - coefficient
         return result
+
+
+def _rounded(value: float) -> float:
+    """Return the value to 6 decimals: sums that should be 0 are, and ask for no replica."""
+    return math.floor(value * _MILLIONTH + 0.5) / _MILLIONTH
 
 
 def window(aggregation: Aggregation, length: float) -> Window:
