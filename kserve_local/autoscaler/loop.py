@@ -32,7 +32,7 @@ from kserve_local.api.meta import (
 )
 from kserve_local.api.scheme import CONFIG_MAP, DEPLOYMENT, POD_AUTOSCALER, REVISION, key_of
 from kserve_local.autoscaler import kpa
-from kserve_local.autoscaler.bounds import Activity
+from kserve_local.autoscaler.bounds import NO_TRAFFIC, Activity
 from kserve_local.autoscaler.config import (
     ClusterScaling,
     autoscaler_class,
@@ -190,14 +190,16 @@ class Autoscaler:
         now = self._now()
         entry = self._entry(key, autoscaler, cluster, now)
         override = pod_autoscaler.override(autoscaler)
-        if override == 0 and entry.woken:
+        woken = override == 0 and entry.woken
+        if override is not None and (woken or not entry.scaler.reachable):
+            # A newer revision took its traffic: what was asked for was about that.
             autoscaler = await self._without_override(autoscaler)
             override = None
         if override != 0:
             entry.woken = False
         applied = entry.scaler.apply(entry.ready, now)
         if override is not None:
-            applied = _by_hand(applied, override)
+            applied = _by_hand(entry, applied, override, now)
         status = _status(autoscaler, applied, entry.ready, now=timestamp())
         before = pod_autoscaler.replicas(autoscaler)
         stored = await self._store.update_status(_with_status(autoscaler, status))
@@ -310,15 +312,22 @@ def _tells_more(before: Decision, after: Decision) -> bool:
     )
 
 
-def _by_hand(applied: Applied, count: int) -> Applied:
+def _by_hand(entry: _Entry, applied: Applied, count: int, now: float) -> Applied:
     """Return what holds instead while a user has set the number of replicas."""
     text = "kserve-local scale"
     if count:
         return replace(
             applied, want=count, replicas=count, again=None, reason=BY_HAND, message=text
         )
+    scaler = entry.scaler
+    if scaler.activity.status != "Inactive":
+        reason, message = NO_TRAFFIC
+        scaler.activity = replace(
+            scaler.activity, status="Inactive", since=now, reason=reason, message=message
+        )
     return replace(
         applied,
+        activity=scaler.activity,
         want=0,
         replicas=0,
         mode="Proxy",
@@ -339,18 +348,18 @@ def _status(autoscaler: Object, applied: Applied, ready: int, *, now: str) -> di
     conditions = ConditionSet(
         "Ready", (_ACTIVE, _INITIALIZED, _SKS), before.get("conditions") or (), now=now
     )
-    activity = applied.activity
+    stands = applied.activity
     conditions.mark_true(_SKS)
-    if activity.initialized:
+    if stands.initialized:
         conditions.mark_true(_INITIALIZED)
     else:
         conditions.mark_unknown(_INITIALIZED)
-    if activity.status == "Active":
+    if stands.status == "Active":
         conditions.mark_true(_ACTIVE)
-    elif activity.status == "Inactive":
-        conditions.mark_false(_ACTIVE, activity.reason, activity.message)
+    elif stands.status == "Inactive":
+        conditions.mark_false(_ACTIVE, stands.reason, stands.message)
     else:
-        conditions.mark_unknown(_ACTIVE, activity.reason, activity.message)
+        conditions.mark_unknown(_ACTIVE, stands.reason, stands.message)
     name = name_of(autoscaler)
     want = applied.want if applied.want >= 0 else before.get("desiredScale", applied.want)
     return {

@@ -76,8 +76,14 @@ def command(
             if not chosen:
                 known = ", ".join(sorted(name_of(a) for a in wanted))
                 raise NotFound(f'"{name}" has no revision {revision}; there are: {known}')
+            idle = [name_of(a) for a in chosen if not _may_have_traffic(a)]
+            if idle:
+                raise UsageError(
+                    f"{idle[0]} has no traffic, and so no replicas",
+                    hint=f"kserve-local rollout status {name}",
+                )
         else:
-            chosen = [a for a in wanted if _has_traffic(a)] or _newest(wanted)
+            chosen = [a for a in wanted if _may_have_traffic(a)] or _newest(wanted)
         changed = []
         for autoscaler in chosen:
             before = pod_autoscaler.override(autoscaler)
@@ -148,10 +154,10 @@ def _is_of(autoscaler: Object, component: str) -> bool:
     return not component or not own or own == component
 
 
-def _has_traffic(autoscaler: Object) -> bool:
-    from kserve_local.api.pod_autoscaler import REACHABLE
+def _may_have_traffic(autoscaler: Object) -> bool:
+    from kserve_local.api.pod_autoscaler import UNREACHABLE
 
-    return bool(autoscaler["spec"].get("reachability") == REACHABLE)
+    return bool(autoscaler["spec"].get("reachability") != UNREACHABLE)
 
 
 def _newest(autoscalers: list[Object]) -> list[Object]:

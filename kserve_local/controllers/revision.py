@@ -69,12 +69,9 @@ _NOT_ON_PODS = (names.ROUTING_STATE_MODIFIED, names.ROUTES, names.TEMPLATE_HASH)
 def replicas(revision: Object, autoscaler: Object | None) -> int:
     """Return how many Pods the Revision should have now.
 
-    Out of all traffic: none, unless a user asked for some. Otherwise what the autoscaler decided;
-    before it did, what the Revision starts with: the larger of min-scale and initial-scale, at most
-    max-scale.
+    Out of all traffic: none. Otherwise what the autoscaler decided; before it did, what the
+    Revision starts with: the larger of min-scale and initial-scale, at most max-scale.
     """
-    if pod_autoscaler.override(autoscaler):
-        return max(0, pod_autoscaler.replicas(autoscaler))
     if labels_of(revision).get(names.ROUTING_STATE) == RESERVE:
         return 0
     decided = pod_autoscaler.replicas(autoscaler)

@@ -234,6 +234,27 @@ def wanted_of(store: Store, namespace: str, revision: str) -> dict[str, Any]:
     }
 
 
+def at_zero(service: Object, store: Store) -> list[str]:
+    """Return the components (of a graph: `graph`) whose Revisions with traffic have no replica."""
+    namespace = namespace_of(service)
+    if service["kind"] == scheme.INFERENCE_GRAPH.kind:
+        ksvcs = {"graph": name_of(service)}
+    else:
+        ksvcs = {
+            component: isvc_knative.service_name(service, component)
+            for component in isvc_knative.components_of(service)
+        }
+    found = []
+    for component, name in ksvcs.items():
+        ksvc = store.find(Key(scheme.KNATIVE_SERVICE.id, namespace, name)) or {}
+        routed = [
+            str(t.get("revisionName")) for t in (ksvc.get("status") or {}).get("traffic") or ()
+        ]
+        if routed and not any(desired(store, namespace, revision) for revision in routed):
+            found.append(component)
+    return found
+
+
 def scaled_by_hand(name: str, revisions: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one line for each Revision whose replicas `kserve-local scale` set."""
     return [

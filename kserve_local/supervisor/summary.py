@@ -35,6 +35,7 @@ from kserve_local.settings import Settings
 from kserve_local.store.store import Store
 from kserve_local.supervisor import agents
 from kserve_local.supervisor.component_summary import (
+    at_zero,
     blamed,
     failing_hops,
     failure_of,
@@ -86,7 +87,7 @@ def routes(
             *store.list(scheme.INFERENCE_SERVICE.id),
             *store.list(scheme.INFERENCE_GRAPH.id),
         ]
-        return {"services": [_observed(isvc, observed.of(isvc)) for isvc in services]}
+        return {"services": [_observed(s, observed.of(s), store) for s in services]}
 
     async def end(request: Request) -> object:
         stop.set()
@@ -240,8 +241,10 @@ def _pods(store: Store, namespace: str, name: str) -> list[Object]:
     return store.list(scheme.POD.id, namespace=namespace, labels={names.ISVC_LABEL: name})
 
 
-def _observed(isvc: Object, seen: Observed | None) -> dict[str, Any]:
-    """Return what became of a service's spec; `resourceVersion` is that of the status there is."""
+def _observed(isvc: Object, seen: Observed | None, store: Store) -> dict[str, Any]:
+    """Return what became of a service's spec; `resourceVersion` is that of the status there is,
+    `zero` are the components that should have no replica now.
+    """
     return {
         "namespace": namespace_of(isvc),
         "name": name_of(isvc),
@@ -251,6 +254,7 @@ def _observed(isvc: Object, seen: Observed | None) -> dict[str, Any]:
         "settled": seen is not None and seen.settled,
         "reason": seen.reason if seen else "",
         "message": seen.message if seen else "",
+        "zero": at_zero(isvc, store),
     }
 
 

@@ -103,7 +103,7 @@ def test_what_a_revision_starts_with(
         ("active", 0, "", 0),
         ("active", -1, "", 1),
         ("reserve", 4, "", 0),
-        ("reserve", 2, "2", 2),
+        ("reserve", 2, "2", 0),
         ("reserve", 0, "0", 0),
         ("active", 0, "0", 0),
     ],
