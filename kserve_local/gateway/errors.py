@@ -28,6 +28,8 @@ PHRASES = {
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 TIMEOUT = b"activator request timeout"
+DIRECT_TIMEOUT = b"request timeout"
+"""What the activator says, and queue-proxy where the activator is out of the path."""
 PROTOCOL_ERROR = (
     b"upstream connect error or disconnect/reset before headers. reset reason: protocol error"
 )
@@ -145,9 +147,9 @@ def queue_full() -> Answer:
     )
 
 
-def timed_out() -> Answer:
-    """The activator's total limit, before anything was answered."""
-    return Answer(504, TIMEOUT)
+def timed_out(text: bytes = TIMEOUT) -> Answer:
+    """The total limit, before anything was answered."""
+    return Answer(504, text)
 
 
 def is_openai(target: bytes) -> bool:

@@ -70,6 +70,7 @@ _REQUEST_KIND = {
     b"kserve-isvc-namespace": _DROP,
     b"knative-serving-revision": _DROP,
     b"knative-serving-namespace": _DROP,
+    b"k-proxy-request": _DROP,
     b"x-forwarded-host": _AS_IT_IS,
     b"x-request-id": _AS_IT_IS,
     b"traceparent": _AS_IT_IS,

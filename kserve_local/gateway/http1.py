@@ -346,7 +346,7 @@ class ClientConnection(asyncio.Protocol):
             size = len(pending[0]) if len(pending) == 1 else sum(map(len, pending))
             if size < TOGETHER:
                 body, pending, size = b"".join(pending), [], 0
-        fresh = b"%b%b\r\n%b" % (fresh, suffix, body)
+        fresh = b"%b%b%b\r\n%b" % (fresh, suffix, target.mark, body)
         self.exchange = exchange = Exchange(self, head, route, target, fresh, pending, size, done)
         target.start(exchange)
 

@@ -20,7 +20,7 @@ from kserve_local.aio import backoff
 from kserve_local.gateway import errors, failures
 from kserve_local.gateway.activator import REFUSED_LIMIT, Verdict, judge, poke_due
 from kserve_local.gateway.balancer import Balancer
-from kserve_local.gateway.breaker import Breaker
+from kserve_local.gateway.breaker import PER_PLACE, Breaker
 from kserve_local.gateway.graph_server import GraphHost
 from kserve_local.gateway.metrics import TargetFigures
 from kserve_local.gateway.table import CompiledRoute, CompiledTable
@@ -145,11 +145,13 @@ class TargetState:
         "endpoints",
         "figures",
         "in_flight",
+        "mark",
         "plane",
         "poked_at",
         "removed",
         "sole",
         "spec",
+        "spread",
         "timeout",
         "usable",
     )
@@ -165,6 +167,9 @@ class TargetState:
         self.in_flight: dict[Exchange, None] = {}
         self.breaker: Breaker[Exchange] = Breaker(held=plane.max_held)
         self.balancer = Balancer(spec.container_concurrency, plane.draw)
+        # Who chooses where the activator is out of the path: it knows no limit.
+        self.spread = Balancer(0, plane.draw)
+        self.mark = _mark_of(spec)
         self.figures = TargetFigures(perf_counter())
         self.poked_at = 0.0
         self.removed = False
@@ -176,6 +181,7 @@ class TargetState:
             self.balancer = Balancer(spec.container_concurrency, self.plane.draw)
         self.spec = spec
         self.timeout = spec.timeout
+        self.mark = _mark_of(spec)
         wanted = {(e.pod, e.address, e.port): e for e in spec.endpoints}
         for key in [k for k in self.endpoints if k not in wanted]:
             self.plane.retire(self.endpoints.pop(key))
@@ -213,6 +219,9 @@ class TargetState:
         """Send the request to a replica now, hold it, or refuse it."""
         self.in_flight[exchange] = None
         self.figures.requests += 1
+        if self.spec.direct and self.spec.container_concurrency and self.usable:
+            self.queue_up(exchange)
+            return
         if not self.breaker.waiting:
             place = self.sole or self.balancer.pick(self.usable)
             if place is not None:
@@ -228,6 +237,21 @@ class TargetState:
                     self.plane.connect(exchange, place)
                 return
         self.hold(exchange)
+
+    def queue_up(self, exchange: Exchange) -> None:
+        """Send the request to a replica whatever it has to do: it queues there, or is refused."""
+        place = self.spread.pick(self.usable)
+        assert place is not None  # there is one
+        limit = self.spec.container_concurrency
+        if place.running < limit:
+            self.dispatch(exchange, place)
+        elif len(place.queue) < PER_PLACE * limit:
+            place.in_flight += 1
+            exchange.place = place
+            place.queue[exchange] = None
+            exchange.client.held(exchange)
+        else:
+            self.plane.answer(exchange, errors.queue_full())
 
     def hold(self, exchange: Exchange) -> None:
         """Queue the request until a replica can take it."""
@@ -280,6 +304,9 @@ class TargetState:
         """Send the request to this replica."""
         place.in_flight += 1
         exchange.place = place
+        self._send(exchange, place)
+
+    def _send(self, exchange: Exchange, place: EndpointState) -> None:
         if exchange.rpc:
             self.plane.call(exchange, place)
             return
@@ -288,6 +315,17 @@ class TargetState:
             connection.begin(exchange)
         else:
             self.plane.connect(exchange, place)
+
+    def left(self, exchange: Exchange, place: EndpointState) -> None:
+        """Take the request off its replica; the next of those that queue there has its turn."""
+        place.in_flight -= 1
+        exchange.place = None
+        if place.queue.pop(exchange, self) is None:
+            return
+        while place.queue and place.running < max(1, self.spec.container_concurrency):
+            after = next(iter(place.queue))
+            del place.queue[after]
+            self._send(after, place)
 
     def finished(self, exchange: Exchange, now: float) -> None:
         """Count the request out; its place is free."""
@@ -300,8 +338,11 @@ class TargetState:
             self.figures.failure = failures.answered(exchange.head, exchange.status)
         place = exchange.place
         if place is not None:
-            place.in_flight -= 1
-            exchange.place = None
+            if place.queue:
+                self.left(exchange, place)
+            else:
+                place.in_flight -= 1
+                exchange.place = None
         if self.breaker.waiting:
             self.breaker.withdraw(exchange)
             self.release()
@@ -529,8 +570,7 @@ class Dataplane:
         if exchange is not None and not exchange.finished:
             # Not a byte was sent, so another replica, or this one later, may have it.
             if exchange.place is not None:
-                exchange.place.in_flight -= 1
-                exchange.place = None
+                target.left(exchange, exchange.place)
             exchange.refused_at = exchange.refused_at or now
             target.breaker.give_back(exchange)
             exchange.client.held(exchange)
@@ -573,8 +613,9 @@ class Dataplane:
         """The total limit is over: 504, or the text glued to an answer that has begun."""
         if exchange.finished or exchange.status == 101:
             return
+        text = errors.DIRECT_TIMEOUT if exchange.target.spec.direct else errors.TIMEOUT
         if not exchange.status:
-            self.answer(exchange, errors.timed_out())
+            self.answer(exchange, errors.timed_out(text))
             return
         upstream = exchange.upstream
         if upstream is not None:
@@ -585,7 +626,7 @@ class Dataplane:
             # The text does not fit the length that was declared: the answer is cut short.
             client.close()
         else:
-            client.send_body(exchange, [errors.TIMEOUT], last=True)
+            client.send_body(exchange, [text], last=True)
             client.response_done(exchange)
 
     def upstream_broken(self, exchange: Exchange) -> None:
@@ -606,8 +647,7 @@ class Dataplane:
         if reused and exchange.head.idempotent and exchange.tries < MAX_TRIES and place:
             # A rested connection that closed under a request which may be repeated.
             exchange.tries += 1
-            place.in_flight -= 1
-            exchange.place = None
+            exchange.target.left(exchange, place)
             exchange.target.breaker.give_back(exchange)
             exchange.target.settle()
             return
@@ -674,6 +714,11 @@ class Dataplane:
             if state.removed and not state.in_flight:
                 del self.targets[key]
         return found
+
+
+def _mark_of(spec: Target) -> bytes:
+    """Return the header line by which a replica sees that the activator is in the path."""
+    return b"" if spec.direct else b"K-Proxy-Request: activator\r\n"
 
 
 def _address_order(address: str) -> tuple[int, ...]:

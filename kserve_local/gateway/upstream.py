@@ -36,7 +36,8 @@ class EndpointState:
     """One replica as the gateway sees it: what runs there and what rests there.
 
     Attributes:
-        in_flight: Requests on their way to or at the replica.
+        in_flight: Requests on their way to or at the replica, or in its queue.
+        queue: Requests that wait at this replica, as in its queue-proxy; longest wait first.
         refused: The last connection attempt failed; not picked until one succeeds.
         retry_at: When to try again, on the clock of `perf_counter`.
     """
@@ -48,6 +49,7 @@ class EndpointState:
         "error",
         "idle",
         "in_flight",
+        "queue",
         "refused",
         "retired",
         "retry_at",
@@ -60,6 +62,7 @@ class EndpointState:
         self.target = target
         self.idle: list[UpstreamConnection] = []
         self.in_flight = 0
+        self.queue: dict[Exchange, None] = {}
         self.refused = False
         self.retired = False
         self.connecting = False
@@ -72,6 +75,11 @@ class EndpointState:
     def name(self) -> str:
         """`namespace/name` of the Pod."""
         return f"{self.target.spec.id.partition('/')[0]}/{self.endpoint.pod}"
+
+    @property
+    def running(self) -> int:
+        """Requests that the replica itself has."""
+        return self.in_flight - len(self.queue)
 
     def take(self) -> UpstreamConnection | None:
         """Return a pooled connection that is still open, or None."""
