@@ -30,6 +30,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         service("late", sleeper(4, minReplicas=0, timeout=2)),
         service("fragile", sleeper(minReplicas=0)),
         service("steady", sleeper(minReplicas=1)),
+        service(
+            "narrow",
+            sleeper(minReplicas=1, maxReplicas=1, containerConcurrency=1),
+            {"autoscaling.knative.dev/target-burst-capacity": "0"},
+        ),
     )
     with project(folder) as place:
         place.up()
@@ -129,6 +134,32 @@ def test_a_client_that_leaves_frees_its_place(world: Project) -> None:
     for client in clients:
         client.close()
     wait_until(lambda: figure(world, "held", "late") == 0, why="none of them does any more")
+
+
+def test_13_the_activator_leaves_the_path_with_capacity(world: Project) -> None:
+    def told(name: str) -> dict[str, str]:
+        status, answer = to(world, name).ask()
+        assert status == 200
+        return dict(answer["headers"])
+
+    wait_until(lambda: "k-proxy-request" not in told("narrow"), why="its burst capacity is 0")
+    assert told("steady")["k-proxy-request"] == "activator"
+    world.run("scale", "steady", "3")
+    wait_until(lambda: "k-proxy-request" not in told("steady"), why="3 idle replicas: 89 to spare")
+    world.run("scale", "steady", "auto")
+    wait_until(lambda: told("steady").get("k-proxy-request") == "activator")
+
+
+def test_7_a_replica_queues_ten_and_refuses_the_rest(world: Project) -> None:
+    """With the activator out of the path: one runs, ten wait."""
+    wait_until(lambda: "k-proxy-request" not in to(world, "narrow").ask()[1]["headers"])
+    load = to(world, "narrow")
+    first = load.start("?s=3")
+    wait_until(lambda: figure(world, "in_flight", "narrow") == 1)
+    waiting = [load.start() for _ in range(10)]
+    wait_until(lambda: figure(world, "in_flight", "narrow") == 11)
+    assert load.ask() == (503, "pending request queue full\n")
+    assert {f.result()[0] for f in [first, *waiting]} == {200}
 
 
 def test_scale_is_kept_apart_from_the_spec(world: Project) -> None:
