@@ -250,7 +250,7 @@ def _aggregation(annotations: Mapping[str, str], _: Mapping[str, str]) -> _Probl
 
 def _spec_problems(spec: Mapping[str, Any]) -> list[str]:
     path = "spec.template.spec"
-    problems = []
+    found: dict[str, list[str]] = {}
     limits = (
         ("containerConcurrency", MAX_CONCURRENCY),
         ("timeoutSeconds", MAX_TIMEOUT),
@@ -260,8 +260,8 @@ def _spec_problems(spec: Mapping[str, Any]) -> list[str]:
     for field, most in limits:
         value = spec.get(field)
         if value is not None and not 0 <= value <= most:
-            problems.append(f"expected 0 <= {value} <= {most}: {path}.{field}")
-    return problems
+            found.setdefault(f"expected 0 <= {value} <= {most}", []).append(f"{path}.{field}")
+    return [f"{message}: {', '.join(sorted(paths))}" for message, paths in found.items()]
 
 
 def _traffic_problems(targets: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -430,7 +430,8 @@ def test_knative_refuses_what_its_webhook_refuses(cluster: Cluster) -> None:
     message = (
         "fails to reconcile predictor: fails to reconcile knative service: admission webhook "
         '"validation.webhook.serving.knative.dev" denied the request: validation failed: '
-        "expected 0 <= 700 <= 600: spec.template.spec.timeoutSeconds"
+        "expected 0 <= 700 <= 600: spec.template.spec.responseStartTimeoutSeconds, "
+        "spec.template.spec.timeoutSeconds"
     )
     ready = next(c for c in isvc["status"]["conditions"] if c["type"] == "PredictorReady")
     assert (ready["reason"], ready["message"].splitlines()[0]) == ("ReconcileFailed", message)
