@@ -33,7 +33,8 @@ from kserve_local.gateway.graph import (
     pick_by_weight,
     step_input,
 )
-from kserve_local.gateway.graph_client import Header, Take
+from kserve_local.gateway.graph_client import Header
+from kserve_local.gateway.step_connection import Take
 
 MAX_NESTING = 100
 """Nodes within nodes; upstream has no bound and dies of a circle."""

@@ -89,6 +89,10 @@ _NO_CALLBACKS = object()
 _NAMES: dict[bytes, bytes] = {}
 _NAMES_LIMIT = 1024
 
+_ANSWERS: dict[bytes, ResponseHead] = {}
+_ANSWERS_LIMIT = 1024
+_ANSWERS_SIZE = 2048
+
 
 class HeadError(ValueError):
     """The head is malformed or ambiguous; the text says why, in a few words."""
@@ -367,6 +371,21 @@ def parse_response(raw: bytes) -> ResponseHead:
     head.head = b"".join(out)
     head.whole = head.head + b"\r\n"
     head.same = head.whole == raw
+    return head
+
+
+def read_response(raw: bytes) -> ResponseHead:
+    """Return `parse_response(raw)`, kept for the next equal head.
+
+    Equal heads are common: a server repeats itself within a second.
+    """
+    head = _ANSWERS.get(raw)
+    if head is None:
+        head = parse_response(raw)
+        if len(raw) <= _ANSWERS_SIZE:
+            if len(_ANSWERS) >= _ANSWERS_LIMIT:
+                _ANSWERS.clear()
+            _ANSWERS[raw] = head
     return head
 
 

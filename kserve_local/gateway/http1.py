@@ -23,6 +23,7 @@ from kserve_local.gateway.head import (
     parse_request,
     refuse_early,
 )
+from kserve_local.gateway.pipe import PipeEnd
 from kserve_local.gateway.proxy import Dataplane, Exchange
 from kserve_local.gateway.table import (
     PEEK_LIMIT,
@@ -608,6 +609,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _is_gone(self) -> bool:
         # Reading is paused, so the end of the connection has to be asked for.
+        if isinstance(self.transport, PipeEnd):
+            return False  # that one tells
         poll = self._poll
         if poll is None:
             poll = self._poll = select.poll()
