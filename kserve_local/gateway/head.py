@@ -82,6 +82,15 @@ _REQUEST_KIND = {
     b"x-forwarded-for": _FORWARDED_FOR,
     b"authorization": _AUTHORIZATION,
 }
+# Lines that make each head of a caller another one, and say nothing of where it goes. Not to be
+# parted from a Connection header that names them, nor a traceparent from its tracestate.
+_ID_LINE = re.compile(
+    rb"\r\n(?:traceparent|x-request-id):[\t\x20-\x7e\x80-\xff]*+(?=\r\n)", re.IGNORECASE
+)
+_TIED = re.compile(
+    rb"\r\n(?:tracestate:|connection:[^\r]*(?:traceparent|x-request-id))", re.IGNORECASE
+)
+_MAX_IDS = 2
 # What a `Connection` header may not take away.
 _KEPT = frozenset((b"host", b"content-length", b"content-type", b"authorization"))
 _NO_CALLBACKS = object()
@@ -314,6 +323,18 @@ def parse_request(raw: bytes) -> RequestHead:
     head.table = head.route = None
     head.fresh = b""
     return head
+
+
+def part_ids(raw: bytes) -> tuple[bytes, bytes]:
+    """Return a request head without its `traceparent` and `x-request-id` lines, and these lines.
+
+    What is left is the same for all requests of most callers. Lines that cannot be parted from the
+    rest stay in it; then the second value is empty.
+    """
+    found = _ID_LINE.findall(raw)
+    if not found or len(found) > _MAX_IDS or _TIED.search(raw):
+        return raw, b""
+    return _ID_LINE.sub(b"", raw), b"".join(found)[2:] + b"\r\n"
 
 
 def parse_response(raw: bytes) -> ResponseHead:

@@ -89,6 +89,18 @@ async def test_a_request_id_is_passed_on_and_never_made_up(gateway: World) -> No
         assert [r.header("x-request-id") for r in upstream.requests] == ["", "mine"]
 
 
+async def test_each_request_of_a_client_keeps_its_own_ids(gateway: World) -> None:
+    """Heads that differ in nothing else are read once; the ids are each request's."""
+    async with Upstream(echo) as upstream:
+        await gateway.serve(upstream)
+        async with Client(gateway.port) as client:
+            for number in range(4):
+                ids = b"X-Request-Id: %d\r\ntraceparent: 00-%032x-%016x-01\r\n" % ((number,) * 3)
+                await client.ask(post(b"x", ids if number else b""))
+        ids = [(r.header("x-request-id"), r.header("traceparent")[-4:]) for r in upstream.requests]
+        assert ids == [("", ""), ("1", "1-01"), ("2", "2-01"), ("3", "3-01")]
+
+
 async def test_connections_are_kept_on_both_sides(gateway: World) -> None:
     async with Upstream(echo) as upstream:
         await gateway.serve(upstream)
