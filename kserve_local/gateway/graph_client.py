@@ -238,38 +238,32 @@ class StepClient:
         raise GraphError(f"{method.capitalize()} {quoted(first)}: stopped after 10 redirects")
 
     async def _once(self, method: str, url: URL, body: bytes, call: _Call) -> Reply:
+        head = _request(method, url, len(body), call.headers)
         while True:
-            connection = await self._connect(method, url)
+            connection = self._rested(url) or await self._connect(method, url)
+            call.in_body = False
             try:
-                return await self._ask(connection, method, url, body, call)
+                return await connection.ask(head, body, call.take)
             except Silent as error:
                 # Our own gateway answers whatever it has read; this one it closed unread.
                 if not (connection.used and connection.inside):
-                    raise GraphError(f"{method.capitalize()} {quoted(url.text)}: EOF") from error
-
-    async def _ask(
-        self, connection: StepConnection, method: str, url: URL, body: bytes, call: _Call
-    ) -> Reply:
-        call.in_body = False
-        try:
-            head = _request(method, url, len(body), call.headers)
-            return await connection.ask(head, body, call.take)
-        except HeadError as error:
-            raise GraphError(
-                f"{method.capitalize()} {quoted(url.text)}: net/http: HTTP/1.x transport "
-                "connection broken: malformed HTTP response"
-            ) from error
-        except (CutShort, ChunkError, OSError) as error:
-            why = "unexpected EOF" if isinstance(error, CutShort) else _words(error, url)
-            if not connection.in_body:
-                why = f"{method.capitalize()} {quoted(url.text)}: {why}"
-            raise GraphError(why) from error
-        finally:
-            call.in_body = connection.in_body
-            if connection.can_stay:
-                self._keep(url, connection)
-            else:
-                connection.close()
+                    raise GraphError(f"{_what(method, url)}: EOF") from error
+            except HeadError as error:
+                raise GraphError(
+                    f"{_what(method, url)}: net/http: HTTP/1.x transport connection broken: "
+                    "malformed HTTP response"
+                ) from error
+            except (CutShort, ChunkError, OSError) as error:
+                why = "unexpected EOF" if isinstance(error, CutShort) else _words(error, url)
+                if not connection.in_body:
+                    why = f"{_what(method, url)}: {why}"
+                raise GraphError(why) from error
+            finally:
+                call.in_body = connection.in_body
+                if connection.can_stay:
+                    self._keep(url, connection)
+                else:
+                    connection.close()
 
     # Connections
 
@@ -298,15 +292,19 @@ class StepClient:
         """Close all unused connections."""
         self.tidy(float("inf"))
 
-    async def _connect(self, method: str, url: URL) -> StepConnection:
-        inside = self._is_inside(url)
-        idle = self._idle.get(_INSIDE if inside else (url.scheme, url.host, url.port), [])
+    def _rested(self, url: URL) -> StepConnection | None:
+        """Return a kept connection that is still open."""
+        key = _INSIDE if self._is_inside(url) else (url.scheme, url.host, url.port)
+        idle = self._idle.get(key, [])
         while idle:
             connection = idle.pop()
             if connection.is_open():
                 return connection
             connection.close()
-        if inside:
+        return None
+
+    async def _connect(self, method: str, url: URL) -> StepConnection:
+        if self._is_inside(url):
             connection = StepConnection(inside=True)
             self._inside(connection)
             return connection
@@ -315,10 +313,10 @@ class StepClient:
                 return await self._dial(url)
         except TimeoutError as error:
             why = f"dial tcp {_where(url.host, url.port)}: i/o timeout"
-            raise GraphError(f"{method.capitalize()} {quoted(url.text)}: {why}") from error
+            raise GraphError(f"{_what(method, url)}: {why}") from error
         except (OSError, ssl.SSLError, UnicodeError) as error:
             why = _words(error, url)
-            raise GraphError(f"{method.capitalize()} {quoted(url.text)}: {why}") from error
+            raise GraphError(f"{_what(method, url)}: {why}") from error
 
     async def _dial(self, url: URL) -> StepConnection:
         loop = asyncio.get_running_loop()
@@ -392,6 +390,11 @@ def _certificate(error: ssl.SSLCertVerificationError, host: str) -> str:
     if error.verify_code in (62, 64):
         return f"certificate is not valid for {host}"
     return "certificate signed by unknown authority"
+
+
+def _what(method: str, url: URL) -> str:
+    """Return how Go's errors name a call."""
+    return f"{method.capitalize()} {quoted(url.text)}"
 
 
 def _header(head: ResponseHead, name: bytes) -> str:

@@ -82,13 +82,13 @@ _REQUEST_KIND = {
     b"x-forwarded-for": _FORWARDED_FOR,
     b"authorization": _AUTHORIZATION,
 }
-# Lines that make each head of a caller another one, and say nothing of where it goes. Not to be
-# parted from a Connection header that names them, nor a traceparent from its tracestate.
-_ID_LINE = re.compile(
-    rb"\r\n(?:traceparent|x-request-id):[\t\x20-\x7e\x80-\xff]*+(?=\r\n)", re.IGNORECASE
-)
-_TIED = re.compile(
-    rb"\r\n(?:tracestate:|connection:[^\r]*(?:traceparent|x-request-id))", re.IGNORECASE
+# Lines that make each head of a caller another one, and say nothing of where it goes (`id`); and
+# lines that tie them to the rest: a Connection header may name them, a tracestate needs its
+# traceparent.
+_ID_OR_TIE = re.compile(
+    rb"\r\n(?:(?P<id>(?:traceparent|x-request-id):[\t\x20-\x7e\x80-\xff]*+)(?=\r\n)"
+    rb"|tracestate:|connection:[^\r]*(?:traceparent|x-request-id))",
+    re.IGNORECASE,
 )
 _MAX_IDS = 2
 # What a `Connection` header may not take away.
@@ -331,10 +331,21 @@ def part_ids(raw: bytes) -> tuple[bytes, bytes]:
     What is left is the same for all requests of most callers. Lines that cannot be parted from the
     rest stay in it; then the second value is empty.
     """
-    found = _ID_LINE.findall(raw)
-    if not found or len(found) > _MAX_IDS or _TIED.search(raw):
+    rest: list[bytes] = []
+    ids: list[bytes] = []
+    at = 0
+    for match in _ID_OR_TIE.finditer(raw):
+        line = match["id"]
+        if line is None or len(rest) == _MAX_IDS:
+            return raw, b""
+        begin, end = match.span()
+        rest.append(raw[at:begin])
+        ids += (line, b"\r\n")
+        at = end
+    if not ids:
         return raw, b""
-    return _ID_LINE.sub(b"", raw), b"".join(found)[2:] + b"\r\n"
+    rest.append(raw[at:])
+    return b"".join(rest), b"".join(ids)
 
 
 def parse_response(raw: bytes) -> ResponseHead:
