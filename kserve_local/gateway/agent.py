@@ -1,7 +1,7 @@
 """KServe's agent of a Pod, inside the gateway: between the data plane and the Pod's replica.
 
 On a cluster the agent is a container before the model server. Here each connection of the data
-plane to a replica that has one passes an `AgentConnection`, over a pair of sockets, so that
+plane to a replica that has one passes an `AgentConnection`, over a pipe, so that
 holding, limits, time and cancelling are as for every other replica, and requests for other
 replicas never see it. It reads bodies whole where the agent does (every request with the logger,
 `:predict` with the batcher), and copies answers for the logger while they pass (traffic.md section
@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
-import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
+from kserve_local.gateway import pipe
 from kserve_local.gateway.agent_request import AgentRequest, AnswerCopy
 from kserve_local.gateway.agent_settings import LoggerSettings, read_args
 from kserve_local.gateway.batcher import (
@@ -35,6 +34,7 @@ from kserve_local.gateway.errors import PHRASES
 from kserve_local.gateway.logger import Delivery, PayloadLogger, is_storage
 from kserve_local.gateway.outbound import Courier, OutboundError, Place
 from kserve_local.gateway.payload import REQUEST, RESPONSE, Payload
+from kserve_local.gateway.pipe import news_of
 from kserve_local.gateway.upstream import CONNECT_TIMEOUT
 from kserve_local.interfaces.routing import Endpoint
 
@@ -82,15 +82,8 @@ class AgentHost:
         connection = AgentConnection(agent)
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: connection.replica, endpoint.address, endpoint.port)
-        try:
-            here, there = socket.socketpair()
-            for end in (here, there):
-                end.setblocking(False)
-            await loop.create_unix_connection(lambda: connection, sock=there)
-            _, protocol = await loop.create_unix_connection(near, sock=here)
-        except BaseException:
-            connection.abort()
-            raise
+        protocol = near()
+        pipe.connect(protocol, connection)
         return protocol
 
     def _agent(self, endpoint: Endpoint) -> Agent:
@@ -198,7 +191,7 @@ class _Replica(asyncio.Protocol):
     def __init__(self, owner: AgentConnection) -> None:
         self._owner: AgentConnection | None = owner
         self._waiting: list[bytes] = []
-        self._poll: select.poll | None = None
+        self._news: Callable[[], object] | None = None
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -228,15 +221,13 @@ class _Replica(asyncio.Protocol):
             self._owner.resume_reading()
 
     def is_open(self) -> bool:
-        """Ask the kernel: nothing to read means that the replica has not closed."""
+        """Nothing to read means that the replica has not closed."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return False
-        poll = self._poll
-        if poll is None:
-            poll = self._poll = select.poll()
-            poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)
+        if self._news is None:
+            self._news = news_of(transport)
+        return not self._news()
 
     def write(self, data: bytes) -> None:
         """Send bytes of a request."""

@@ -529,7 +529,7 @@ class Dataplane:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 if place.target.spec.graph is not None and self.graphs is not None:
                     # The router of a graph is in this process.
-                    connection = await self.graphs.connect(
+                    connection = self.graphs.connect(
                         lambda: place.target.spec, lambda: UpstreamConnection(place)
                     )
                 elif endpoint.agent and self.agents is not None:

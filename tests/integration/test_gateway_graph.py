@@ -549,7 +549,12 @@ async def test_an_ensemble_that_is_decided_ends_its_other_steps(gateway: World) 
         await connection.gone()
         left.set()
 
-    async with Upstream(slow) as one, Upstream(Steps(statuses={"x": 500})) as two:
+    async def refuses(connection: Connection) -> None:
+        await connection.request()
+        await one.begun.wait()
+        await connection.send(response(b"{}", status="500 Word"))
+
+    async with Upstream(slow) as one, Upstream(refuses) as two:
         spec = only(
             "Ensemble",
             {"serviceUrl": f"http://127.0.0.1:{two.port}/x", "dependency": "Hard"},
