@@ -26,11 +26,12 @@ from kserve_local.api.meta import (
     name_of,
     namespace_of,
     owner_reference,
+    parse_timestamp,
     timestamp,
     uid_of,
 )
 from kserve_local.api.names import KNATIVE_VISIBILITY, MANIFEST, SOURCE_URI, STORAGE_INITIALIZER
-from kserve_local.api.scheme import KNATIVE_SERVICE, REVISION, SERVICE, key_of
+from kserve_local.api.scheme import CONFIG_MAP, KNATIVE_SERVICE, REVISION, SERVICE, key_of
 from kserve_local.controllers import garbage
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers.conditions import FALSE, TRUE, ConditionSet
@@ -359,10 +360,21 @@ class KnativeServiceController:
         await self._create_placeholder(ksvc)
         status = plan_status(ksvc, revisions, hosts=self._hosts, now=now)
         await self._write_status(ksvc, status)
-        await self._label(revisions, routing_states(status, revisions), now=now)
-        for revision in garbage.surplus_revisions(revisions, status):
+        states = routing_states(status, revisions)
+        await self._label(revisions, states, now=now)
+        surplus = garbage.surplus_revisions(
+            [r for r in revisions if states[name_of(r)] == RESERVE],
+            str(status.get("latestReadyRevisionName") or ""),
+            retention=self._retention(),
+            now=parse_timestamp(now),
+        )
+        for revision in surplus:
             await _gone(self._store.delete(key_of(revision), uid=uid_of(revision)))
         return DONE
+
+    def _retention(self) -> garbage.Retention:
+        key = Key(CONFIG_MAP.id, garbage.CONFIG_NAMESPACE, garbage.CONFIG_NAME)
+        return garbage.retention(self._store.find(key))
 
     async def _create_revision(self, ksvc: Object, wanted: Object) -> Object:
         created = await self._store.create(wanted)

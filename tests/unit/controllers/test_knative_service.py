@@ -9,7 +9,7 @@ import pytest
 
 from kserve_local.api.meta import Object, get_condition, name_of
 from kserve_local.api.names import MANIFEST, SOURCE_URI
-from kserve_local.controllers import garbage, isvc_knative
+from kserve_local.controllers import isvc_knative
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import knative_service as k
 
@@ -236,19 +236,6 @@ def test_cluster_local_services_have_no_public_url() -> None:
     service = ksvc()
     service["metadata"]["labels"] = {"networking.knative.dev/visibility": "cluster-local"}
     assert HOSTS.url(service) == "http://iris-predictor.default.svc.cluster.local"
-
-
-def test_only_so_many_unused_revisions_are_kept() -> None:
-    revisions: list[Object] = []
-    for n in range(6):
-        revisions.append(stored(ksvc(str(n)), revisions))
-    revisions[0]["metadata"]["annotations"][names.NO_GC] = "true"
-    status = {
-        "latestCreatedRevisionName": name_of(revisions[5]),
-        "traffic": [{"revisionName": name_of(revisions[1]), "percent": 100}],
-    }
-    surplus = garbage.surplus_revisions(revisions, status, keep=2)
-    assert [name_of(r) for r in surplus] == [name_of(revisions[2])]
 
 
 @pytest.mark.parametrize(
