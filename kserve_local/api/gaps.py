@@ -146,9 +146,6 @@ def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iter
     if predictor.get("workerSpec") is not None:
         text = "workerSpec: the head runs alone, without workers on other nodes"
         yield Gap((*at, "workerSpec"), text)
-    if annotations_of(isvc).get(names.ROLLOUT_DURATION):
-        text = "rollout-duration: traffic moves to a new revision at once"
-        yield Gap(("metadata", "annotations", names.ROLLOUT_DURATION), text)
     framework = framework_of(predictor)
     containers: list[tuple[Path_, Mapping[str, Any]]] = [
         ((*at, "containers", number), container)

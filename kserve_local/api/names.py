@@ -93,6 +93,8 @@ MIN_SCALE = f"{AUTOSCALING}/min-scale"
 MAX_SCALE = f"{AUTOSCALING}/max-scale"
 INITIAL_SCALE = f"{AUTOSCALING}/initial-scale"
 ROLLOUT_DURATION = f"{KNATIVE_GROUP}/rollout-duration"
+ROLLOUT_DURATIONS = (ROLLOUT_DURATION, f"{KNATIVE_GROUP}/rolloutDuration")
+"""Spellings that Knative reads on its own Service, the first wins; KServe passes on that one only."""
 KNATIVE_VISIBILITY = "networking.knative.dev/visibility"
 STANDARD_VISIBILITY = "networking.kserve.io/visibility"
 REVISION_LABEL = f"{KNATIVE_GROUP}/revision"
