@@ -94,7 +94,7 @@ MAX_SCALE = f"{AUTOSCALING}/max-scale"
 INITIAL_SCALE = f"{AUTOSCALING}/initial-scale"
 ROLLOUT_DURATION = f"{KNATIVE_GROUP}/rollout-duration"
 ROLLOUT_DURATIONS = (ROLLOUT_DURATION, f"{KNATIVE_GROUP}/rolloutDuration")
-"""Spellings that Knative reads on its own Service, the first wins; KServe passes on that one only."""
+"""Spellings that Knative reads on its own Service, the first wins; KServe passes on only that."""
 KNATIVE_VISIBILITY = "networking.knative.dev/visibility"
 STANDARD_VISIBILITY = "networking.kserve.io/visibility"
 REVISION_LABEL = f"{KNATIVE_GROUP}/revision"
