@@ -89,8 +89,10 @@ def with_value(text: str, document: Document, path: Path_, value: int | None) ->
 def _changed(obj: Any, path: Path_, value: int | None) -> Any:
     out = copy.deepcopy(obj)
     inside = out
-    for part in path[:-1]:
-        inside = inside[part]
+    for depth, part in enumerate(path[:-1], 1):
+        inside = inside.get(part)
+        if not isinstance(inside, dict):
+            raise CannotEdit(f"there is no {_dotted(path[:depth])}")
     if value is None:
         inside.pop(path[-1], None)
     else:

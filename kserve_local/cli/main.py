@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("delete", "Delete objects."),
     "events": ("events", "What happened, oldest first."),
     "predict": ("predict", "Call a model through the gateway."),
+    "rollout": ("rollout", "Revisions, canary, promotion, rollback."),
     "validate": ("validate", "Check YAML without a server."),
     "kubeconfig": ("kubeconfig", "Print the kubeconfig or its path."),
     "kubectl": ("kubectl", "Run kubectl against this project."),

@@ -193,6 +193,8 @@ def test_an_anchored_mapping_takes_a_new_field() -> None:
             "stands for several",
         ),
         ("spec:\n  predictor: &p\n    x: 1\n  transformer: *p\n", 5, "stands for several"),
+        ("spec:\n  transformer: {}\n", 5, "there is no spec.predictor"),
+        ("spec:\n", 5, "there is no spec"),
     ],
 )
 def test_what_one_change_cannot_say_is_refused(text: str, value: int | None, why: str) -> None:
