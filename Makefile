@@ -53,6 +53,7 @@ test: setup
 
 soak: setup
 	$(BIN)/python -m tests.soak.run
+	$(BIN)/python -m tests.soak.canary
 	sh tests/soak/docker.sh
 
 conformance: setup

@@ -78,6 +78,7 @@ class Settings:
             next start, and how much memory all of those may hold.
         gateway_port / api_port: None means `auto`: any free port.
         max_held_requests: Requests one revision may hold while waking; beyond it 503.
+        seed: Has the gateway repeat its draws from one start to the next; None: they differ.
         mirrors: `gs://bucket/` -> folder; longest prefix wins.
         claims: PersistentVolumeClaim name -> folder, for `pvc://`.
         scaling_speed: How many times faster than a cluster's the autoscaler's clock runs.
@@ -108,6 +109,7 @@ class Settings:
     gateway_domain: str = "example.com"
     max_held_requests: int = 100
     request_timeout: float = 300.0
+    seed: int | None = None
     api_port: int | None = 8089
     auth_token: str = ""
     watch: bool = True

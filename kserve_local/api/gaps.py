@@ -132,9 +132,6 @@ def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iter
             "in Knative mode; the number of replicas stays at minReplicas"
         )
         yield Gap(("metadata", "annotations", names.AUTOSCALING_CLASS), text)
-    if annotations_of(isvc).get(names.ROLLOUT_DURATION):
-        text = "rollout-duration: traffic moves to a new revision at once"
-        yield Gap(("metadata", "annotations", names.ROLLOUT_DURATION), text)
     framework = framework_of(predictor)
     containers: list[tuple[Path_, Mapping[str, Any]]] = [
         ((*at, "containers", number), container)

@@ -95,6 +95,8 @@ INITIAL_SCALE = f"{AUTOSCALING}/initial-scale"
 ACTIVATION_SCALE = f"{AUTOSCALING}/activation-scale"
 ROLLOUT_DURATION = f"{KNATIVE_GROUP}/rollout-duration"
 PROGRESS_DEADLINE = f"{KNATIVE_GROUP}/progress-deadline"
+ROLLOUT_DURATIONS = (ROLLOUT_DURATION, f"{KNATIVE_GROUP}/rolloutDuration")
+"""Spellings that Knative reads on its own Service, the first wins; KServe passes on only that."""
 KNATIVE_VISIBILITY = "networking.knative.dev/visibility"
 STANDARD_VISIBILITY = "networking.kserve.io/visibility"
 REVISION_LABEL = f"{KNATIVE_GROUP}/revision"

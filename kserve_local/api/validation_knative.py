@@ -40,6 +40,7 @@ def check(obj: Object, *, lookup: Lookup) -> list[str]:
         for key in sorted(annotations_of(obj))
         if key.startswith(names.AUTOSCALING)
     ]
+    problems += _rollout_problems(annotations_of(obj))
     spec: Mapping[str, Any] = obj.get("spec") or {}
     template: Mapping[str, Any] = spec.get("template") or {}
     problems += annotation_problems(
@@ -91,6 +92,23 @@ def parse_duration(text: str) -> float | None:
         total += float(part[1]) * _UNITS[part[2]]
         at = part.end()
     return sign * total if at else None
+
+
+def _rollout_problems(annotations: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with a gradual rollout's duration; an empty one asks for none."""
+    key = next((k for k in names.ROLLOUT_DURATIONS if k in annotations), "")
+    text = annotations.get(key, "")
+    if not text:
+        return []
+    seconds = parse_duration(text)
+    path = f"metadata.annotations.{key}"
+    if seconds is None:
+        return [f"invalid value: {text}: {path}"]
+    if seconds != int(seconds):
+        return [f"rollout-duration={text} is not at second precision: {path}"]
+    if seconds < 0:
+        return [f"rollout-duration={text} must be positive: {path}"]
+    return []
 
 
 def _cluster_settings(lookup: Lookup) -> Mapping[str, str]:

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("events", "What happened, oldest first."),
     "scale": ("scale", "Replicas by hand: a number, zero, or auto."),
     "predict": ("predict", "Call a model through the gateway."),
+    "rollout": ("rollout", "Revisions, canary, promotion, rollback."),
     "validate": ("validate", "Check YAML without a server."),
     "kubeconfig": ("kubeconfig", "Print the kubeconfig or its path."),
     "kubectl": ("kubectl", "Run kubectl against this project."),

@@ -63,6 +63,10 @@ _BACK_OFFS = frozenset(
 @click.option("--port", metavar="N|auto", help="The gateway's port.")
 @click.option("--api-port", metavar="N|auto", help="The API's.")
 @click.option("--host", help="The gateway's address.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N",
+    help="Repeat the gateway's draws: the same requests reach the same revisions.",
+)  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Forget the state of earlier runs first.")
 @click.option("--dry-run", is_flag=True, help="Validate and show what would be applied.")
 @common
@@ -80,6 +84,7 @@ def command(
     port: str | None,
     api_port: str | None,
     host: str | None,
+    seed: int | None,
     fresh: bool,
     dry_run: bool,
 ) -> int:
@@ -99,6 +104,7 @@ def command(
         "runtime_images": runtime_images,
         "gpu": gpu,
         "simulate_gpus": simulate_gpus,
+        "seed": seed,
     }
     begun = time.monotonic()
     settings = flags.settings(**given)
@@ -253,6 +259,10 @@ def _check_conflicts(
 
     if flags.offline and not (running.raw.get("flags") or {}).get("offline"):
         raise _runs_otherwise(settings, "without --offline", "--offline")
+    seed = (running.raw.get("flags") or {}).get("seed")
+    if given["seed"] is not None and given["seed"] != seed:
+        is_now = "without --seed" if seed is None else f"with --seed {seed}"
+        raise _runs_otherwise(settings, is_now, f"--seed {given['seed']}")
     profile = str(running.raw.get("profile") or "")
     if flags.profile and flags.profile != profile:
         is_now = f"with --profile {profile}" if profile else "without a profile"

@@ -6,6 +6,7 @@ and a test: the Pod webhook, addresses, where routes go.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,12 +39,14 @@ class ChainSettings:
         host_address: This machine's address as replicas with a network of their own see it
             (`Backend.host_address`).
         mutate: The Pod webhook (`pod_mutators.mutate` with its config and lookup bound).
+        clock: Epoch seconds, for gradual rollouts.
     """
 
     domain: str = "example.com"
     progress_deadline: float = 600.0
     host_address: Callable[[], str] = str
     mutate: Callable[[Object], Object] = lambda pod: pod
+    clock: Callable[[], float] = time.time
 
 
 def knative_chain(
@@ -61,7 +64,7 @@ def knative_chain(
     return [
         InferenceServiceController(store, events, observed),
         InferenceGraphController(store, events, observed),
-        KnativeServiceController(store, events, domain=settings.domain),
+        KnativeServiceController(store, events, domain=settings.domain, clock=settings.clock),
         RevisionController(store, events, progress_deadline=settings.progress_deadline),
         DeploymentController(store, events, mutate=settings.mutate),
         RoutesController(store, sink, domain=settings.domain, host_address=settings.host_address),

@@ -484,10 +484,12 @@ def _is_observed(ksvc: Object) -> bool:
 def _merged(existing: Object, wanted: Object) -> Object:
     """Return `existing` with what KServe manages replaced, or itself when nothing differs.
 
-    Labels and annotations that others put on the Knative Service stay.
+    Labels and annotations that others put on the Knative Service stay; of the latter those that
+    KServe takes from the InferenceService go with it.
     """
     labels = {**labels_of(existing), **labels_of(wanted)}
-    annotations = {**annotations_of(existing), **annotations_of(wanted)}
+    others = {k: v for k, v in annotations_of(existing).items() if k != names.ROLLOUT_DURATION}
+    annotations = {**others, **annotations_of(wanted)}
     same = (
         existing["spec"] == wanted["spec"]
         and labels == dict(labels_of(existing))
@@ -496,7 +498,7 @@ def _merged(existing: Object, wanted: Object) -> Object:
     if same:
         return existing
     metadata: dict[str, Any] = {**existing["metadata"], "labels": labels}
-    if annotations:
+    if annotations or annotations_of(existing):
         metadata["annotations"] = annotations
     return {**existing, "metadata": metadata, "spec": wanted["spec"]}
 

@@ -96,7 +96,8 @@ class Served:
 def compile_routes(
     isvc: Object, served: Mapping[Component, Served], *, domain: str
 ) -> tuple[Route, ...]:
-    """Return the routes of one InferenceService: its entry, its components, their tags.
+    """Return the routes of one InferenceService: its entry, its components, their tags and
+    Revisions.
 
     Args:
         domain: Knative's domain.
@@ -123,23 +124,46 @@ def compile_routes(
     ]
     for component, has in below.items():
         ksvc_name = isvc_knative.service_name(isvc, component)
-        hosts = [(ksvc_name, targets[component])]
-        for split in _traffic(has.ksvc):
-            tag, backing = split.get("tag"), has.backings.get(split.get("revisionName", ""))
-            if tag and backing is not None:
-                hosts.append((f"{tag}-{ksvc_name}", (_target(backing, 100),)))
+        hosts = [(ksvc_name, public, targets[component])]
+        hosts += [(f"{tag}-{ksvc_name}", public, to) for tag, to in _tagged(has).items()]
+        # A Revision's own Service is inside the cluster only.
+        hosts += [(revision, "", (_target(b, 100),)) for revision, b in has.backings.items()]
         routes += [
             Route(
                 namespace=namespace,
                 service=name,
                 component=component,
-                hosts=hosts_of(host, namespace, public),
+                hosts=hosts_of(host, namespace, among),
                 targets=to,
                 names_service=False,
             )
-            for host, to in hosts
+            for host, among, to in hosts
         ]
     return tuple(routes)
+
+
+def _tagged(served: Served) -> dict[str, tuple[Target, ...]]:
+    """Return where the hosts of tags lead; to several Revisions while one is rolled out."""
+    weights: dict[str, dict[str, int]] = {}
+    for entry in _traffic(served.ksvc):
+        tag, revision = entry.get("tag"), entry.get("revisionName", "")
+        if tag and revision in served.backings:
+            weights.setdefault(tag, {})[revision] = int(entry.get("percent") or 0)
+    return {
+        tag: tuple(
+            _target(served.backings[revision], percent)
+            for revision, percent in _of_hundred(shares).items()
+        )
+        for tag, shares in weights.items()
+    }
+
+
+def _of_hundred(shares: Mapping[str, int]) -> dict[str, int]:
+    """Return the shares as percents of their own sum; one alone has all of it."""
+    *others, last = shares
+    total = sum(shares.values()) or 1
+    scaled = {revision: shares[revision] * 100 // total for revision in others}
+    return {**scaled, last: 100 - sum(scaled.values())}
 
 
 def compile_graph(

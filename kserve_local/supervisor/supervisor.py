@@ -137,7 +137,9 @@ async def _start(
     from kserve_local.supervisor.stats import Stats
 
     stats = Stats()
-    gateway = await stack.enter_async_context(_gateway(GatewayProcess(settings, stats), survivors))
+    gateway = await stack.enter_async_context(
+        _gateway(GatewayProcess(settings, stats, seed=settings.seed), survivors)
+    )
 
     from kserve_local.apiserver.app import create_app
     from kserve_local.apiserver.logs import FileLogs

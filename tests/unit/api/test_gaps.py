@@ -70,7 +70,6 @@ def test_nothing_to_say(isvc: dict[str, Any]) -> None:
             ),
             "hooks preStop",
         ),
-        (service({"serving.knative.dev/rollout-duration": "60s"}), "at once"),
         (service(model={"modelFormat": {"name": "sklearn"}}), "multi-model"),
     ],
 )

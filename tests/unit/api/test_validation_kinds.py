@@ -440,6 +440,24 @@ def test_knative_service_level_rules() -> None:
     assert admit(ksvc(traffic=[{"percent": 100, "tag": "prev"}])) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("three hours", "invalid value: three hours: "),
+        ("1500ms", "rollout-duration=1500ms is not at second precision: "),
+        ("-60s", "rollout-duration=-60s must be positive: "),
+    ],
+)
+def test_a_gradual_rollout_needs_a_duration_in_seconds(text: str, problem: str) -> None:
+    key = "serving.knative.dev/rollout-duration"
+    service = ksvc()
+    service["metadata"]["annotations"] = {key: text}
+    assert refusal(service) == f"validation failed: {problem}metadata.annotations.{key}"
+    for good in ("", "0s", "90s", "1h30m"):
+        service["metadata"]["annotations"] = {key: good, "serving.knative.dev/rolloutDuration": "x"}
+        assert admit(service) == []
+
+
 def test_kinds_without_a_webhook_pass() -> None:
     """Core kinds and Kubernetes Services."""
     assert admit({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}) == []
