@@ -243,6 +243,7 @@ class RpcConnection(H2Connection):
     """A connection to a replica's gRPC port, for any number of calls."""
 
     client = True
+    shared = True
 
     def __init__(self, place: EndpointState) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kserve_local.gateway import errors, h2_headers
 from kserve_local.gateway import h2_frames as f
+from kserve_local.gateway.h2_connection import CONNECTION_WINDOW, H2Connection
 from kserve_local.gateway.h2_frames import Code, ConnectionBroken, FrameReader
 from kserve_local.gateway.h2_headers import HeaderReader, Malformed
 from kserve_local.gateway.http1 import ClientConnection
@@ -203,6 +204,12 @@ def headers_frame(stream: int, grpc: bool, end: bool) -> tuple[int, int, int, by
 GOOD = st.one_of(
     st.builds(headers_frame, st.sampled_from([1, 3, 5, 7]), st.booleans(), st.booleans()),
     st.tuples(
+        st.just(f.DATA),
+        st.sampled_from([f.PADDED, f.PADDED | f.END_STREAM]),
+        st.sampled_from([1, 3, 5]),
+        st.binary(max_size=20).map(lambda data: b"\x04" + data + b"\0\0\0\0"),
+    ),
+    st.tuples(
         st.just(f.DATA), st.sampled_from([0, 1]), st.sampled_from([1, 3, 5]), st.binary(max_size=40)
     ),
     st.tuples(
@@ -242,6 +249,11 @@ def test_a_connection_stands_whatever_comes(
                 at += cut
         state = own.targets["default/iris-predictor-00001"]
         assert len(state.in_flight) <= len(transport.protocol.streams) or transport.closed
+        if isinstance(peer := transport.protocol, H2Connection):
+            # What came is unread, or was given back to the connection's window.
+            unread = sum(stream.unread for stream in peer.streams.values())
+            if not transport.closed:
+                assert peer.receive_window + peer._credit + unread == CONNECTION_WINDOW
         transport.closed = True
         transport.protocol.connection_lost(None)
         assert not state.in_flight
