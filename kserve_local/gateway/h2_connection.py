@@ -25,6 +25,8 @@ FRAME = 64 * 1024
 """Bytes of payload that we take; what we send is bounded by the peer's word, and by this."""
 MAX_STREAMS = 1024
 MAX_BLOCK = 64 * 1024
+UNREAD = 4 * 1024 * 1024
+"""Bytes of headers and the like that may wait for a peer that does not read; data waits apart."""
 _CALM = 1000
 """Frames that cost us and do nothing, or streams that are reset, in `_CALM_TIME` seconds."""
 _CALM_TIME = 10.0
@@ -262,8 +264,14 @@ class H2Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Write frames; after the connection's end nothing."""
-        if not self.transport.is_closing():
-            self.transport.write(data)
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if self.write_paused and transport.get_write_buffer_size() > UNREAD:
+            # It asks, over and over, and takes no answer.
+            transport.abort()
+            return
+        transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         self.active_at = perf_counter()
@@ -309,7 +317,9 @@ class H2Connection(asyncio.Protocol):
             self._settings(flags, payload)
         elif kind == f.PING:
             if not flags & f.ACK:
-                self._odd_frame()
+                # Go's gRPC asks once a round trip, which here is thousands of times a second.
+                if self.write_paused:
+                    self._odd_frame()
                 self.write(f.frame(f.PING, f.ACK, 0, payload))
         elif kind == f.GOAWAY:
             self._goaway(payload)

@@ -253,7 +253,7 @@ BROKEN = {
         START + f.frame(f.HEADERS, 5 | f.HAS_PRIORITY, 1, b"\0\0\0\1\0\x82"),
         Code.PROTOCOL_ERROR,
     ),
-    "pings": (START + f.frame(f.PING, 0, 0, b"12345678") * 1200, Code.ENHANCE_YOUR_CALM),
+    "priorities": (START + f.frame(f.PRIORITY, 0, 1, b"\0\0\0\0\1") * 1200, Code.ENHANCE_YOUR_CALM),
     "settings again and again": (START + f.settings({}) * 1200, Code.ENHANCE_YOUR_CALM),
     "rapid resets": (
         START + b"".join(headers(2 * n + 1) + f.rst_stream(2 * n + 1, 8) for n in range(1500)),

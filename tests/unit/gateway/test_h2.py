@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from kserve_local.gateway import errors, h2_headers
 from kserve_local.gateway import h2_frames as f
-from kserve_local.gateway.h2_connection import CONNECTION_WINDOW, H2Connection
+from kserve_local.gateway.h2_connection import CONNECTION_WINDOW, UNREAD, H2Connection
 from kserve_local.gateway.h2_frames import Code, ConnectionBroken, FrameReader
 from kserve_local.gateway.h2_headers import HeaderReader, Malformed
 from kserve_local.gateway.http1 import ClientConnection
+from kserve_local.gateway.http2 import Http2Client
 from kserve_local.gateway.proxy import Dataplane
 from kserve_local.gateway.table import rpc_model_of
 from kserve_local.interfaces.routing import Route, RouteTable, Target
@@ -168,7 +169,7 @@ class Transport(asyncio.Transport):
         self.protocol = protocol
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return len(self.written)
 
     def can_write_eof(self) -> bool:
         return False
@@ -270,3 +271,42 @@ def test_a_connection_stands_whatever_comes(
                 assert int.from_bytes(payload, "big") > 0
 
     asyncio.run(run())
+
+
+def connected() -> tuple[Http2Client, Transport]:
+    """Return a connection that has begun, with a client that takes what it likes."""
+    transport = Transport()
+    client = Http2Client(plane(), lambda target: errors.Answer(200))
+    client.connection_made(transport)
+    client.data_received(f.PREFACE + f.settings({}))
+    return client, transport
+
+
+async def test_as_many_pings_as_a_reading_peer_likes():
+    client, transport = connected()
+    for _ in range(5000):
+        client.data_received(f.frame(f.PING, 0, 0, b"12345678"))
+    kinds = [kind for kind, _, _, _ in FrameReader(f.MAX_FRAME).feed(bytes(transport.written))]
+    assert kinds.count(f.PING) == 5000
+    assert not transport.closed
+
+
+@pytest.mark.parametrize("kind", [f.PING, f.HEADERS], ids=["pings", "requests"])
+async def test_a_peer_that_asks_and_never_reads_is_left(kind: int):
+    client, transport = connected()
+    client.pause_writing()
+    most = 0
+    for stream in range(1, 400_000, 2):
+        if transport.closed:
+            break
+        if kind == f.PING:
+            client.data_received(f.frame(f.PING, 0, 0, b"12345678"))
+        else:
+            block = h2_headers.write(
+                [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"),
+                 (b":authority", b"nobody")]
+            )  # fmt: skip
+            client.data_received(f.headers(stream, block, end=True, max_frame=16384))
+        most = len(transport.written)
+    assert transport.closed
+    assert most < UNREAD + 100_000
