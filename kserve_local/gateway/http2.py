@@ -430,6 +430,10 @@ class RestStream:
         self.read_paused = False
         self._give_back()
 
+    def interim(self, head: ResponseHead) -> None:
+        """Send what comes before an answer."""
+        self.stream.send_headers(_answer_headers(head))
+
     def send_head(self, exchange: Exchange, head: ResponseHead, *, length: int) -> None:
         """Send the answer's head; `length` 0: there is no body."""
         done = length == 0

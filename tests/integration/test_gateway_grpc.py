@@ -14,7 +14,7 @@ import pytest
 from kserve_local.gateway import h2_frames as f
 from kserve_local.gateway import h2_headers
 from kserve_local.interfaces.routing import Endpoint, Route
-from tests.fakes.raw_upstream import Client
+from tests.fakes.raw_upstream import Client, Connection, Upstream
 from tests.fakes.rpc_upstream import LARGE, SERVICE, RpcUpstream
 from tests.integration.gateway_world import REVISION, World, iris, world
 
@@ -268,6 +268,25 @@ async def test_a_replica_that_speaks_no_grpc_is_told():
         assert f"dial tcp 127.0.0.1:{gone.port}: connect: connection refused" in (
             raised.value.details() or ""
         )
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b""])
+async def test_a_port_that_speaks_another_protocol_is_told(says: bytes):
+    async def replica(connection: Connection) -> None:
+        await connection.head()
+        await connection.send(says)
+
+    async with Upstream(replica) as upstream, world() as own, client(own) as channel:
+        place = Endpoint("pod-1", upstream.address, 1, grpc_port=upstream.port)
+        await own.publish(iris((), endpoints=(place,)))
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await unary(channel, "ModelInfer", "inference.GRPCInferenceService")(b"x", timeout=20)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ("protocol error" in (raised.value.details() or "")) is bool(says)
+        await own.figures.until(lambda: any(s.failure for s in own.figures.stats))
+        failure = next(s.failure for s in own.figures.stats if s.failure)
+        assert failure.startswith("ModelInfer: 502, ")
+        assert f"(port {upstream.port} of Pod pod-1 does not speak HTTP/2" in failure
 
 
 async def test_a_replica_that_stops_hands_its_calls_to_nobody_and_new_ones_to_the_next():

@@ -110,6 +110,19 @@ async def test_large_bodies_pass_both_ways(chunked: bool):
         assert answer.content == data
 
 
+async def test_early_hints_come_before_the_answer():
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    async with Upstream(answering(hints + response(b"ok"))) as upstream, world() as own:
+        await own.publish(iris((upstream,)))
+        async with Client(own.port) as raw:
+            await raw.send(START + headers() + f.goaway(0, 0))
+            found = [(k, p) for k, _, id, p in await frames_until_end(raw) if id == 1]
+    assert [kind for kind, _ in found[:3]] == [f.HEADERS, f.HEADERS, f.DATA]
+    lists = [h2_headers.HeaderReader().read(block) for _, block in found[:2]]
+    assert lists[0] == [(b":status", b"103"), (b"link", b"</x>")]
+    assert lists[1][0] == (b":status", b"200")
+
+
 async def test_answers_of_the_gateway(gateway: tuple[World, Upstream]):
     own, _ = gateway
     async with client(own) as http:

@@ -273,6 +273,13 @@ def test_a_connection_stands_whatever_comes(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("path", [b"", b"x", b"/x HTTP/1.1", b"http://other/x", b"/\xff", b"**"])
+def test_a_path_that_is_none(path: bytes):
+    pairs = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"i")]
+    with pytest.raises(Malformed):
+        h2_headers.request(pairs)
+
+
 def connected() -> tuple[Http2Client, Transport]:
     """Return a connection that has begun, with a client that takes what it likes."""
     transport = Transport()
