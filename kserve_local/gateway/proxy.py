@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.05
 MAX_TRIES = 8
+DIALS = 7
+"""Attempts, in about 2 s, at a gRPC port that refuses; whether the HTTP port does is not known."""
 
 
 class Client(Protocol):
@@ -421,20 +423,30 @@ class Dataplane:
 
         endpoint, pool = place.endpoint, place.rpc
         port = endpoint.grpc_port or endpoint.port
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: RpcConnection(place), endpoint.address, port
-                )
-        except (OSError, TimeoutError) as error:
-            waiting, pool.waiting, pool.dialing = pool.waiting, [], False
-            for exchange in waiting:
-                if port == endpoint.port:
-                    self._refused(place, exchange, error)
-                else:
-                    # The replica is well; it only speaks no gRPC.
-                    self.answer(exchange, errors.bad_gateway(_dial_error(place, error, port)))
-            return
+        attempts = 0
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    _, connection = await asyncio.get_running_loop().create_connection(
+                        lambda: RpcConnection(place), endpoint.address, port
+                    )
+                break
+            except (OSError, TimeoutError) as error:
+                attempts += 1
+                believed = port != endpoint.port and not place.retired
+                if believed and attempts < DIALS and any(not e.finished for e in pool.waiting):
+                    # It may have died, or not listen yet: the table says so in a moment.
+                    place.target.wake(perf_counter())
+                    await asyncio.sleep(backoff(attempts - 1, first=0.05, cap=0.5))
+                    continue
+                waiting, pool.waiting, pool.dialing = pool.waiting, [], False
+                for exchange in waiting:
+                    if believed:
+                        # The replica is well; it only speaks no gRPC.
+                        self.answer(exchange, errors.bad_gateway(_dial_error(place, error, port)))
+                    else:
+                        self._refused(place, exchange, error)
+                return
         waiting, pool.waiting, pool.dialing = pool.waiting, [], False
         pool.connections.append(connection)
         if port == endpoint.port:

@@ -270,6 +270,31 @@ async def test_a_replica_that_speaks_no_grpc_is_told():
         )
 
 
+async def test_a_call_to_a_replica_that_died_is_held_for_the_next():
+    """The table may be behind: a refused connection is not an answer yet, as for REST."""
+    async with world() as own, RpcUpstream() as upstream, client(own) as channel:
+        async with RpcUpstream() as first:
+            await own.publish(route(first))
+            assert await unary(channel, "Echo")(b"x", timeout=60) == b"x"
+        call = asyncio.ensure_future(unary(channel, "Echo")(b"y", timeout=60))
+        await own.figures.until(lambda: REVISION in own.figures.pokes)
+        await own.publish(route(state="starting"))
+        await own.publish(route(upstream))
+        assert await call == b"y"
+
+
+async def test_a_grpc_port_may_listen_a_little_later():
+    async with world() as own, client(own) as channel:
+        upstream = RpcUpstream()
+        async with upstream:
+            pass
+        await own.publish(route(upstream))
+        call = asyncio.ensure_future(unary(channel, "Echo")(b"y", timeout=60))
+        await own.figures.until(lambda: REVISION in own.figures.pokes)
+        async with upstream:
+            assert await call == b"y"
+
+
 @pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b""])
 async def test_a_port_that_speaks_another_protocol_is_told(says: bytes):
     async def replica(connection: Connection) -> None:
