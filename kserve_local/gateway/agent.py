@@ -472,6 +472,9 @@ class AgentConnection(asyncio.Protocol):
     def replica_lost(self) -> None:
         """The replica's connection ended; an answer that lasts until then is whole."""
         copy, request = self._copy, self._request
+        if request is not None and request.is_kept and not request.is_whole:
+            # Nothing of it was sent yet; it gets a new connection.
+            return
         if copy is not None and request is not None:
             rest = copy.end()
             if rest and self._transport is not None:
