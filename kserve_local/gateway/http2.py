@@ -248,7 +248,9 @@ class RestStream:
         "_client",
         "_head",
         "_left",
+        "_looked",
         "_peek",
+        "_peeked",
         "_unread",
         "exchange",
         "read_paused",
@@ -268,6 +270,8 @@ class RestStream:
         self._left = -1
         self._unread = 0
         self._peek: list[bytes] | None = None
+        self._peeked = 0
+        self._looked = 0
         self._head: RequestHead | None = None
 
     @property
@@ -373,6 +377,11 @@ class RestStream:
 
     def _look(self, peek: list[bytes], data: bytes, *, end: bool) -> None:
         peek.append(data)
+        self._peeked += len(data)
+        if not end and self._peeked < min(2 * self._looked, PEEK_LIMIT):
+            # Looking again is worth it only when there is much more to see.
+            return
+        self._looked = self._peeked
         body = b"".join(peek)
         model = model_of(body)
         if model is None and not end and len(body) < PEEK_LIMIT:

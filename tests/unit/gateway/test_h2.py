@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kserve_local.gateway import errors, h2_headers
+from kserve_local.gateway import errors, h2_headers, http2
 from kserve_local.gateway import h2_frames as f
 from kserve_local.gateway.h2_connection import CONNECTION_WINDOW, UNREAD, H2Connection
 from kserve_local.gateway.h2_frames import Code, ConnectionBroken, FrameReader
@@ -179,13 +179,14 @@ class Transport(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-def plane() -> Dataplane:
-    """Return a data plane whose one service waits for its first replica."""
+def plane(*names: str) -> Dataplane:
+    """Return a data plane whose services (`iris`) wait for their first replicas."""
     own = Dataplane(poke=lambda target: None, max_held=1000)
-    target = Target("default/iris-predictor-00001", 100, (), state="starting")
-    own.apply(
-        RouteTable(1, (Route("default", "iris", "predictor", ("iris",), (target,), "", ("iris",)),))
-    )
+    routes = []
+    for name in names or ("iris",):
+        target = Target(f"default/{name}-predictor-00001", 100, (), state="starting")
+        routes.append(Route("default", name, "predictor", (name,), (target,), "", (name,)))
+    own.apply(RouteTable(1, tuple(routes)))
     return own
 
 
@@ -280,13 +281,35 @@ def test_a_path_that_is_none(path: bytes):
         h2_headers.request(pairs)
 
 
-def connected() -> tuple[Http2Client, Transport]:
+def connected(*names: str) -> tuple[Http2Client, Transport]:
     """Return a connection that has begun, with a client that takes what it likes."""
     transport = Transport()
-    client = Http2Client(plane(), lambda target: errors.Answer(200))
+    client = Http2Client(plane(*names), lambda target: errors.Answer(200))
     client.connection_made(transport)
     client.data_received(f.PREFACE + f.settings({}))
     return client, transport
+
+
+async def test_a_body_in_tiny_frames_is_looked_at_a_few_times(monkeypatch: pytest.MonkeyPatch):
+    """Else each of its bytes costs as much as all that came before it."""
+    looks: list[int] = []
+
+    def model_of(body: bytes) -> str | None:
+        looks.append(len(body))
+        return None
+
+    monkeypatch.setattr(http2, "model_of", model_of)
+    client, _ = connected("iris", "wine")
+    block = h2_headers.write(
+        [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/openai/v1/completions"),
+         (b":authority", b"localhost")]
+    )  # fmt: skip
+    client.data_received(f.headers(1, block, end=False, max_frame=16384))
+    for _ in range(3000):
+        client.data_received(f.frame(f.DATA, 0, 1, b"x"))
+    client.data_received(f.frame(f.DATA, f.END_STREAM, 1, b"x"))
+    assert looks[-1] == 3001
+    assert len(looks) < 20
 
 
 async def test_as_many_pings_as_a_reading_peer_likes():
