@@ -32,7 +32,7 @@ from kserve_local.gateway.batcher import (
 from kserve_local.gateway.blobs import BlobBatches, Store
 from kserve_local.gateway.chunked import ChunkError
 from kserve_local.gateway.errors import PHRASES
-from kserve_local.gateway.logger import Delivery, PayloadLogger, is_storage
+from kserve_local.gateway.logger import Complaints, Delivery, PayloadLogger, is_storage
 from kserve_local.gateway.outbound import Courier, OutboundError, Place
 from kserve_local.gateway.payload import REQUEST, RESPONSE, Payload
 from kserve_local.gateway.upstream import CONNECT_TIMEOUT
@@ -161,9 +161,12 @@ class Agent:
         self.batcher: Batcher | None = None
         self._events: PayloadLogger | None = None
         self._blobs: BlobBatches | None = None
+        self._complaints = Complaints()
         if settings.batcher is not None:
             self._courier = courier = Courier()
-            self.batcher = Batcher(settings.batcher, self._ask, host.spawn, courier.close)
+            self.batcher = Batcher(
+                settings.batcher, self._ask, host.spawn, courier.close, self._complain
+            )
         if self.logs is not None and is_storage(self.logs.url):
             self._blobs = BlobBatches(self.logs, endpoint.pod, host.store, host.spawn)
         elif self.logs is not None:
@@ -180,6 +183,9 @@ class Agent:
         """End what waits for more."""
         if self._blobs is not None:
             self._blobs.close()
+
+    def _complain(self, text: str) -> None:
+        self._complaints.tell(self.endpoint.pod, f"{self.endpoint.pod}: {text}")
 
     async def _ask(self, path: str, body: bytes) -> Answer:
         """Ask the model, as Go's test request asks it (`httptest.NewRequest`)."""
@@ -384,8 +390,11 @@ class AgentConnection(asyncio.Protocol):
         batcher = self._agent.batcher
         assert batcher is not None
         path = quote(unquote(request.path), safe="/:@!$&'()*+,;=~")
+        # The batch keeps them, also for a client that leaves: a model that hangs frees nothing.
+        kept, self._kept = self._kept, 0
 
         def done(answer: bytes) -> None:
+            self._agent.host.let_go(kept)
             self._in_batch = False
             self._answer(request, 200, answer)
 

@@ -598,6 +598,8 @@ async def test_errors_of_the_model_are_answered_200(
             assert body["message"] == message
             assert body["predictions"] is None
             assert bool(body["batchId"]) is named
+    # The status tells nobody, so the log does.
+    assert "a batch of 2 at /v1/models/iris:predict was answered with" in gateway.log()
 
 
 async def test_a_model_that_hangs_up_is_an_error_in_200(gateway: World) -> None:
