@@ -406,6 +406,10 @@ class Dataplane:
 
     def call(self, exchange: Exchange, place: EndpointState) -> None:
         """Send a gRPC call over one of the replica's connections, or the next that is made."""
+        if place.target.spec.graph is not None:
+            hint = "an InferenceGraph takes HTTP requests, no gRPC calls"
+            self.answer(exchange, errors.protocol_error(hint))
+            return
         pool = place.rpc
         rpc = cast("Rpc", exchange)
         connection = pool.take()
