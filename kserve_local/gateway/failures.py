@@ -64,7 +64,8 @@ def of_rpc(head: Head, trailers: Iterable[tuple[bytes, bytes]], *, inner: bool) 
     number = int(code) if code.isdigit() else len(_CODES)
     name = _CODES[number] if number < len(_CODES) else code.decode("latin-1")
     message = unquote(fields.get(b"grpc-message", b"").decode("latin-1"))
-    message = " ".join(message.split())
+    # It ends up on a terminal.
+    message = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
     text = f"{_call(head)} ended with {name}" + (f": {message}" if message else "")
     return text[:_LONGEST]
 

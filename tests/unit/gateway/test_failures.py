@@ -56,8 +56,8 @@ def test_a_hop_without_an_answer_says_why_in_the_words_of_the_answer() -> None:
         ),
         ([(b"grpc-status", b"13")], "ModelInfer ended with INTERNAL"),
         (
-            [(b"grpc-status", b"13"), (b"grpc-message", b"no%20%C3%A4%0Aat%20all")],
-            "ModelInfer ended with INTERNAL: no \u00e4 at all",
+            [(b"grpc-status", b"13"), (b"grpc-message", b"no%20%C3%A4%0Aat%1B%5B0m%20all")],
+            "ModelInfer ended with INTERNAL: no \u00e4 at?[0m all",
         ),
         ([(b"grpc-status", b"99")], "ModelInfer ended with 99"),
     ],
