@@ -674,15 +674,26 @@ class _Session:
                 # The short form leads nowhere where two services have the model.
                 rest = found["rest" if shown[name] == name[1] else "predict"]
                 out.say(f"  {padded(shown[name], column)}REST  {rest}")
-                out.say(f"  {'':<{column}}path  {found['path']}")
+                if found["path"] != rest:
+                    out.say(f"  {'':<{column}}path  {found['path']}")
                 out.say(f"  {'':<{column}}host  {hosts}")
         ready = [n for n, v in follower.views.items() if v.state == "Ready"]
-        example = next(iter(sorted(ready or to_try)), None)
+        objects = {n: follower.objects.get(n) or self.applied[n] for n in ready or to_try}
+        example = first_to_try(objects)
         if example is not None:
             isvc = follower.objects.get(example) or self.applied[example]
             words = f"{self._argument(example)} {sample_request(isvc, self.settings.project)}"
             out.say(f"  {'Try it':<{column}}kserve-local predict {words}")
         out.say(f"  {'Watch':<{column}}kserve-local status   ·   Stop  kserve-local down")
+
+
+def first_to_try(objects: Mapping[Name, Object]) -> Name | None:
+    """Return what to call first: a graph, of which the services are steps, else by the name."""
+
+    def rank(name: Name) -> tuple[bool, Name]:
+        return objects[name]["kind"] != "InferenceGraph", name
+
+    return min(objects, key=rank, default=None)
 
 
 def sample_request(isvc: Object, project: Path) -> str:
@@ -701,7 +712,7 @@ def sample_request(isvc: Object, project: Path) -> str:
         for file in samples:
             if file.is_file():
                 return quote(f"@{os.path.relpath(file)}")
-    if model_of(isvc).get("protocolVersion") == "v2":
+    if model_of(isvc).get("protocolVersion") in ("v2", "grpc-v2"):
         return """'{"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}'"""
     return """'{"instances": [[...]]}'"""
 

@@ -31,7 +31,7 @@ from kserve_local.gateway.batcher import (
 from kserve_local.gateway.blobs import BlobBatches, Store
 from kserve_local.gateway.chunked import ChunkError
 from kserve_local.gateway.errors import PHRASES
-from kserve_local.gateway.logger import Delivery, PayloadLogger, is_storage
+from kserve_local.gateway.logger import Complaints, Delivery, PayloadLogger, is_storage
 from kserve_local.gateway.outbound import Courier, OutboundError, Place
 from kserve_local.gateway.payload import REQUEST, RESPONSE, Payload
 from kserve_local.gateway.pipe import news_of
@@ -154,9 +154,12 @@ class Agent:
         self.batcher: Batcher | None = None
         self._events: PayloadLogger | None = None
         self._blobs: BlobBatches | None = None
+        self._complaints = Complaints()
         if settings.batcher is not None:
             self._courier = courier = Courier()
-            self.batcher = Batcher(settings.batcher, self._ask, host.spawn, courier.close)
+            self.batcher = Batcher(
+                settings.batcher, self._ask, host.spawn, courier.close, self._complain
+            )
         if self.logs is not None and is_storage(self.logs.url):
             self._blobs = BlobBatches(self.logs, endpoint.pod, host.store, host.spawn)
         elif self.logs is not None:
@@ -173,6 +176,9 @@ class Agent:
         """End what waits for more."""
         if self._blobs is not None:
             self._blobs.close()
+
+    def _complain(self, text: str) -> None:
+        self._complaints.tell(self.endpoint.pod, f"{self.endpoint.pod}: {text}")
 
     async def _ask(self, path: str, body: bytes) -> Answer:
         """Ask the model, as Go's test request asks it (`httptest.NewRequest`)."""
@@ -375,8 +381,11 @@ class AgentConnection(asyncio.Protocol):
         batcher = self._agent.batcher
         assert batcher is not None
         path = quote(unquote(request.path), safe="/:@!$&'()*+,;=~")
+        # The batch keeps them, also for a client that leaves: a model that hangs frees nothing.
+        kept, self._kept = self._kept, 0
 
         def done(answer: bytes) -> None:
+            self._agent.host.let_go(kept)
             self._in_batch = False
             self._answer(request, 200, answer)
 
@@ -463,6 +472,9 @@ class AgentConnection(asyncio.Protocol):
     def replica_lost(self) -> None:
         """The replica's connection ended; an answer that lasts until then is whole."""
         copy, request = self._copy, self._request
+        if request is not None and request.is_kept and not request.is_whole:
+            # Nothing of it was sent yet; it gets a new connection.
+            return
         if copy is not None and request is not None:
             rest = copy.end()
             if rest and self._transport is not None:

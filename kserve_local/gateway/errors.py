@@ -117,9 +117,9 @@ def no_upstream() -> Answer:
     return Answer(503, b"no healthy upstream", kind=b"text/plain")
 
 
-def protocol_error() -> Answer:
+def protocol_error(hint: str = "") -> Answer:
     """Envoy's words for an upstream answer that cannot be read in one way only."""
-    return Answer(502, PROTOCOL_ERROR, kind=b"text/plain")
+    return Answer(502, PROTOCOL_ERROR, kind=b"text/plain", headers=_hint(hint))
 
 
 def bad_gateway(text: str) -> Answer:

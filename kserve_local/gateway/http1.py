@@ -457,6 +457,10 @@ class ClientConnection(asyncio.Protocol):
         if exchange.pending_size > PENDING:
             self.pause_reading()
 
+    def interim(self, head: ResponseHead) -> None:
+        """Write what comes before an answer."""
+        self.transport.write(head.whole)
+
     def send_head(self, exchange: Exchange, head: ResponseHead, *, length: int) -> None:
         """Write the answer's head; `length` -1: its end is marked by chunks, or by closing."""
         extra = b""

@@ -250,7 +250,9 @@ class RestStream:
         "_client",
         "_head",
         "_left",
+        "_looked",
         "_peek",
+        "_peeked",
         "_unread",
         "exchange",
         "read_paused",
@@ -270,6 +272,8 @@ class RestStream:
         self._left = -1
         self._unread = 0
         self._peek: list[bytes] | None = None
+        self._peeked = 0
+        self._looked = 0
         self._head: RequestHead | None = None
 
     @property
@@ -376,6 +380,11 @@ class RestStream:
 
     def _look(self, peek: list[bytes], data: bytes, *, end: bool) -> None:
         peek.append(data)
+        self._peeked += len(data)
+        if not end and self._peeked < min(2 * self._looked, PEEK_LIMIT):
+            # Looking again is worth it only when there is much more to see.
+            return
+        self._looked = self._peeked
         body = b"".join(peek)
         model = model_of(body)
         if model is None and not end and len(body) < PEEK_LIMIT:
@@ -432,6 +441,10 @@ class RestStream:
         """The replica keeps up again."""
         self.read_paused = False
         self._give_back()
+
+    def interim(self, head: ResponseHead) -> None:
+        """Send what comes before an answer."""
+        self.stream.send_headers(_answer_headers(head))
 
     def send_head(self, exchange: Exchange, head: ResponseHead, *, length: int) -> None:
         """Send the answer's head; `length` 0: there is no body."""

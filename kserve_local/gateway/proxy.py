@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.05
 MAX_TRIES = 8
+DIALS = 7
+"""Attempts, in about 2 s, at a gRPC port that refuses; whether the HTTP port does is not known."""
 
 
 class Client(Protocol):
@@ -472,6 +474,10 @@ class Dataplane:
 
     def call(self, exchange: Exchange, place: EndpointState) -> None:
         """Send a gRPC call over one of the replica's connections, or the next that is made."""
+        if place.target.spec.graph is not None:
+            hint = "an InferenceGraph takes HTTP requests, no gRPC calls"
+            self.answer(exchange, errors.protocol_error(hint))
+            return
         pool = place.rpc
         rpc = cast("Rpc", exchange)
         connection = pool.take()
@@ -489,20 +495,30 @@ class Dataplane:
 
         endpoint, pool = place.endpoint, place.rpc
         port = endpoint.grpc_port or endpoint.port
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: RpcConnection(place), endpoint.address, port
-                )
-        except (OSError, TimeoutError) as error:
-            waiting, pool.waiting, pool.dialing = pool.waiting, [], False
-            for exchange in waiting:
-                if port == endpoint.port:
-                    self._refused(place, exchange, error)
-                else:
-                    # The replica is well; it only speaks no gRPC.
-                    self.answer(exchange, errors.bad_gateway(_dial_error(place, error, port)))
-            return
+        attempts = 0
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    _, connection = await asyncio.get_running_loop().create_connection(
+                        lambda: RpcConnection(place), endpoint.address, port
+                    )
+                break
+            except (OSError, TimeoutError) as error:
+                attempts += 1
+                believed = port != endpoint.port and not place.retired
+                if believed and attempts < DIALS and any(not e.finished for e in pool.waiting):
+                    # It may have died, or not listen yet: the table says so in a moment.
+                    place.target.wake(perf_counter())
+                    await asyncio.sleep(backoff(attempts - 1, first=0.05, cap=0.5))
+                    continue
+                waiting, pool.waiting, pool.dialing = pool.waiting, [], False
+                for exchange in waiting:
+                    if believed:
+                        # The replica is well; it only speaks no gRPC.
+                        self.answer(exchange, errors.bad_gateway(_dial_error(place, error, port)))
+                    else:
+                        self._refused(place, exchange, error)
+                return
         waiting, pool.waiting, pool.dialing = pool.waiting, [], False
         pool.connections.append(connection)
         if port == endpoint.port:

@@ -284,7 +284,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         # 100 was answered by the gateway itself; others (103) are the client's to see.
         if head.status != 100 and exchange.head.minor:
-            exchange.client.transport.write(head.whole)
+            exchange.client.interim(head)
         if rest:
             self._head(exchange, rest)
 

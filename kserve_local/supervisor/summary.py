@@ -200,7 +200,7 @@ async def _graph(
         "reason": reason,
         "message": message,
         "notes": gaps.left_out(graph),
-        "warnings": [],
+        "warnings": failing_steps([f"{namespace}/{r['name']}" for r in shown], name, stats),
         "overrides": scaled_by_hand(name, shown),
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": (graph.get("status") or {}).get("url", ""),
@@ -212,6 +212,16 @@ async def _graph(
         "p95": max((f["p95"] for f in figures), default=0.0),
         **restarts(pods),
     }
+
+
+def failing_steps(targets: Sequence[str], name: str, stats: Stats) -> list[str]:
+    """Return one line on a graph's request that failed lately; none if none did."""
+    failed = [f for target in targets if (f := stats.failure(target)) is not None]
+    if not failed:
+        return []
+    ago, failure = min(failed)
+    look = f"See kserve-local predict {name} @FILE --trace"
+    return [f"a request failed {ago:.0f} s ago. {failure}. {look}"]
 
 
 async def _gpus(pods: Sequence[Object], usage: PodUsage) -> list[dict[str, Any]]:

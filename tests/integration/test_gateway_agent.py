@@ -334,6 +334,30 @@ async def test_a_replica_that_closed_its_resting_connection_is_dialed_again(
                 await asyncio.sleep(0.02)
 
 
+async def test_a_replica_need_not_wait_for_a_slow_upload(gateway: World) -> None:
+    """Nothing of a logged request was sent yet, so an ended connection is no answer to it."""
+    left = asyncio.Event()
+
+    async def impatient(connection: Connection) -> None:
+        if not left.is_set():
+            left.set()
+            return
+        await connection.request()
+        await connection.send(response(b"ok"))
+
+    async with Upstream(impatient) as upstream, Upstream(SINK) as sink:
+        await gateway.publish(with_agent(upstream, *logging(url_of(sink))))
+        async with Client(gateway.port) as client:
+            whole = post(b"x" * 10)
+            await client.send(whole[:-5])
+            await left.wait()
+            # The gateway reads the end of that connection before this part of the body, or after.
+            for byte in whole[-5:]:
+                await asyncio.sleep(0.02)
+                await client.send(bytes((byte,)))
+            assert (await client.answer()).body == b"ok"
+
+
 # Where events go
 
 
@@ -618,6 +642,8 @@ async def test_errors_of_the_model_are_answered_200(
             assert body["message"] == message
             assert body["predictions"] is None
             assert bool(body["batchId"]) is named
+    # The status tells nobody, so the log does.
+    assert "a batch of 2 at /v1/models/iris:predict was answered with" in gateway.log()
 
 
 async def test_a_model_that_hangs_up_is_an_error_in_200(gateway: World) -> None:
