@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kserve_local.simulator.result import Change, Result
+from kserve_local.simulator.result import Bins, Change, Result
 
 Point = tuple[float, float]
-WIDTH, HEIGHT = 1100, 720
+WIDTH, HEIGHT = 1100, 860
 
 _LEFT, _RIGHT = 64, WIDTH - 20
 _TOP = (64, 290)
@@ -23,6 +23,8 @@ _BOTTOM = (330, 540)
 _REASONS_AT = 574
 _LABEL_ROOM = 16
 """Least pixels between two written reasons."""
+_LABEL_LENGTH = 46
+"""Most characters of one."""
 INK, PALE, GRID = "#222222", "#666666", "#dddddd"
 _REQUESTS, _IN_FLIGHT, _HELD = "#0072b2", "#56b4e9", "#d55e00"
 _WANTED, _READY = "#222222", "#b8dcc8"
@@ -98,8 +100,8 @@ def picture(result: Result, title: str) -> list[Shape]:
     ]
     shapes += _axes(load, "requests")
     shapes += _axes(replicas, "replicas")
-    held = [load.at((i + side) * bins.width, n) for i, n in enumerate(bins.held) for side in (0, 1)]
-    shapes.append(_area(held, load, _HELD))
+    if any(bins.held):
+        shapes.append(_held(load, bins))
     shapes.append(Line(_middles(load, bins.width, bins.in_flight), _IN_FLIGHT, 1.2))
     shapes.append(Line(_middles(load, bins.width, bins.requests), _REQUESTS, 1.2))
     shapes += _legend(
@@ -129,7 +131,7 @@ def _subtitle(result: Result) -> str:
         f"p50 {p50:.4g} ms",
         f"p99 {p99:.4g} ms",
         f"{result.replica_seconds:.0f} replica-seconds",
-        f"{result.wakes} starts from zero",
+        f"{result.wakes} times from zero",
     ]
     return " · ".join(parts)
 
@@ -166,6 +168,13 @@ def _legend(y: int, entries: Sequence[tuple[str, str]], x: float = _LEFT + 90) -
     return shapes
 
 
+def _held(panel: _Panel, bins: Bins) -> Line:
+    corners = [
+        panel.at((i + side) * bins.width, n) for i, n in enumerate(bins.held) for side in (0, 1)
+    ]
+    return _area(corners, panel, _HELD)
+
+
 def _middles(panel: _Panel, width: float, values: Sequence[float]) -> tuple[Point, ...]:
     return tuple(panel.at((i + 0.5) * width, value) for i, value in enumerate(values))
 
@@ -175,7 +184,8 @@ def _stairs(
 ) -> list[Point]:
     """Return the corners of a number that stays from change to change."""
     points: list[Point] = []
-    for change in changes:
+    before = max(i for i, change in enumerate(changes) if i == 0 or change.time <= 0)
+    for change in changes[before:]:
         corner = panel.at(change.time, value(change))
         if points and points[-1][1] != corner[1]:
             points.append((corner[0], points[-1][1]))
@@ -214,7 +224,8 @@ def _steps(result: Result, panel: _Panel) -> list[Shape]:
             continue
         taken.append(x)
         shapes.append(Line(((x, _BOTTOM[1]), (x, _REASONS_AT - 8)), GRID))
-        text = f"{step.before} -> {step.replicas} {step.reason}"
+        text = f"{step.before} -> {step.replicas} {step.reason}: {step.message}"
+        text = text if len(text) <= _LABEL_LENGTH else f"{text[: _LABEL_LENGTH - 3]}..."
         shapes.append(Text((x - 4, _REASONS_AT - 4), text, colors[step.reason], 11, turned=True))
     named = [(f"{reason} ({counts[reason]})", colors[reason]) for reason in order]
     return shapes + _legend(HEIGHT - 8, named, _LEFT + 4.0)

@@ -21,6 +21,8 @@ from heapq import heappop, heappush
 from kserve_local.autoscaler import kpa
 from kserve_local.autoscaler.bounds import NO_TRAFFIC, Activity
 from kserve_local.autoscaler.revision_scaler import Applied, RevisionScaler
+from kserve_local.interfaces.scaling import ScalingConfig
+from kserve_local.interfaces.stats import RequestStat
 from kserve_local.simulator.durations import Distribution
 from kserve_local.simulator.load import Load
 from kserve_local.simulator.path import Replica, RequestPath
@@ -108,9 +110,10 @@ class _Simulation:
         bins = max(1, math.ceil(load.duration / self._bin))
         self._requests, self._busy, self._held = [0] * bins, [0.0] * bins, [0] * bins
         self._most_requests = 0
-        idle = Activity("Inactive", start - self._config.grace_period, *NO_TRAFFIC, True)
-        self._scaler = RevisionScaler(
-            self._config, ready=0, now=start, activity=idle if from_zero else None
+        self._scaler = (
+            _asleep(self._config, start)
+            if from_zero
+            else RevisionScaler(self._config, ready=0, now=start)
         )
 
     def run(self, settings: Mapping[str, str]) -> Result:
@@ -124,7 +127,7 @@ class _Simulation:
         self._changes.append(Change(now, self._wanted, self._wanted, len(path.usable)))
         self._apply(now)
         self._at(now + PERIOD, _SECOND)
-        while now < self._duration or path.in_flight:
+        while now < self._duration or path.in_flight or path.next_arrival < math.inf:
             now = min(moments[0][0], path.next_limit)
             if path.advance(now):
                 self._poke(path.poked_at)
@@ -213,7 +216,7 @@ class _Simulation:
     def _scale(self, applied: Applied, now: float) -> None:
         wanted, before = applied.replicas, self._wanted
         assert wanted is not None
-        if not self._replicas_now() and wanted:
+        if not self._replicas_now() and wanted and now <= self._duration:
             self._wakes += 1
         self._wanted = wanted
         for _ in range(wanted - self._replicas_now()):
@@ -256,7 +259,8 @@ class _Simulation:
         total = self._config.total * ready_seconds
         used = path.arrived if self._config.metric == "rps" else path.work
         latencies = path.latencies
-        counts = _ready_counts(self._changes, end)
+        changes = [c for c in self._changes if c.time <= end]
+        counts = _ready_counts(changes, end)
         return Result(
             settings=dict(settings),
             duration=end,
@@ -271,14 +275,14 @@ class _Simulation:
             waited=path.waited,
             most_held=path.most_held,
             most_queued=path.most_queued,
-            starts=len(self._replicas) - self._first,
+            starts=sum(r.started <= end for r in self._replicas) - self._first,
             wakes=self._wakes,
             replica_seconds=sum(_within(r.started, r.ended, end) for r in self._replicas),
             mean_ready=ready_seconds / end if end else 0.0,
             least_ready=min(counts),
             most_ready=max(counts),
             utilisation=used / total if total else 0.0,
-            changes=tuple(self._changes),
+            changes=tuple(changes),
             bins=Bins(
                 float(self._bin),
                 [n / self._bin for n in self._requests],
@@ -286,6 +290,16 @@ class _Simulation:
                 self._held,
             ),
         )
+
+
+def _asleep(config: ScalingConfig, now: float) -> RevisionScaler:
+    """Return a scaler that went to zero long ago."""
+    past = now - 2 * config.stable_window - config.grace_period - config.retention
+    activity = Activity("Inactive", past, *NO_TRAFFIC, True)
+    scaler = RevisionScaler(config, ready=0, now=past, activity=activity)
+    scaler.record(RequestStat(_TARGET, PERIOD, 0.0, 0), past)
+    scaler.tick(0, past)
+    return scaler
 
 
 def _within(since: float | None, until: float | None, end: float) -> float:
