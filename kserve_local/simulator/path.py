@@ -21,13 +21,11 @@ from heapq import heappop, heappush
 
 from kserve_local.gateway.activator import Verdict, judge, poke_due
 from kserve_local.gateway.balancer import Balancer
-from kserve_local.gateway.breaker import Breaker
+from kserve_local.gateway.breaker import PER_PLACE, Breaker
 from kserve_local.interfaces.stats import RequestStat
 from kserve_local.simulator.durations import Draw
 from kserve_local.simulator.latency import Latencies
 
-QUEUE_PER_PLACE = 10
-"""Requests that queue-proxy lets wait for each that it lets run."""
 ANSWERED, QUEUE_FULL, TIMED_OUT = 200, 503, 504
 _DIGITS = 9
 
@@ -238,7 +236,7 @@ class RequestPath:
             self._run(replica, waiter, now)
             return
         if replica.queue is None:
-            replica.queue = Breaker(held=0, queue_depth=QUEUE_PER_PLACE * self._limit)
+            replica.queue = Breaker(held=0, queue_depth=PER_PLACE * self._limit)
             replica.watched = True
         if not replica.queue.offer(waiter, replicas=True):
             self._refuse(now)
