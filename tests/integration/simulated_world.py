@@ -33,7 +33,7 @@ PLATEAUS = ((10.0, 40.0, 2), (50.0, 40.0, 6), (90.0, 40.0, 1))
 """Start, length and height: so many requests come at the start, and all take the length."""
 CALLS = tuple((start, length) for start, length, count in PLATEAUS for _ in range(count))
 """Arrival and work of each request."""
-_PHASES = (0.0, 0.5, 1.0, 1.5)
+_PHASES = tuple(i / 10 for i in range(20))
 """Where between two ticks the trace may have begun; nobody can know."""
 
 Steps = Sequence[tuple[float, int]]
