@@ -83,6 +83,13 @@ def decide(
     )
 
 
+def tells_more(before: Decision, after: Decision) -> bool:
+    """Whether a decision changes what is applied: its count, or the sign of the burst capacity."""
+    return before.desired != after.desired or (before.excess_burst_capacity < 0) != (
+        after.excess_burst_capacity < 0
+    )
+
+
 def _wanted(raw: int, least: int, most: int, activation_scale: int) -> int:
     wanted = min(max(raw, least), most)
     return max(wanted, activation_scale) if activation_scale > 1 and raw > 0 else wanted

@@ -41,7 +41,7 @@ from kserve_local.autoscaler.config import (
 )
 from kserve_local.autoscaler.revision_scaler import Applied, RevisionScaler
 from kserve_local.errors import Invalid
-from kserve_local.interfaces.scaling import Decision, ScalingConfig
+from kserve_local.interfaces.scaling import ScalingConfig
 from kserve_local.interfaces.stats import RequestStat
 from kserve_local.reconcile.conditions import TRUE, ConditionSet
 from kserve_local.reconcile.controller import Watch, controlling, itself
@@ -162,7 +162,7 @@ class Autoscaler:
         after = entry.scaler.tick(entry.ready, now)
         if not entry.ready and entry.scaler.is_silent(now):
             self._awake.discard(key)
-        if _tells_more(before, after):
+        if kpa.tells_more(before, after):
             self._add(key)
 
     def _now(self) -> float:
@@ -303,13 +303,6 @@ def _key_of_target(target: str) -> Key:
 
 def _is_reachable(autoscaler: Object) -> bool:
     return bool(autoscaler["spec"].get("reachability") != pod_autoscaler.UNREACHABLE)
-
-
-def _tells_more(before: Decision, after: Decision) -> bool:
-    """Whether a decision changes what is applied: its count, or the sign of the burst capacity."""
-    return before.desired != after.desired or (before.excess_burst_capacity < 0) != (
-        after.excess_burst_capacity < 0
-    )
 
 
 def _by_hand(entry: _Entry, applied: Applied, count: int, now: float) -> Applied:

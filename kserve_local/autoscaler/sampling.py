@@ -51,25 +51,29 @@ class Sampler:
     def record(self, stat: RequestStat, now: float) -> bool:
         """Add one periodic report; return whether it tells of requests in flight."""
         early, self._early = self._early, 0
+        busy = self._known and not early
         concurrency = max(stat.average_concurrency - early, 0.0)
         # A revision that fell silent is forgotten, unless a request just came.
         self._known = stat.average_concurrency > 0
         rate = (stat.requests - early) / max(stat.period, 1.0)
         share = stat.period if stat.period < _SHORTEST_PERIOD else 1.0
         value = rate if self._rps else concurrency * share
-        second = self._second(stat.period, now)
-        seconds = min(max(1, round(stat.period)), self.stable.length)
-        for covered in range(second - seconds + 1, second + 1):
+        first, second = self._seconds(stat.period, now, busy=busy)
+        for covered in range(max(first, second - self.stable.length + 1), second + 1):
             self._add(covered, value)
         return concurrency > 0
 
     def scrape(self, ready: int, now: float) -> None:
-        """Add what idle replicas say, for the seconds since the last call."""
+        """Add what idle replicas say, for the seconds that ended since the last call.
+
+        Not for the one that is under way: its report is still to come, and until then a 0 would
+        stand for the traffic in it.
+        """
         if ready == 0 or not self._scrapes:
             self._scraped = None
             return
-        second = math.floor(now)
-        since = second - 1 if self._scraped is None else self._scraped
+        second = math.floor(now) - 1
+        since = second if self._scraped is None else self._scraped
         for missed in range(max(since, second - self.stable.length) + 1, second + 1):
             self._add(missed, 0.0)
         self._scraped = second
@@ -93,17 +97,22 @@ class Sampler:
             self.stable, self.panic = fresh.stable, fresh.panic
         self._rps, self._scrapes = fresh._rps, fresh._scrapes
 
-    def _second(self, period: float, now: float) -> int:
-        """Return the second that a report is for: of two that come in one, the other is the next's.
+    def _seconds(self, period: float, now: float, *, busy: bool) -> tuple[int, int]:
+        """Return the first and the last second that a report is for; `busy`: as was the one before.
 
-        Timers that drift would otherwise double one second and leave the next one empty.
+        Timers that drift would otherwise double one second and leave another one empty: of two
+        reports in one second the other is the next one's, and a second that none came in belongs
+        to the one after it. (After a silence it may really have been empty.)
         """
         second = math.floor(now)
+        first = second - max(1, round(period)) + 1
         if period >= _SHORTEST_PERIOD:
             if self._last == second:
-                second += 1
+                first, second = first + 1, second + 1
+            elif busy and self._last is not None and self._last + 2 == first:
+                first -= 1
             self._last = second
-        return second
+        return first, second
 
     def _add(self, second: int, value: float) -> None:
         self.stable.record(second, value)

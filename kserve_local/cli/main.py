@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("delete", "Delete objects."),
     "events": ("events", "What happened, oldest first."),
     "scale": ("scale", "Replicas by hand: a number, zero, or auto."),
+    "simulate": ("simulate", "What the autoscaler would do with a load."),
     "predict": ("predict", "Call a model through the gateway."),
     "rollout": ("rollout", "Revisions, canary, promotion, rollback."),
     "validate": ("validate", "Check YAML without a server."),

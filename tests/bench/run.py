@@ -40,6 +40,7 @@ def main() -> int:
         ("gRPC", "bench_grpc.py"),
         ("graphs", "bench_graph.py"),
         ("the whole stack", "bench_stack.py"),
+        ("simulator", "bench_simulator.py"),
         ("Docker", "bench_docker.py"),
     ):
         print(f"\n== {title}", flush=True)
