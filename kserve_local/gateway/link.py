@@ -3,12 +3,12 @@
 A frame is four bytes of length (big endian) and a JSON object with `type`. Supervisor to gateway:
 `hello {token, want?, grace?}`, `table {table}`, `release {pod}` (say when nothing runs there any
 more). Gateway to supervisor: `hello {pid, port, version}`, `applied {version, unbound}`, `released
-{pod}`, `stats {stats}`, `poke {target}`, `object {namespace, pod, uri, data}` (what a logger
-stores). The socket is the gateway's, so it outlives any supervisor; the
-newest supervisor that knows the token replaces the one before. A `hello` that wants something is a
-connection of its own and replaces nobody: `sockets` gets the listening sockets back (SCM_RIGHTS),
-`stop` drains for `grace` seconds and ends the gateway. Both ends import this module; nothing here
-knows about HTTP.
+{pod}`, `stats {stats}`, `poke {target}`, `woken {woken}` (who poked has its answer), `object
+{namespace, pod, uri, data}` (what a logger stores). The socket is the gateway's, so it outlives any
+supervisor; the newest supervisor that knows the token replaces the one before. A `hello` that wants
+something is a connection of its own and replaces nobody: `sockets` gets the listening sockets back
+(SCM_RIGHTS), `stop` drains for `grace` seconds and ends the gateway. Both ends import this module;
+nothing here knows about HTTP.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from kserve_local.gateway.upstream import (
     UpstreamConnection,
 )
 from kserve_local.interfaces.routing import RouteTable, Target
-from kserve_local.interfaces.stats import RequestStat
+from kserve_local.interfaces.stats import RequestStat, Woken
 
 if TYPE_CHECKING:
     from kserve_local.gateway.agent import AgentHost
@@ -154,6 +154,7 @@ class TargetState:
         "spread",
         "timeout",
         "usable",
+        "waker",
     )
 
     def __init__(self, spec: Target, plane: Dataplane) -> None:
@@ -172,6 +173,8 @@ class TargetState:
         self.mark = _mark_of(spec)
         self.figures = TargetFigures(perf_counter())
         self.poked_at = 0.0
+        # The request that waits longest for the first replica: whose answer ends a cold start.
+        self.waker: Exchange | None = None
         self.removed = False
 
     def apply(self, spec: Target) -> None:
@@ -182,6 +185,9 @@ class TargetState:
         self.spec = spec
         self.timeout = spec.timeout
         self.mark = _mark_of(spec)
+        if spec.endpoints:
+            # The next time it is at zero, the first request pokes at once.
+            self.poked_at = 0.0
         wanted = {(e.pod, e.address, e.port): e for e in spec.endpoints}
         for key in [k for k in self.endpoints if k not in wanted]:
             self.plane.retire(self.endpoints.pop(key))
@@ -281,11 +287,13 @@ class TargetState:
             return
         self.breaker.withdraw(exchange)
         self.in_flight.pop(exchange, None)
+        self.waker = None
         exchange.route, exchange.target = route, target
         target.start(exchange)
 
     def wake(self, now: float) -> None:
         """Tell the supervisor that requests wait."""
+        self.waker = self.waker or self.breaker.first()
         if poke_due(self.poked_at, now):
             self.poked_at = now
             self.plane.poke(self.spec.id)
@@ -337,6 +345,8 @@ class TargetState:
         if exchange.status >= 400 and failures.counts(exchange.status, inner=exchange.route.inner):
             self.figures.failure = failures.answered(exchange.head, exchange.status)
         place = exchange.place
+        if exchange is self.waker:
+            self._woken(exchange, place, now)
         if place is not None:
             if place.queue:
                 self.left(exchange, place)
@@ -348,6 +358,17 @@ class TargetState:
             self.release()
         if self.plane.access_log is not None:
             self.plane.access_log(exchange, now)
+
+    def _woken(self, exchange: Exchange, place: EndpointState | None, now: float) -> None:
+        """Tell of the end of the request that woke the revision; one that left unanswered is
+        followed by who waits longest now.
+        """
+        self.waker = None
+        if place is None:
+            self.waker = next((e for e in self.breaker if e is not exchange), None)
+        if self.waker is None and self.plane.woken is not None:
+            pod = place.name if place is not None else ""
+            self.plane.woken(Woken(self.spec.id, pod, exchange.started, now))
 
     def tick(self, now: float) -> None:
         """Time limits, idle connections, and knocking at replicas that refused."""
@@ -397,6 +418,7 @@ class Dataplane:
         self.draining = False
         self._gone = asyncio.Event()
         self.access_log: Callable[[Exchange, float], None] | None = None
+        self.woken: Callable[[Woken], None] | None = None
         self.graphs: GraphHost | None = None
         self.agents: AgentHost | None = None
         self.connections = 0
