@@ -34,9 +34,14 @@ from kserve_local.gateway import errors, exposition
 from kserve_local.gateway.agent_host import agent_host
 from kserve_local.gateway.graph_host import graph_host
 from kserve_local.gateway.http1 import ClientConnection
-from kserve_local.gateway.link import Frame, SupervisorLink
+from kserve_local.gateway.link import Frame, LinkError, SupervisorLink
 from kserve_local.gateway.proxy import Dataplane, Exchange
-from kserve_local.interfaces.routing import SERVICE_PORT, UNPRIVILEGED_PORT, table_from_wire
+from kserve_local.interfaces.routing import (
+    SERVICE_PORT,
+    UNPRIVILEGED_PORT,
+    changed_table,
+    table_from_wire,
+)
 from kserve_local.interfaces.stats import Woken
 
 logger = logging.getLogger("kserve_local.gateway")
@@ -211,8 +216,14 @@ class Gateway:
 
     def _on_frame(self, frame: Frame) -> Frame | None:
         kind = frame["type"]
-        if kind == "table":
-            table = table_from_wire(frame["table"])
+        if kind in ("table", "change"):
+            if kind == "table":
+                table = table_from_wire(frame["table"])
+            else:
+                try:
+                    table = changed_table(self.plane.table.table, frame["change"])
+                except ValueError as error:
+                    raise LinkError(str(error)) from error
             self.plane.apply(table)
             if self._listening is None:
                 self._listening = asyncio.create_task(self._listen(), name="listen")

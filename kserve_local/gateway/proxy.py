@@ -140,6 +140,7 @@ class TargetState:
     """One revision: its replicas, the requests at them, the requests that wait."""
 
     __slots__ = (
+        "applied",
         "balancer",
         "breaker",
         "endpoints",
@@ -176,10 +177,11 @@ class TargetState:
         # The request that waits longest for the first replica: whose answer ends a cold start.
         self.waker: Exchange | None = None
         self.removed = False
+        self.applied = False
 
     def apply(self, spec: Target) -> None:
         """Take over what a new table says."""
-        self.removed = False
+        self.removed, self.applied = False, True
         if spec.container_concurrency != self.spec.container_concurrency:
             self.balancer = Balancer(spec.container_concurrency, self.plane.draw)
         self.spec = spec
@@ -412,7 +414,7 @@ class Dataplane:
         self.poke = poke
         self.max_held = max_held
         self.draw = random.Random(seed)
-        self.table = CompiledTable(RouteTable(version=0))
+        self.table = CompiledTable(RouteTable(version=0), any_host=bool(token))
         self.targets: dict[str, TargetState] = {}
         self.clients: set[Client] = set()
         self.draining = False
@@ -432,15 +434,19 @@ class Dataplane:
 
     def apply(self, table: RouteTable) -> None:
         """Swap the table: one assignment, then what waits is looked at again."""
-        compiled = CompiledTable(table, any_host=bool(self.token))
-        specs = {t.id: t for r in table.routes for t in r.every_target()}
+        compiled = self.table.following(table)
+        specs = {t.id: t for r in table.routes for t in r.targets}
+        specs |= {t.id: t for r in table.routes if r.explain for t in r.explain}
         for key, spec in specs.items():
             if key not in self.targets:
                 self.targets[key] = TargetState(spec, self)
         # Not before all of its targets exist: a look-up must find whatever the table names.
         self.table = compiled
         for key, spec in specs.items():
-            self.targets[key].apply(spec)
+            state = self.targets[key]
+            # What came with a table before is the same object; most of a table is.
+            if state.spec is not spec or state.removed or not state.applied:
+                state.apply(spec)
         # What they held goes to those that are there now.
         for key, state in self.targets.items():
             if key not in specs and not state.removed:
@@ -725,6 +731,10 @@ class Dataplane:
         """Return the period's figures of targets that have any, and start a new period."""
         found: list[RequestStat] = []
         for key, state in list(self.targets.items()):
+            if state.figures.is_silent and not state.in_flight and not state.removed:
+                # A thousand services at zero, once a second: nothing to work out.
+                state.figures.pass_over(now)
+                continue
             stat = state.figures.close_period(
                 key, now, [e.started for e in state.in_flight], held=len(state.breaker)
             )

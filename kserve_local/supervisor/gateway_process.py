@@ -34,7 +34,7 @@ from kserve_local.client.project import GATEWAY_FILE
 from kserve_local.errors import ServiceUnavailable, UsageError
 from kserve_local.gateway.link import Frame, LinkError, encode_frame, read_frame
 from kserve_local.gateway.main import BACKLOG, GatewayConfig, start_time
-from kserve_local.interfaces.routing import RouteTable
+from kserve_local.interfaces.routing import RouteTable, change_of
 from kserve_local.interfaces.stats import RequestStat, StatSink, Woken
 from kserve_local.interfaces.storage import StoredObject
 from kserve_local.settings import Settings
@@ -392,13 +392,20 @@ class GatewayProcess:
             await asyncio.gather(sender, return_exceptions=True)
 
     async def _send_tables(self, writer: asyncio.StreamWriter) -> None:
+        """Send the first table of this link whole, the others as changes."""
+        before: RouteTable | None = None
         while True:
             await self._fresh.wait()
             self._fresh.clear()
             table = self._table
             if table is not None:
                 self._sent = table
-                writer.write(encode_frame({"type": "table", "table": table}))
+                if before is None:
+                    writer.write(encode_frame({"type": "table", "table": table}))
+                else:
+                    change = change_of(before, table)
+                    writer.write(encode_frame({"type": "change", "change": change}))
+                before = table
                 await writer.drain()
 
     async def _take(self, frame: Frame) -> None:
