@@ -13,7 +13,15 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +96,8 @@ class NodeAgent:
         clock: Unix time; for tests.
         released: Returns when the gateway has nothing more to do with a Pod (`namespace/name`).
         patience: Seconds for a gateway to be asked, where there may be none.
+        started: Takes a Pod that has become Ready for the first time, and when the phases of its
+            start began (`api.start_phases`).
     """
 
     name = "node-agent"
@@ -107,6 +117,7 @@ class NodeAgent:
         clock: Callable[[], float] = time.time,
         released: Callable[[str], Awaitable[None]] | None = None,
         patience: float = DRAIN,
+        started: Callable[[Object, Mapping[str, float]], None] = lambda pod, begins: None,
     ) -> None:
         self._store = store
         self._backend = backend
@@ -118,6 +129,7 @@ class NodeAgent:
         self._clock = clock
         self._released = released
         self._patience = patience
+        self._started = started
         self._work: dict[str, Work] = {}
         self._by_key: dict[Key, str] = {}
         self._replicas: dict[str, ReplicaStatus] = {}
@@ -279,6 +291,7 @@ class NodeAgent:
         if event.kind == "ready":
             record = work.records.get(container, Record())
             work.records[container] = replace(record, was_ready=True)
+            self._became_ready(work, event)
         elif pod is None:
             pass
         elif event.kind == "unready" and event.message:
@@ -293,6 +306,15 @@ class NodeAgent:
         elif event.kind == "note" and event.message:
             self._note(pod, "Normal", "Note", event.message)
         self._add(work.key)
+
+    def _became_ready(self, work: Work, event: ReplicaEvent) -> None:
+        """Take note of when the last container of a first start began and became ready."""
+        if work.begins is None:
+            return
+        began = [c.began for c in event.status.containers if c.began is not None]
+        if began:
+            work.begins["load"] = max(began)
+        work.begins["warm"] = time.monotonic()
 
     # -- Events -----------------------------------------------------------------------------------
 
@@ -347,6 +369,9 @@ class NodeAgent:
         pod = await self._store.update_status({**pod, "status": plan.status})
         if pod_state.is_dead(pod):
             self._give_back(work.uid)
+        if work.begins is not None and pod_state.is_ready(pod):
+            begins, work.begins = work.begins, None
+            self._started(pod, begins)
         for container in plan.backing_off:
             self._note_backoff(work, pod, container)
         self._carry_out(work, pod, plan)
@@ -400,6 +425,8 @@ class NodeAgent:
             running=uid in self._replicas,
             now=self._clock(),
         )
+        if uid not in self._replicas:
+            work.begins = {"resolve": time.monotonic()}
         self._work[uid] = work
         self._by_key[key] = uid
         return work
@@ -418,7 +445,7 @@ class NodeAgent:
         held = self._devices.held_by(work.uid)
         devices = ",".join(device.id for device in held)
         if stand_in := graph_pod.stand_in(pod):
-            work.carried = True
+            work.carried, work.begins = True, None
             for container in spec_containers(pod):
                 work.notes[str(container.get("name"))] = stand_in
                 work.images[str(container.get("name"))] = graph_pod.IMAGE_ID
@@ -511,6 +538,7 @@ class NodeAgent:
             self._start_task(work, f"restart-{name}", self._starter.restart(work, pod, name))
 
     def _initialize(self, work: Work, pod: Object, name: str) -> None:
+        work.enters("download")
         now = self._clock()
         before = work.init.pop(name, None)
         if isinstance(before, Terminated):

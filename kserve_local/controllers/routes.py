@@ -62,7 +62,8 @@ from kserve_local.store.store import Store
 logger = logging.getLogger(__name__)
 
 COALESCE = 0.005
-"""Seconds in which further changes are collected after a publish."""
+COALESCE_PER_ROUTE = 5e-6
+"""Seconds in which further changes are collected after a publish: so many, and more by route."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -554,13 +555,11 @@ class RoutesController:
     def _publish(self) -> None:
         self._timer = None
         assert self._routes is not None
-        started = self._clock()
         routes = tuple(itertools.chain.from_iterable(self._routes.values()))
         self._version += 1
         self._sink.publish(RouteTable(version=self._version, routes=routes, listen=self._listen()))
-        # A table of a thousand services takes a while to hand over; never spend most time on it.
-        ended = self._clock()
-        self._quiet_until = ended + max(COALESCE, 4 * (ended - started))
+        # What a large table costs, here and at the gateway, must not be most of what they do.
+        self._quiet_until = self._clock() + COALESCE + COALESCE_PER_ROUTE * len(routes)
 
     def _listen(self) -> dict[str, str]:
         """Return the local gateway's addresses under its own name: callers there name a Host."""

@@ -34,9 +34,15 @@ from kserve_local.gateway import errors, exposition
 from kserve_local.gateway.agent_host import agent_host
 from kserve_local.gateway.graph_host import graph_host
 from kserve_local.gateway.http1 import ClientConnection
-from kserve_local.gateway.link import Frame, SupervisorLink
+from kserve_local.gateway.link import Frame, LinkError, SupervisorLink
 from kserve_local.gateway.proxy import Dataplane, Exchange
-from kserve_local.interfaces.routing import SERVICE_PORT, UNPRIVILEGED_PORT, table_from_wire
+from kserve_local.interfaces.routing import (
+    SERVICE_PORT,
+    UNPRIVILEGED_PORT,
+    changed_table,
+    table_from_wire,
+)
+from kserve_local.interfaces.stats import Woken
 
 logger = logging.getLogger("kserve_local.gateway")
 
@@ -143,6 +149,7 @@ class Gateway:
             token=config.auth_token.encode(),
             seed=config.seed,
         )
+        self.plane.woken = self._woken
         if config.access_log:
             self.plane.access_log = _log_access
         self.plane.graphs = graph_host(self.plane, self._admin)
@@ -209,8 +216,14 @@ class Gateway:
 
     def _on_frame(self, frame: Frame) -> Frame | None:
         kind = frame["type"]
-        if kind == "table":
-            table = table_from_wire(frame["table"])
+        if kind in ("table", "change"):
+            if kind == "table":
+                table = table_from_wire(frame["table"])
+            else:
+                try:
+                    table = changed_table(self.plane.table.table, frame["change"])
+                except ValueError as error:
+                    raise LinkError(str(error)) from error
             self.plane.apply(table)
             if self._listening is None:
                 self._listening = asyncio.create_task(self._listen(), name="listen")
@@ -231,6 +244,10 @@ class Gateway:
     def _poke(self, target: str) -> None:
         if self._link is not None:
             self._link.send({"type": "poke", "target": target})
+
+    def _woken(self, woken: Woken) -> None:
+        if self._link is not None:
+            self._link.send({"type": "woken", "woken": woken})
 
     async def _store(self, namespace: str, pod: str, uri: str, data: bytes) -> None:
         """Hand an object to the supervisor, which may write it; wait for one that listens."""

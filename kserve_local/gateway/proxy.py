@@ -31,7 +31,7 @@ from kserve_local.gateway.upstream import (
     UpstreamConnection,
 )
 from kserve_local.interfaces.routing import RouteTable, Target
-from kserve_local.interfaces.stats import RequestStat
+from kserve_local.interfaces.stats import RequestStat, Woken
 
 if TYPE_CHECKING:
     from kserve_local.gateway.agent import AgentHost
@@ -142,6 +142,7 @@ class TargetState:
     """One revision: its replicas, the requests at them, the requests that wait."""
 
     __slots__ = (
+        "applied",
         "balancer",
         "breaker",
         "endpoints",
@@ -156,6 +157,7 @@ class TargetState:
         "spread",
         "timeout",
         "usable",
+        "waker",
     )
 
     def __init__(self, spec: Target, plane: Dataplane) -> None:
@@ -174,16 +176,22 @@ class TargetState:
         self.mark = _mark_of(spec)
         self.figures = TargetFigures(perf_counter())
         self.poked_at = 0.0
+        # The request that waits longest for the first replica: whose answer ends a cold start.
+        self.waker: Exchange | None = None
         self.removed = False
+        self.applied = False
 
     def apply(self, spec: Target) -> None:
         """Take over what a new table says."""
-        self.removed = False
+        self.removed, self.applied = False, True
         if spec.container_concurrency != self.spec.container_concurrency:
             self.balancer = Balancer(spec.container_concurrency, self.plane.draw)
         self.spec = spec
         self.timeout = spec.timeout
         self.mark = _mark_of(spec)
+        if spec.endpoints:
+            # The next time it is at zero, the first request pokes at once.
+            self.poked_at = 0.0
         wanted = {(e.pod, e.address, e.port): e for e in spec.endpoints}
         for key in [k for k in self.endpoints if k not in wanted]:
             self.plane.retire(self.endpoints.pop(key))
@@ -283,11 +291,13 @@ class TargetState:
             return
         self.breaker.withdraw(exchange)
         self.in_flight.pop(exchange, None)
+        self.waker = None
         exchange.route, exchange.target = route, target
         target.start(exchange)
 
     def wake(self, now: float) -> None:
         """Tell the supervisor that requests wait."""
+        self.waker = self.waker or self.breaker.first()
         if poke_due(self.poked_at, now):
             self.poked_at = now
             self.plane.poke(self.spec.id)
@@ -339,6 +349,8 @@ class TargetState:
         if exchange.status >= 400 and failures.counts(exchange.status, inner=exchange.route.inner):
             self.figures.failure = failures.answered(exchange.head, exchange.status)
         place = exchange.place
+        if exchange is self.waker:
+            self._woken(exchange, place, now)
         if place is not None:
             if place.queue:
                 self.left(exchange, place)
@@ -350,6 +362,17 @@ class TargetState:
             self.release()
         if self.plane.access_log is not None:
             self.plane.access_log(exchange, now)
+
+    def _woken(self, exchange: Exchange, place: EndpointState | None, now: float) -> None:
+        """Tell of the end of the request that woke the revision; one that left unanswered is
+        followed by who waits longest now.
+        """
+        self.waker = None
+        if place is None:
+            self.waker = next((e for e in self.breaker if e is not exchange), None)
+        if self.waker is None and self.plane.woken is not None:
+            pod = place.name if place is not None else ""
+            self.plane.woken(Woken(self.spec.id, pod, exchange.started, now))
 
     def tick(self, now: float) -> None:
         """Time limits, idle connections, and knocking at replicas that refused."""
@@ -393,12 +416,13 @@ class Dataplane:
         self.poke = poke
         self.max_held = max_held
         self.draw = random.Random(seed)
-        self.table = CompiledTable(RouteTable(version=0))
+        self.table = CompiledTable(RouteTable(version=0), any_host=bool(token))
         self.targets: dict[str, TargetState] = {}
         self.clients: set[Client] = set()
         self.draining = False
         self._gone = asyncio.Event()
         self.access_log: Callable[[Exchange, float], None] | None = None
+        self.woken: Callable[[Woken], None] | None = None
         self.graphs: GraphHost | None = None
         self.agents: AgentHost | None = None
         self.connections = 0
@@ -412,15 +436,19 @@ class Dataplane:
 
     def apply(self, table: RouteTable) -> None:
         """Swap the table: one assignment, then what waits is looked at again."""
-        compiled = CompiledTable(table, any_host=bool(self.token))
-        specs = {t.id: t for r in table.routes for t in r.every_target()}
+        compiled = self.table.following(table)
+        specs = {t.id: t for r in table.routes for t in r.targets}
+        specs |= {t.id: t for r in table.routes if r.explain for t in r.explain}
         for key, spec in specs.items():
             if key not in self.targets:
                 self.targets[key] = TargetState(spec, self)
         # Not before all of its targets exist: a look-up must find whatever the table names.
         self.table = compiled
         for key, spec in specs.items():
-            self.targets[key].apply(spec)
+            state = self.targets[key]
+            # What came with a table before is the same object; most of a table is.
+            if state.spec is not spec or state.removed or not state.applied:
+                state.apply(spec)
         # What they held goes to those that are there now.
         for key, state in self.targets.items():
             if key not in specs and not state.removed:
@@ -719,6 +747,10 @@ class Dataplane:
         """Return the period's figures of targets that have any, and start a new period."""
         found: list[RequestStat] = []
         for key, state in list(self.targets.items()):
+            if state.figures.is_silent and not state.in_flight and not state.removed:
+                # A thousand services at zero, once a second: nothing to work out.
+                state.figures.pass_over(now)
+                continue
             stat = state.figures.close_period(
                 key, now, [e.started for e in state.in_flight], held=len(state.breaker)
             )

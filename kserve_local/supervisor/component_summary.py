@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kserve_local.api import names, pod_autoscaler, scheme
+from kserve_local.api import names, pod_autoscaler, scheme, start_phases
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -27,6 +27,7 @@ from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.interfaces.backend import ReplicaStatus
 from kserve_local.store.store import Store
+from kserve_local.supervisor.cold_starts import ColdStarts, shown_start
 from kserve_local.supervisor.pod_usage import PodUsage
 from kserve_local.supervisor.stats import Stats
 
@@ -45,6 +46,7 @@ class Part:
         preparing: What a Pod waits for before it can start.
         reason, message: What keeps it from being what its spec says; both empty: nothing.
         failure: What its last failed request in the last minute was, and how long ago.
+        last_start: How long its last Pod took to start, phase by phase; None: nobody saw it.
     """
 
     component: Component
@@ -64,6 +66,7 @@ class Part:
     rps: float
     p95: float
     failure: tuple[float, str] | None
+    last_start: dict[str, Any] | None
 
     @property
     def state(self) -> str:
@@ -87,6 +90,7 @@ class Part:
             "memory": self.memory,
             "rps": self.rps,
             "p95": self.p95,
+            "lastStart": self.last_start,
             "lastFailure": self.failure[1] if self.failure else "",
             **restarts(self.pods),
         }
@@ -99,6 +103,7 @@ async def parts_of(
     replicas: Mapping[str, ReplicaStatus],
     usage: PodUsage,
     stats: Stats,
+    starts: ColdStarts,
     probes: Mapping[str, Object],
 ) -> list[Part]:
     """Return the components of a service, the predictor first.
@@ -111,7 +116,9 @@ async def parts_of(
     found = []
     for component in isvc_knative.components_of(isvc):
         own = [p for p in pods if labels_of(p).get(names.COMPONENT_LABEL) == component]
-        found.append(await _part(isvc, component, own, store, replicas, usage, stats, probes))
+        found.append(
+            await _part(isvc, component, own, store, replicas, usage, stats, starts, probes)
+        )
     return found
 
 
@@ -123,6 +130,7 @@ async def _part(
     replicas: Mapping[str, ReplicaStatus],
     usage: PodUsage,
     stats: Stats,
+    starts: ColdStarts,
     probes: Mapping[str, Object],
 ) -> Part:
     namespace = namespace_of(isvc)
@@ -170,7 +178,17 @@ async def _part(
         rps=round(sum(f["rps"] for f in figures), 2),
         p95=max((f["p95"] for f in figures), default=0.0),
         failure=min(failures, default=None),
+        last_start=starts.last(namespace, name_of(isvc), component) or _written_start(pods),
     )
+
+
+def _written_start(pods: Sequence[Object]) -> dict[str, Any] | None:
+    """Return the last start that is written down at a Pod, where an earlier supervisor told it."""
+    for pod in pod_state.newest_first(pods):
+        start = start_phases.of_pod(pod)
+        if start is not None:
+            return shown_start(name_of(pod), str(pod["metadata"]["creationTimestamp"]), start)
+    return None
 
 
 def blamed(parts: Sequence[Part], reason: str, message: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -48,6 +48,7 @@ class ControlPlane:
         observed: Where is told what became of each InferenceService's spec.
         devices: The GPUs of this machine.
         released: Returns when the gateway has nothing more to do with a Pod.
+        started: Takes a Pod that has become Ready, and the stamps of its start.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ControlPlane:
         observed: Observations,
         devices: DeviceInventory,
         released: Callable[[str], Awaitable[None]],
+        started: Callable[[Object, Mapping[str, float]], None],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -90,6 +92,7 @@ class ControlPlane:
             node=self._facts,
             devices=devices,
             released=released,
+            started=started,
         )
         self.autoscaler = Autoscaler(
             store,

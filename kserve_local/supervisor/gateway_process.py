@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -33,8 +34,8 @@ from kserve_local.client.project import GATEWAY_FILE
 from kserve_local.errors import ServiceUnavailable, UsageError
 from kserve_local.gateway.link import Frame, LinkError, encode_frame, read_frame
 from kserve_local.gateway.main import BACKLOG, GatewayConfig, start_time
-from kserve_local.interfaces.routing import RouteTable
-from kserve_local.interfaces.stats import RequestStat, StatSink
+from kserve_local.interfaces.routing import RouteTable, change_of
+from kserve_local.interfaces.stats import RequestStat, StatSink, Woken
 from kserve_local.interfaces.storage import StoredObject
 from kserve_local.settings import Settings
 from kserve_local.supervisor.ports import taken
@@ -85,6 +86,9 @@ class GatewayProcess:
         self.objects: asyncio.Queue[StoredObject] = asyncio.Queue(MAX_OBJECTS)
         self._writer: asyncio.StreamWriter | None = None
         self._releases: dict[str, asyncio.Future[None]] = {}
+        self._sent: RouteTable | None = None
+        self._listings: dict[str, asyncio.Future[float]] = {}
+        self.woken: Callable[[Woken], None] | None = None
 
     @property
     def pid(self) -> int:
@@ -158,6 +162,31 @@ class GatewayProcess:
         if self._writer is not None:
             self._writer.write(encode_frame({"type": "release", "pod": pod}))
         await asyncio.shield(waiting)
+
+    async def listed(self, pod: str) -> float:
+        """Return when the gateway was seen to send requests to the Pod, in monotonic seconds.
+
+        Args:
+            pod: `namespace/name`.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = self._listings.setdefault(pod, loop.create_future())
+        self._tell_listed()
+        try:
+            return await asyncio.shield(waiting)
+        finally:
+            self._listings.pop(pod, None)
+
+    def _tell_listed(self) -> None:
+        """Answer those who wait for a Pod that the table in use names."""
+        table = self._sent
+        if not self._listings or table is None or self._applied != table.version:
+            return
+        for target in (t for route in table.routes for t in route.every_target()):
+            for endpoint in target.endpoints:
+                waiting = self._listings.get(f"{target.id.partition('/')[0]}/{endpoint.pod}")
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(time.monotonic())
 
     def detach(self) -> None:
         """On leaving the context, let the gateway go on serving, to be adopted later."""
@@ -363,12 +392,20 @@ class GatewayProcess:
             await asyncio.gather(sender, return_exceptions=True)
 
     async def _send_tables(self, writer: asyncio.StreamWriter) -> None:
+        """Send the first table of this link whole, the others as changes."""
+        before: RouteTable | None = None
         while True:
             await self._fresh.wait()
             self._fresh.clear()
             table = self._table
             if table is not None:
-                writer.write(encode_frame({"type": "table", "table": table}))
+                self._sent = table
+                if before is None:
+                    writer.write(encode_frame({"type": "table", "table": table}))
+                else:
+                    change = change_of(before, table)
+                    writer.write(encode_frame({"type": "change", "change": change}))
+                before = table
                 await writer.drain()
 
     async def _take(self, frame: Frame) -> None:
@@ -378,10 +415,14 @@ class GatewayProcess:
                 self._applied = int(frame["version"])
                 self.unbound = dict(frame.get("unbound") or {})
                 self._change.notify_all()
+            self._tell_listed()
         elif kind == "stats":
             self._stats.record(tuple(RequestStat(**s) for s in frame["stats"]))
         elif kind == "poke":
             self._stats.poke(str(frame["target"]))
+        elif kind == "woken":
+            if self.woken is not None:
+                self.woken(Woken(**frame["woken"]))
         elif kind == "object":
             self._take_object(frame)
         elif kind == "released":

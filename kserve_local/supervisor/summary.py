@@ -34,6 +34,7 @@ from kserve_local.interfaces.backend import Backend, ReplicaStatus
 from kserve_local.settings import Settings
 from kserve_local.store.store import Store
 from kserve_local.supervisor import agents
+from kserve_local.supervisor.cold_starts import ColdStarts
 from kserve_local.supervisor.component_summary import (
     at_zero,
     blamed,
@@ -59,6 +60,7 @@ def routes(
     stats: Stats,
     observed: Observations,
     usage: PodUsage,
+    starts: ColdStarts,
     stop: asyncio.Event,
 ) -> Sequence[BaseRoute]:
     """Return the routes that the API server serves besides Kubernetes' own."""
@@ -67,7 +69,7 @@ def routes(
         replicas = {replica.id: replica for replica in await backend.list()}
         probes = _failed_probes(store)
         services = [
-            await _service(isvc, store, replicas, usage, stats, observed.of(isvc), probes)
+            await _service(isvc, store, replicas, usage, stats, starts, observed.of(isvc), probes)
             for isvc in store.list(scheme.INFERENCE_SERVICE.id)
         ]
         graphs = [
@@ -106,13 +108,14 @@ async def _service(
     replicas: dict[str, ReplicaStatus],
     usage: PodUsage,
     stats: Stats,
+    starts: ColdStarts,
     observed: Observed | None,
     probes: Mapping[str, Object],
 ) -> dict[str, Any]:
     name, namespace = name_of(isvc), namespace_of(isvc)
     pods = _pods(store, namespace, name)
     status = isvc.get("status") or {}
-    parts = await parts_of(isvc, pods, store, replicas, usage, stats, probes)
+    parts = await parts_of(isvc, pods, store, replicas, usage, stats, starts, probes)
     entry = next(p for p in parts if p.component == isvc_knative.entry_of(isvc))
     revisions = [r for part in parts for r in part.revisions]
     ready = get_condition(isvc, "Ready") or {}
@@ -152,6 +155,7 @@ async def _service(
         # Of its first hop: what comes after it are the same requests.
         "rps": entry.rps,
         "p95": entry.p95,
+        "lastStart": entry.last_start,
         **restarts(pods),
     }
 
