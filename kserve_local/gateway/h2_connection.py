@@ -34,6 +34,7 @@ class Stream:
     """One stream of a connection.
 
     Attributes:
+        unread: Bytes that came and were not given back to the peer's windows yet.
         peer_done: The peer has said END_STREAM.
         done: We have said END_STREAM, or it waits behind data.
         waiting: Bytes that wait for windows or for the transport.
@@ -52,6 +53,7 @@ class Stream:
         "peer_done",
         "receive_window",
         "send_window",
+        "unread",
         "waiting",
     )
 
@@ -61,6 +63,7 @@ class Stream:
         self.owner: object | None = None
         self.send_window = connection.peer_window
         self.receive_window = STREAM_WINDOW
+        self.unread = 0
         self.peer_done = False
         self.done = False
         self.closed = False
@@ -133,8 +136,10 @@ class Stream:
         return sent
 
     def consumed(self, size: int) -> None:
-        """Let the peer send as much again."""
+        """Let the peer send as much again; of a closed stream all was given back then."""
         connection = self.connection
+        size = min(size, self.unread)
+        self.unread -= size
         connection.consumed(size)
         if self.peer_done or self.closed:
             return
@@ -156,6 +161,9 @@ class Stream:
             self.closed = True
             self._out.clear()
             self.waiting = 0
+            # Whoever held them will not say so any more, and other streams need the room.
+            unread, self.unread = self.unread, 0
+            self.connection.consumed(unread)
             self.connection.forget(self)
 
     def _maybe_close(self) -> None:
@@ -319,7 +327,9 @@ class H2Connection(asyncio.Protocol):
     # Frames
 
     def _data(self, flags: int, id: int, payload: bytes) -> None:
-        size = len(payload)
+        # Padding counts for the windows, and nobody else hears of it.
+        padding = self._reader.padding if flags & f.PADDED else 0
+        size = len(payload) + padding
         self.receive_window -= size
         if self.receive_window < 0:
             raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, "more data than the window")
@@ -337,7 +347,10 @@ class H2Connection(asyncio.Protocol):
             self._refuse(stream, Code.FLOW_CONTROL_ERROR)
             return
         end = bool(flags & f.END_STREAM)
-        if not size and not end:
+        stream.unread += size
+        if padding:
+            stream.consumed(padding)
+        if not payload and not end:
             self._odd_frame()
             return
         if end:

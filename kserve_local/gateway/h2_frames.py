@@ -67,12 +67,16 @@ class FrameReader:
 
     Args:
         max_frame: Bytes of payload that we said we take.
+
+    Attributes:
+        padding: Bytes that were cut off the last frame that was padded.
     """
 
-    __slots__ = ("_buffer", "max_frame")
+    __slots__ = ("_buffer", "max_frame", "padding")
 
     def __init__(self, max_frame: int) -> None:
         self.max_frame = max_frame
+        self.padding = 0
         self._buffer = b""
 
     def feed(self, data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
@@ -101,6 +105,7 @@ class FrameReader:
             payload = data[at + 9 : end]
             if kind <= HEADERS and flags & (PADDED | HAS_PRIORITY):
                 payload = _cut(kind, flags, stream, payload)
+                self.padding = length - len(payload)
             at = end
             yield kind, flags, stream, payload
         if at < size:

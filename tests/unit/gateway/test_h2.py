@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from kserve_local.gateway import errors, h2_headers
 from kserve_local.gateway import h2_frames as f
+from kserve_local.gateway.h2_connection import CONNECTION_WINDOW
 from kserve_local.gateway.h2_frames import Code, ConnectionBroken, FrameReader
 from kserve_local.gateway.h2_headers import HeaderReader, Malformed
 from kserve_local.gateway.http1 import ClientConnection
+from kserve_local.gateway.http2 import Http2Client
 from kserve_local.gateway.proxy import Dataplane
 from kserve_local.gateway.table import rpc_model_of
 from kserve_local.interfaces.routing import Route, RouteTable, Target
@@ -200,11 +202,16 @@ def headers_frame(stream: int, grpc: bool, end: bool) -> tuple[int, int, int, by
     return f.HEADERS, f.END_HEADERS | (f.END_STREAM if end else 0), stream, block
 
 
+def padded(flags: int, stream: int, size: int) -> tuple[int, int, int, bytes]:
+    return f.DATA, flags | f.PADDED, stream, bytes([size]) + b"data" + b"\0" * size
+
+
 GOOD = st.one_of(
     st.builds(headers_frame, st.sampled_from([1, 3, 5, 7]), st.booleans(), st.booleans()),
     st.tuples(
         st.just(f.DATA), st.sampled_from([0, 1]), st.sampled_from([1, 3, 5]), st.binary(max_size=40)
     ),
+    st.builds(padded, st.sampled_from([0, 1]), st.sampled_from([1, 3, 5]), st.integers(0, 9)),
     st.tuples(
         st.just(f.RST_STREAM), st.just(0), st.sampled_from([1, 3, 5]), st.just(b"\0\0\0\x08")
     ),
@@ -241,6 +248,11 @@ def test_a_connection_stands_whatever_comes(
                 transport.protocol.data_received(data[at : at + cut])
                 at += cut
         state = own.targets["default/iris-predictor-00001"]
+        found = transport.protocol
+        if isinstance(found, Http2Client) and not transport.closed:
+            # What the peer may not send any more lies in a stream, or is about to be given back.
+            unread = sum(s.unread for s in found.streams.values())
+            assert found.receive_window + found._credit + unread == CONNECTION_WINDOW
         assert len(state.in_flight) <= len(transport.protocol.streams) or transport.closed
         transport.closed = True
         transport.protocol.connection_lost(None)
