@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import re
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
@@ -49,13 +50,15 @@ class CompiledRoute:
         found: The match by host, which every request of the route shares.
         explain: Where `:explain` goes instead; None: no difference.
         inner: By a component's own name, as one component asks another.
+        limit: Seconds a request may take here; None: what its target says.
     """
 
-    __slots__ = ("explain", "fields", "found", "ids", "inner", "lines", "route", "shares")
+    __slots__ = ("explain", "fields", "found", "ids", "inner", "limit", "lines", "route", "shares")
 
     def __init__(self, route: Route) -> None:
         self.route = route
         self.found = Found(self)
+        self.limit = math.inf if route.timeout == 0 else route.timeout
         targets = [t for t in route.targets if t.percent > 0] or list(route.targets[:1])
         self.ids = tuple(t.id for t in targets)
         self.shares = (
@@ -79,7 +82,13 @@ class CompiledRoute:
         self.explain: CompiledRoute | None = None
         if route.explain:
             self.explain = CompiledRoute(
-                replace(route, component=EXPLAINER, targets=route.explain, explain=())
+                replace(
+                    route,
+                    component=EXPLAINER,
+                    targets=route.explain,
+                    explain=(),
+                    timeout=route.explain_timeout,
+                )
             )
 
     def draw(self, random: float) -> int:

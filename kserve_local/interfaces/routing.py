@@ -51,6 +51,8 @@ class Target:
         graph: Of an InferenceGraph's revision: its spec, services resolved. The gateway itself is
             the router then; `endpoints` only say that it is there.
         propagate: Of a graph: Go regular expressions of the headers that go to its steps.
+        direct: Nothing stands before the replicas that would hold a request: without one it is
+            refused at once, and all that goes wrong is told in Envoy's words, as in Standard mode.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Target:
     timeout: float = 300.0
     graph: Mapping[str, Any] | None = None
     propagate: tuple[str, ...] = ()
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,9 @@ class Route:
         explain: Where `:explain` of KServe's first protocol goes instead; empty: no difference.
         names_service: Replicas are told the service (headers `KServe-Isvc-*`), as by the cluster's
             rule for the service as a whole; that of a component adds none.
+        timeout: Seconds a request may take on this route, whatever its targets say; 0: any time;
+            None: what they say.
+        explain_timeout: The same for `explain`.
     """
 
     namespace: str
@@ -91,6 +97,8 @@ class Route:
     models: tuple[str, ...] = ()
     explain: tuple[Target, ...] = ()
     names_service: bool = True
+    timeout: float | None = None
+    explain_timeout: float | None = None
 
     def every_target(self) -> tuple[Target, ...]:
         """Return the targets of all its requests."""

@@ -73,6 +73,7 @@ class ControlPlane:
                 progress_deadline=settings.progress_deadline,
                 host_address=backend.host_address,
                 mutate=self._mutate,
+                service_ip=addresses.service_ip,
             ),
             observed,
         )
@@ -106,6 +107,11 @@ class ControlPlane:
         At a clean end the Pods are deleted, since nothing of them runs on: the next start makes
         new ones instead of reporting the old ones as failed.
         """
+        for service in self._store.list(scheme.SERVICE.id):
+            address = str(service["spec"].get("clusterIP") or "None")
+            if address != "None":
+                # Before any Service is looked at: what is in use must not be given away.
+                self._addresses.keep_service(scheme.key_of(service), address)
         await ensure_local_gateway(self._store, self._addresses.service_ip)
         await _tell_of_node(self._store, self._facts, self._devices)
         async with AsyncExitStack() as stack:

@@ -20,7 +20,6 @@ from kserve_local.api.meta import (
     Object,
     annotations_of,
     get_condition,
-    labels_of,
     name_of,
     namespace_of,
     uid_of,
@@ -42,6 +41,7 @@ from kserve_local.supervisor.component_summary import (
     last_seen,
     parts_of,
     restarts,
+    workload_of,
 )
 from kserve_local.supervisor.pod_usage import PodUsage
 from kserve_local.supervisor.stale import changed_since_start
@@ -170,7 +170,10 @@ async def _graph(
     for target in own.get("traffic") or ():
         entry(str(target.get("revisionName", "")))["percent"] += int(target.get("percent") or 0)
     for pod in pods:
-        found = entry(labels_of(pod).get(names.REVISION_LABEL, ""))
+        found = entry(workload_of(pod))
+        if ksvc is None:
+            # In Standard mode there is one Deployment, which takes everything.
+            found["percent"] = 100
         found["pods"].append(name_of(pod))
         found["replicas"] += 1 if pod_state.is_ready(pod) else 0
     shown = sorted(revisions.values(), key=lambda r: str(r["name"]), reverse=True)

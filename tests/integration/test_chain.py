@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from kserve_local.aio import running as keep_running
 from kserve_local.api.builtin import builtin_objects
 from kserve_local.api.meta import Key, Object, get_condition, name_of
@@ -550,11 +548,10 @@ async def until_none(w: World, resource: str) -> None:
                 return
 
 
-@pytest.mark.parametrize("mode", ["Standard", "RawDeployment"])
-async def test_other_modes_say_that_they_are_not_there_yet(tmp_path: Path, mode: str) -> None:
+async def test_model_mesh_says_that_it_is_not_there(tmp_path: Path) -> None:
     async with world(tmp_path) as w, node_agent(w.store):
         isvc = iris()
-        isvc["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": mode}
+        isvc["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "ModelMesh"}
         await w.apply(isvc)
         isvc = await w.until(
             ISVC,
