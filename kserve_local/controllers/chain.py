@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from kserve_local.api.gaps import UNAVAILABLE
 from kserve_local.api.meta import Key, Object
 from kserve_local.api.scheme import SERVICE
+from kserve_local.autoscaler.hpa import PERIOD
 from kserve_local.controllers import knative_names
 from kserve_local.controllers.deployment import DeploymentController
+from kserve_local.controllers.hpa import HPAController, Meter, no_meter
 from kserve_local.controllers.httproute import HTTPRouteController
 from kserve_local.controllers.inferencegraph import InferenceGraphController
 from kserve_local.controllers.inferenceservice import InferenceServiceController
+from kserve_local.controllers.keda import KEDAController
 from kserve_local.controllers.knative_service import KnativeServiceController
 from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.revision import RevisionController
@@ -42,6 +45,8 @@ class ChainSettings:
         mutate: The Pod webhook (`pod_mutators.mutate` with its config and lookup bound).
         service_ip: The address of a Service of Standard mode (`AddressPool.service_ip`); empty:
             it has none.
+        meter: What Pods use (`Backend.usage`).
+        hpa_period: Seconds between two decisions of an HPA.
     """
 
     domain: str = "example.com"
@@ -49,6 +54,8 @@ class ChainSettings:
     host_address: Callable[[], str] = str
     mutate: Callable[[Object], Object] = lambda pod: pod
     service_ip: Callable[[Key], str] = lambda key: ""
+    meter: Meter = no_meter
+    hpa_period: float = PERIOD
 
 
 def knative_chain(
@@ -75,6 +82,8 @@ def knative_chain(
         RevisionController(store, events, progress_deadline=settings.progress_deadline),
         DeploymentController(store, events, mutate=settings.mutate),
         HTTPRouteController(store),
+        HPAController(store, events, meter=settings.meter, period=settings.hpa_period),
+        KEDAController(store),
         RoutesController(store, sink, domain=settings.domain, host_address=settings.host_address),
         *(UnavailableController(store, events, kind) for kind in UNAVAILABLE),
     ]

@@ -5,6 +5,7 @@ Builds each with what it needs and keeps them running while the block is open.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import AsyncIterator, Sequence
@@ -25,8 +26,8 @@ from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.pod import NodeAgent
 from kserve_local.controllers.pod_containers import Interpreter
-from kserve_local.errors import NotFound
-from kserve_local.interfaces.backend import Backend
+from kserve_local.errors import KServeLocalError, NotFound
+from kserve_local.interfaces.backend import Backend, Usage
 from kserve_local.interfaces.devices import DeviceInventory
 from kserve_local.interfaces.routing import RouteSink
 from kserve_local.reconcile.controller import Engine
@@ -74,6 +75,7 @@ class ControlPlane:
                 host_address=backend.host_address,
                 mutate=self._mutate,
                 service_ip=addresses.service_ip,
+                meter=functools.partial(_used, backend),
             ),
             observed,
         )
@@ -121,6 +123,14 @@ class ControlPlane:
         for pod in self._store.list(scheme.POD.id):
             with suppress(NotFound):
                 await self._store.delete(scheme.key_of(pod), grace=0)
+
+
+async def _used(backend: Backend, uid: str) -> Usage | None:
+    """Return what a Pod has used; None: it has ended, or its engine does not answer."""
+    try:
+        return await backend.usage(uid)
+    except KServeLocalError:
+        return None
 
 
 def node_facts() -> NodeFacts:
