@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from kserve_local.api.gaps import UNAVAILABLE
 from kserve_local.api.meta import Key, Object
 from kserve_local.api.scheme import SERVICE
-from kserve_local.autoscaler.hpa import PERIOD
 from kserve_local.controllers import knative_names
 from kserve_local.controllers.deployment import DeploymentController
 from kserve_local.controllers.hpa import HPAController, Meter, no_meter
@@ -46,7 +45,7 @@ class ChainSettings:
         service_ip: The address of a Service of Standard mode (`AddressPool.service_ip`); empty:
             it has none.
         meter: What Pods use (`Backend.usage`).
-        hpa_period: Seconds between two decisions of an HPA.
+        scaling_speed: How many times faster than a cluster's the HPA's clock runs.
     """
 
     domain: str = "example.com"
@@ -55,7 +54,7 @@ class ChainSettings:
     mutate: Callable[[Object], Object] = lambda pod: pod
     service_ip: Callable[[Key], str] = lambda key: ""
     meter: Meter = no_meter
-    hpa_period: float = PERIOD
+    scaling_speed: float = 1.0
 
 
 def knative_chain(
@@ -82,7 +81,7 @@ def knative_chain(
         RevisionController(store, events, progress_deadline=settings.progress_deadline),
         DeploymentController(store, events, mutate=settings.mutate),
         HTTPRouteController(store),
-        HPAController(store, events, meter=settings.meter, period=settings.hpa_period),
+        HPAController(store, events, meter=settings.meter, speed=settings.scaling_speed),
         KEDAController(store),
         RoutesController(store, sink, domain=settings.domain, host_address=settings.host_address),
         *(UnavailableController(store, events, kind) for kind in UNAVAILABLE),

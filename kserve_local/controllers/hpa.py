@@ -81,7 +81,8 @@ class HPAController:
 
     Args:
         meter: What Pods use.
-        period: Seconds between two decisions.
+        speed: How many times faster than a cluster's the HPA's clock runs: between two decisions,
+            in windows and in what is counted from a Pod's start.
         clock: Seconds since the epoch.
     """
 
@@ -93,13 +94,14 @@ class HPAController:
         events: EventRecorder,
         *,
         meter: Meter = no_meter,
-        period: float = policy.PERIOD,
+        speed: float = 1.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._events = events
         self._meter = meter
-        self._period = period
+        self._speed = speed
+        self._period = policy.PERIOD / speed
         self._clock = clock
         self._memories: dict[Key, _Memory] = {}
         self.watches = (Watch(HORIZONTAL_POD_AUTOSCALER.id, itself),)
@@ -118,13 +120,13 @@ class HPAController:
         first = memory is None or memory.uid != uid_of(hpa)
         if memory is None or first:
             size = replicas_of(deployment) if deployment is not None else 0
-            history = History(recommended=((now, size),))
+            history = History(recommended=((now * self._speed, size),))
             memory = self._memories[key] = _Memory(uid_of(hpa), history)
         memory.due = now + self._period
         if deployment is None:
-            await self._write(hpa, _no_scale(hpa), {}, now)
+            await self._write(hpa, _no_scale(hpa), {})
         else:
-            await self._decide(hpa, deployment, memory, first=first, now=now)
+            await self._decide(hpa, deployment, memory, first=first)
         return Result(requeue_after=self._period)
 
     def _target(self, hpa: Object) -> Object | None:
@@ -135,7 +137,7 @@ class HPAController:
         return self._store.find(Key(DEPLOYMENT.id, namespace, name))
 
     async def _decide(
-        self, hpa: Object, deployment: Object, memory: _Memory, *, first: bool, now: float
+        self, hpa: Object, deployment: Object, memory: _Memory, *, first: bool
     ) -> None:
         pods = [
             p
@@ -143,10 +145,13 @@ class HPAController:
             if not pod_state.is_terminating(p) and not pod_state.is_dead(p)
         ]
         used = await self._measure(pods, memory)
+        now = self._clock() * self._speed
         current = replicas_of(deployment)
         proposals: list[Proposal | tuple[Metric, MetricFailed]] = []
         for metric in metrics_of(hpa):
-            figures = [figures_of(p, metric.resource, used.get(uid_of(p))) for p in pods]
+            figures = [
+                figures_of(p, metric.resource, used.get(uid_of(p)), speed=self._speed) for p in pods
+            ]
             try:
                 proposals.append(policy.propose(metric, figures, current=current, now=now))
             except MetricFailed as error:
@@ -174,7 +179,7 @@ class HPAController:
             "desiredReplicas": decision.replicas,
             "currentMetrics": [_shown(p) for p in proposals if isinstance(p, Proposal)],
         }
-        await self._write(hpa, decision, status, now)
+        await self._write(hpa, decision, status)
 
     async def _measure(
         self, pods: Sequence[Object], memory: _Memory
@@ -198,9 +203,7 @@ class HPAController:
         memory.samples = samples
         return found
 
-    async def _write(
-        self, hpa: Object, decision: Decision, status: dict[str, Any], now: float
-    ) -> None:
+    async def _write(self, hpa: Object, decision: Decision, status: dict[str, Any]) -> None:
         before: Mapping[str, Any] = hpa.get("status") or {}
         wanted = {
             **{k: v for k, v in before.items() if k != "conditions"},
@@ -248,9 +251,13 @@ def metrics_of(hpa: Object) -> list[Metric]:
 
 
 def figures_of(
-    pod: Object, resource: str, used: tuple[Usage, float, float, float] | None
+    pod: Object,
+    resource: str,
+    used: tuple[Usage, float, float, float] | None,
+    *,
+    speed: float = 1.0,
 ) -> PodFigures:
-    """Return what a Pod contributes to a decision."""
+    """Return what a Pod contributes to a decision, in times of the HPA's clock."""
     status = pod.get("status") or {}
     ready = get_condition(pod, "Ready")
     request, lacks = _request(pod, resource)
@@ -266,10 +273,10 @@ def figures_of(
         lacks_request=lacks,
         pending=status.get("phase") in (None, "Pending"),
         ready=None if ready is None else ready.get("status") == "True",
-        started=_seconds(status.get("startTime")),
-        turned=_seconds((ready or {}).get("lastTransitionTime")) or 0.0,
-        measured=at,
-        window=window,
+        started=_seconds(status.get("startTime"), speed),
+        turned=_seconds((ready or {}).get("lastTransitionTime"), speed) or 0.0,
+        measured=at * speed,
+        window=window * speed,
     )
 
 
@@ -288,8 +295,10 @@ def _request(pod: Object, resource: str) -> tuple[float, str]:
     return total, lacks
 
 
-def _seconds(text: object) -> float | None:
-    return parse_timestamp(text).timestamp() if isinstance(text, str) and text else None
+def _seconds(text: object, speed: float) -> float | None:
+    if not isinstance(text, str) or not text:
+        return None
+    return parse_timestamp(text).timestamp() * speed
 
 
 def _shown(proposal: Proposal) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The Ingress or HTTPRoutes that KServe wrote say which hosts lead where; a Service's cluster name
 leads to its Pods; the path `/serving/<namespace>/<name>` and the short form by model are ours and
 lead where the service's own host does. A cluster's gateway holds no request, and neither does ours
-(`Target.direct`).
+(`Target.plain`).
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def target_of(
         reason=reason,
         graph=graph,
         propagate=propagate,
-        direct=True,
+        plain=True,
     )
 
 

@@ -201,7 +201,7 @@ class TargetState:
         elif self.removed:
             for exchange in self.breaker:
                 self.hand_over(exchange)
-        elif self.spec.direct or judge(self.spec.state, listed=len(self.endpoints)) is Verdict.FAIL:
+        elif self.spec.plain or judge(self.spec.state, listed=len(self.endpoints)) is Verdict.FAIL:
             for exchange in self.breaker:
                 self.plane.answer(exchange, self.failure(exchange))
         else:
@@ -209,7 +209,7 @@ class TargetState:
 
     def failure(self, exchange: Exchange) -> errors.Answer:
         """Return the answer for a revision that cannot come, or that nobody waits for."""
-        if self.spec.direct:
+        if self.spec.plain:
             return errors.no_upstream(self.spec.reason)
         return errors.failed(self.spec.reason, openai=errors.is_openai(exchange.head.target))
 
@@ -235,7 +235,7 @@ class TargetState:
 
     def hold(self, exchange: Exchange) -> None:
         """Queue the request until a replica can take it."""
-        if self.spec.direct:
+        if self.spec.plain:
             self.insist(exchange)
             return
         listed = len(self.endpoints)
@@ -328,10 +328,10 @@ class TargetState:
         for exchange in list(self.in_flight):
             if exchange.deadline <= now:
                 self.plane.expire(exchange)
-        if not len(self.breaker) and not self.spec.direct:
+        if not len(self.breaker) and not self.spec.plain:
             return
         if not self.endpoints:
-            if not self.spec.direct:
+            if not self.spec.plain:
                 self.wake(now)
             return
         for place in self.endpoints.values():
@@ -515,7 +515,7 @@ class Dataplane:
         place.retry_at = now + backoff(place.attempts, first=0.05, cap=1.0)
         place.attempts += 1
         target = place.target
-        if target.spec.direct:
+        if target.spec.plain:
             target.settle()
             if exchange is not None and not exchange.finished:
                 self._elsewhere(place, exchange)
@@ -580,14 +580,14 @@ class Dataplane:
         """The total limit is over: 504, or the text glued to an answer that has begun."""
         if exchange.finished or exchange.status == 101:
             return
-        direct = exchange.target.spec.direct
+        plain = exchange.target.spec.plain
         if not exchange.status:
-            self.answer(exchange, errors.upstream_timed_out() if direct else errors.timed_out())
+            self.answer(exchange, errors.upstream_timed_out() if plain else errors.timed_out())
             return
         upstream = exchange.upstream
         if upstream is not None:
             upstream.detach()
-        if direct:
+        if plain:
             self._cut(exchange)
             return
         exchange.target.finished(exchange, perf_counter())
@@ -622,7 +622,7 @@ class Dataplane:
             exchange.target.breaker.give_back(exchange)
             exchange.target.settle()
             return
-        if exchange.target.spec.direct:
+        if exchange.target.spec.plain:
             self.answer(exchange, errors.upstream_reset())
             return
         self.answer(exchange, errors.bad_gateway(_read_error(place, error)))

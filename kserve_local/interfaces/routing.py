@@ -51,8 +51,8 @@ class Target:
         graph: Of an InferenceGraph's revision: its spec, services resolved. The gateway itself is
             the router then; `endpoints` only say that it is there.
         propagate: Of a graph: Go regular expressions of the headers that go to its steps.
-        direct: Nothing stands before the replicas that would hold a request: without one it is
-            refused at once, and all that goes wrong is told in Envoy's words, as in Standard mode.
+        plain: Nothing of Knative's stands before the replicas. No request is held: without a
+            replica it is refused at once, and what goes wrong is told in Envoy's words.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Target:
     timeout: float = 300.0
     graph: Mapping[str, Any] | None = None
     propagate: tuple[str, ...] = ()
-    direct: bool = False
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

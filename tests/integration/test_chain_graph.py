@@ -163,7 +163,7 @@ async def test_a_graph_of_standard_mode_is_a_deployment_without_ingress(tmp_path
         assert w.store.find(Key("horizontalpodautoscalers.autoscaling", "default", "chain"))
         assert not w.store.list("ingresses.networking.k8s.io")
         route = await w.until_route("chain.default.svc", lambda r: r.targets[0].endpoints)
-        assert (route.targets[0].id, route.targets[0].direct) == ("default/chain", True)
+        assert (route.targets[0].id, route.targets[0].plain) == ("default/chain", True)
         assert route.targets[0].graph["nodes"]["root"]["routerType"] == "Sequence"
         assert w.route("chain-default.example.com") is None
         await edit(w, lambda obj: obj["metadata"]["annotations"].update(stop))

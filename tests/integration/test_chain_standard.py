@@ -121,7 +121,7 @@ async def test_until_a_pod_is_ready_the_conditions_say_why(tmp_path: Path) -> No
         route = await w.until_route(
             "sklearn-iris.default.localhost", lambda r: r.targets[0].state == "failed"
         )
-        assert (route.targets[0].endpoints, route.targets[0].direct) == ((), True)
+        assert (route.targets[0].endpoints, route.targets[0].plain) == ((), True)
         assert w.route("sklearn-iris-default.example.com") is None
 
 
