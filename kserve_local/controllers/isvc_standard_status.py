@@ -21,6 +21,10 @@ NO_ROUTE = "HttpRouteNotReady"
 NO_PARENTS = "ParentStatusNotAvailable"
 
 
+STILL_COMING = ("", "MinimumReplicasUnavailable")
+"""Reasons of a component that is not ready, also where nothing is wrong with it."""
+
+
 def component_condition(deployment: Object) -> tuple[str, str, str]:
     """Return status, reason and message of a component from its Deployment's conditions.
 

@@ -31,6 +31,7 @@ from kserve_local.controllers import (
 )
 from kserve_local.controllers.deployment import replicas_of
 from kserve_local.controllers.isvc_knative import Component
+from kserve_local.controllers.isvc_standard_status import STILL_COMING
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.interfaces.backend import ReplicaStatus
 from kserve_local.store.store import Store
@@ -165,7 +166,7 @@ async def _part(
         revisions=revisions,
         wanted=any(desired(store, namespace, str(r["name"])) for r in revisions),
         served=any(r["replicas"] for r in revisions),
-        failed=conditions[1].get("status") == "False" and conditions[1].get("reason") != "Stopped",
+        failed=_has_failed(conditions[1]),
         unhealthy=last_probe,
         stuck=next(iter(stuck), None),
         preparing=preparing,
@@ -204,6 +205,11 @@ def failing_hops(parts: Sequence[Part], name: str) -> list[str]:
     return [f"a request failed {ago:.0f} s ago. {hops}. See kserve-local logs {name} {look}"]
 
 
+def _has_failed(ready: Mapping[str, Any]) -> bool:
+    reason = str(ready.get("reason") or "")
+    return ready.get("status") == "False" and reason not in ("Stopped", *STILL_COMING)
+
+
 def _why(
     conditions: Sequence[Mapping[str, Any]],
     stuck: Failure | None,
@@ -211,7 +217,7 @@ def _why(
     preparing: str,
 ) -> tuple[str, str]:
     for condition in conditions:
-        if condition.get("status") == "False" and condition.get("message"):
+        if _has_failed(condition) and condition.get("message"):
             return str(condition.get("reason", "")), str(condition["message"])
     if stuck is not None:
         return stuck.reason, stuck.message

@@ -27,6 +27,7 @@ from kserve_local.api.meta import (
 from kserve_local.api.pods import CREATING
 from kserve_local.apiserver.app import json_route
 from kserve_local.controllers import empty_models, isvc_knative, isvc_status, pod_state
+from kserve_local.controllers.isvc_standard_status import STILL_COMING
 from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.interfaces.backend import Backend, ReplicaStatus
@@ -34,6 +35,7 @@ from kserve_local.settings import Settings
 from kserve_local.store.store import Store
 from kserve_local.supervisor import agents
 from kserve_local.supervisor.component_summary import (
+    Part,
     blamed,
     desired,
     failing_hops,
@@ -127,6 +129,8 @@ async def _service(
         absent=missing or failed,
     )
     served = any(p.served for p in parts) and not missing
+    if _is_coming(isvc, parts):
+        ready = {}
     return {
         "kind": "InferenceService",
         "namespace": namespace,
@@ -151,6 +155,18 @@ async def _service(
         "p95": entry.p95,
         **restarts(pods),
     }
+
+
+def _is_coming(isvc: Object, parts: Sequence[Part]) -> bool:
+    """Whether a service is not Ready because its Pods are not yet: Standard mode says False then,
+    as it does of one that has failed.
+    """
+    ready = get_condition(isvc, "Ready") or {}
+    if (isvc.get("status") or {}).get("deploymentMode") != names.STANDARD_MODE:
+        return False
+    if ready.get("status") != "False" or ready.get("reason") == "Stopped":
+        return False
+    return not any(p.failed or p.stuck is not None for p in parts)
 
 
 async def _graph(
@@ -297,7 +313,11 @@ def why(
             its predictor counts for its ingress only.
     """
     conditions = (isvc.get("status") or {}).get("conditions") or ()
-    false = [c for c in conditions if c.get("status") == "False" and c.get("message")]
+    false = [
+        c
+        for c in conditions
+        if c.get("status") == "False" and c.get("message") and c.get("reason") not in STILL_COMING
+    ]
     model = (isvc.get("status") or {}).get("modelStatus") or {}
     invalid = model.get("transitionStatus") == "InvalidSpec"
     if observed is not None and observed.message and not invalid:
