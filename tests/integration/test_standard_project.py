@@ -131,6 +131,10 @@ def test_a_canary_is_promoted_without_a_restart(standard: Project) -> None:
     pids = split["iris-v2-predictor"][1]
     for _ in range(10):
         assert standard.call("/v1/models/iris:predict", ROWS, host=host("iris"))[0] == 200
+    alone = standard.run("predict", "iris", "--revision", "v2", json.dumps(ROWS))
+    assert json.loads(alone.stdout) == {"predictions": [1]}
+    refused = standard.run("predict", "iris", "--revision", "v9", json.dumps(ROWS), check=None)
+    assert "iris-predictor, iris-v2-predictor" in refused.stderr
     promoted = iris()
     promoted["predictor"]["name"] = "v2"
     promoted["predictor"]["model"]["storageUri"] = "two"
