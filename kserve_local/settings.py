@@ -78,11 +78,16 @@ class Settings:
             next start, and how much memory all of those may hold.
         gateway_port / api_port: None means `auto`: any free port.
         max_held_requests: Requests one revision may hold while waking; beyond it 503.
+        seed: Has the gateway repeat its draws from one start to the next; None: they differ.
         mirrors: `gs://bucket/` -> folder; longest prefix wins.
         claims: PersistentVolumeClaim name -> folder, for `pvc://`.
+        scaling_speed: How many times faster than a cluster's the autoscaler's clock runs.
+        scale_to_zero_grace: In place of the ConfigMap's `scale-to-zero-grace-period`; None: that.
+        memory_budget_bytes: What all replicas together may hold before idle services are scaled to
+            zero (`resourcesBudget.memory`); None: no limit.
+        pinned: InferenceServices that stay whatever the budget says (`services.NAME.pin`).
         warnings: What of the file has no effect, or another one than one may think.
         problems: What of the file is wrong and was left out (`load_what_is_right` only).
-        speed: Factor on autoscaler windows, for trying things out.
     """
 
     project: Path
@@ -104,6 +109,7 @@ class Settings:
     gateway_domain: str = "example.com"
     max_held_requests: int = 100
     request_timeout: float = 300.0
+    seed: int | None = None
     api_port: int | None = 8089
     auth_token: str = ""
     watch: bool = True
@@ -113,6 +119,10 @@ class Settings:
     images: Mapping[str, ImageSource] = field(default_factory=dict)
     runtimes: Mapping[str, RuntimeConfig] = field(default_factory=dict)
     progress_deadline: float = 600.0
+    scaling_speed: float = 1.0
+    scale_to_zero_grace: float | None = None
+    memory_budget_bytes: int | None = None
+    pinned: frozenset[str] = frozenset()
     log_max_bytes: int = 10 * 1024 * 1024
     log_files: int = 3
     storage_env: Mapping[str, str] = field(default_factory=dict)
@@ -219,9 +229,9 @@ _KEYS: dict[str, Any] = {
     "runtimes": "*",
     "images": "*",
     "llm": False,
-    "resourcesBudget": False,
-    "autoscaling": False,
-    "services": False,
+    "resourcesBudget": {"memory": True, "gpuMemory": False},
+    "autoscaling": {"scaleToZeroGrace": True, "speed": True},
+    "services": "*",
     "logger": False,
     "telemetry": True,
     "profiles": "*",
@@ -490,6 +500,10 @@ def _built(
         "gpu": data.get("gpu", "auto"),
         "simulate_gpus": data.get("simulateGpus", 0),
         **_standby(data.get("standby") or {}),
+        **_scaling(data.get("autoscaling") or {}, data.get("resourcesBudget") or {}),
+        "pinned": frozenset(
+            str(k) for k, v in (data.get("services") or {}).items() if _service(str(k), v)["pin"]
+        ),
         "gateway_host": str(gateway.get("host") or "127.0.0.1"),
         "gateway_port": gateway.get("port", 8080),
         "gateway_domain": str(gateway.get("domain") or "example.com"),
@@ -511,7 +525,11 @@ def _built(
             str(k): _runtime(str(k), v, folder) for k, v in (data.get("runtimes") or {}).items()
         },
     }
-    values["warnings"] = (*warnings, *_frozen_files(values["images"]))
+    values["warnings"] = (
+        *warnings,
+        *_frozen_files(values["images"]),
+        *_idle_keys(data.get("services") or {}),
+    )
     if storage.get("cacheDir"):
         values["cache"] = folder(storage["cacheDir"])
     values.update({k: v for k, v in flags.items() if v is not None})
@@ -586,15 +604,79 @@ def _standby(data: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"standby": bool(data.get("enabled", True))}
     if "memory" in data:
-        text = str(data["memory"])
-        parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?", text)
-        if parts is None:
-            raise Invalid(f'{CONFIG_FILE}: standby.memory "{text}" is no size; write e.g. 2Gi')
-        unit = parts[2] or ""
-        base = 1024 if unit.endswith("i") else 1000
-        power = "KMGT".index(unit[0]) + 1 if unit else 0
-        found["standby_memory_bytes"] = int(float(parts[1]) * base**power)
+        found["standby_memory_bytes"] = _size(data["memory"], "standby.memory")
     return found
+
+
+def _size(value: object, what: str) -> int:
+    """Return the bytes of `2Gi`, `500M`, `1048576`.
+
+    Raises:
+        Invalid: It is no size.
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?", str(value))
+    if parts is None:
+        raise Invalid(f'{CONFIG_FILE}: {what} "{value}" is no size; write e.g. 2Gi')
+    unit = parts[2] or ""
+    base = 1024 if unit.endswith("i") else 1000
+    power = "KMGT".index(unit[0]) + 1 if unit else 0
+    return int(float(parts[1]) * base**power)
+
+
+FASTEST = 20.0
+"""Largest `autoscaling.speed`: figures come once a second of the autoscaler's clock."""
+
+
+def _scaling(autoscaling: Mapping[str, Any], budget: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `autoscaling` and `resourcesBudget`.
+
+    Raises:
+        Invalid: A value is none of its kind.
+    """
+    found: dict[str, Any] = {}
+    speed = autoscaling.get("speed")
+    if speed is not None:
+        if (
+            isinstance(speed, bool)
+            or not isinstance(speed, (int, float))
+            or not (1 <= speed <= FASTEST)
+        ):
+            raise Invalid(
+                f'{CONFIG_FILE}: autoscaling.speed "{speed}" is no number from 1 to {FASTEST:g}; '
+                "10 makes the autoscaler's windows ten times shorter"
+            )
+        found["scaling_speed"] = float(speed)
+    if autoscaling.get("scaleToZeroGrace") is not None:
+        what = f"{CONFIG_FILE}: autoscaling.scaleToZeroGrace"
+        grace = parse_duration(autoscaling["scaleToZeroGrace"], what=what)
+        if grace < 0:
+            raise Invalid(f"{what}: {grace:g} s is less than nothing")
+        found["scale_to_zero_grace"] = grace
+    memory = budget.get("memory")
+    if memory is not None and memory != "auto":
+        found["memory_budget_bytes"] = _size(memory, "resourcesBudget.memory")
+    return found
+
+
+_OF_SERVICES = ("pin", "env", "envFile", "python", "debug", "samples", "predictor")
+
+
+def _service(name: str, value: object) -> dict[str, Any]:
+    """Return the entry of `services`; `pin` is what of it has an effect in this version."""
+    data = dict(_mapping(value or {}, f'services."{name}"', _OF_SERVICES))
+    data.setdefault("pin", False)
+    if not isinstance(data["pin"], bool):
+        raise Invalid(f'{CONFIG_FILE}: services."{name}".pin must be true or false')
+    return data
+
+
+def _idle_keys(services: Mapping[str, Any]) -> list[str]:
+    return [
+        f'{CONFIG_FILE}: services."{name}".{key} has no effect in this version'
+        for name, value in services.items()
+        for key in value or {}
+        if key != "pin"
+    ]
 
 
 def _storage_env(s3: Mapping[str, Any]) -> dict[str, str]:

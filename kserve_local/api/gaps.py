@@ -20,7 +20,6 @@ from kserve_local.api.meta import Object, annotations_of
 Path_ = tuple[str | int, ...]
 VERSION = __version__.rpartition(".")[0]
 _MIG = "nvidia.com/mig-"
-_SCALING = ("scaleTarget", "scaleMetric", "autoScaling")
 
 UNAVAILABLE: tuple[scheme.ResourceType, ...] = (
     scheme.TRAINED_MODEL,
@@ -60,9 +59,7 @@ def gaps_of(obj: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
     elif scheme.of(obj) is scheme.INFERENCE_SERVICE:
         yield from _of_mode(obj, config) or _of_service(obj, config)
     elif scheme.of(obj) is scheme.INFERENCE_GRAPH:
-        if _is_standard(obj, config):
-            return
-        yield from _of_mode(obj, config) or _of_replicas(obj["spec"], ("spec",))
+        yield from _of_mode(obj, config)
 
 
 def _of_mode(obj: Object, config: InferenceServiceConfig) -> list[Gap]:
@@ -91,11 +88,9 @@ def _of_service(isvc: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
 
 
 def left_out(obj: Object) -> list[str]:
-    """Return one sentence for each field of the components, or of a graph, that has no effect."""
+    """Return one sentence for each field of the components that has no effect; none for a graph."""
     if obj.get("kind") == scheme.INFERENCE_GRAPH.kind:
-        if _is_standard(obj):
-            return []
-        return [gap.text for gap in _of_replicas(obj["spec"], ("spec",))]
+        return []
     return [text for component in COMPONENTS for text in left_out_of(obj, component)]
 
 
@@ -116,8 +111,6 @@ def _of_component(isvc: Object, component: str, *, standard: bool) -> Iterator[G
     at: Path_ = ("spec", component)
     if standard:
         yield from _of_keda(isvc, spec, at)
-    else:
-        yield from _of_replicas(spec, at)
     yield from _of_pod(spec, at)
     yield from _of_logger((*at, "logger"), spec.get("logger") or {}, framework_of(spec))
     if component == "predictor":
@@ -138,24 +131,6 @@ def _of_keda(isvc: Object, component: Mapping[str, Any], at: Path_) -> Iterator[
                 "scales nothing; cpu and memory do"
             )
             yield Gap((*at, "autoScaling", "metrics", number), text)
-
-
-def _of_replicas(component: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
-    least = component.get("minReplicas")
-    most = component.get("maxReplicas") or 0
-    if least == 0:
-        text = "minReplicas 0: there is no scale to zero yet; one replica keeps running"
-        yield Gap((*at, "minReplicas"), text)
-    given = [field for field in _SCALING if component.get(field) is not None]
-    if most > max(1 if least is None else least, 1):
-        given.insert(0, "maxReplicas")
-    if given:
-        running = max(1 if least is None else int(least), 1)
-        text = (
-            f"{', '.join(given)}: there is no autoscaler yet; the number of replicas stays at "
-            f"{running}"
-        )
-        yield Gap((*at, given[0]), text)
 
 
 _OF_POD = {
@@ -181,9 +156,12 @@ def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iter
     if predictor.get("workerSpec") is not None:
         text = "workerSpec: the head runs alone, without workers on other nodes"
         yield Gap((*at, "workerSpec"), text)
-    if annotations_of(isvc).get(names.ROLLOUT_DURATION):
-        text = "rollout-duration: traffic moves to a new revision at once"
-        yield Gap(("metadata", "annotations", names.ROLLOUT_DURATION), text)
+    if annotations_of(isvc).get(names.AUTOSCALING_CLASS) == names.HPA_CLASS:
+        text = (
+            f"{names.AUTOSCALING_CLASS} {names.HPA_CLASS}: only Knative's own autoscaler is there "
+            "in Knative mode; the number of replicas stays at minReplicas"
+        )
+        yield Gap(("metadata", "annotations", names.AUTOSCALING_CLASS), text)
     framework = framework_of(predictor)
     containers: list[tuple[Path_, Mapping[str, Any]]] = [
         ((*at, "containers", number), container)

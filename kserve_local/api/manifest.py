@@ -130,7 +130,7 @@ def load(text: str, path: str = "-") -> list[Document]:
     Never raises for what the text holds: see `Document.error`.
     """
     documents: list[Document] = []
-    for first_line, chunk in _split(text):
+    for first_line, chunk in split(text):
         try:
             documents.extend(d for n in _read(chunk, first_line) for d in _documents(n, path))
         except ManifestError as error:
@@ -167,7 +167,7 @@ def _with_kind(item: _Node, owner: Object, kind: str) -> _Node:
     return _Node(item.position, keys=[*extra, *item.keys])
 
 
-def _split(text: str) -> Iterator[tuple[int, str]]:
+def split(text: str) -> Iterator[tuple[int, str]]:
     """Yield (number of the first line, text) of each document, as kubectl splits a file."""
     start = 1
     lines: list[str] = []

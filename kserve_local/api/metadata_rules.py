@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Literal
 
 from kserve_local.api.meta import Object
@@ -195,6 +196,7 @@ def _not_texts(field: str, value: Any) -> Iterator[Problem]:
             yield (field, key), "type", _type_text(f"metadata.{field}.{key}", item, "string")
 
 
+@lru_cache(4096)
 def _qualified_problem(key: str) -> str:
     prefix, slash, name = key.rpartition("/")
     if slash and not prefix:

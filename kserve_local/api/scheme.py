@@ -140,6 +140,15 @@ REVISION = ResourceType(
     short_names=("rev",),
     categories=("all", "knative", "serving"),
 )
+POD_AUTOSCALER = ResourceType(
+    "autoscaling.internal.knative.dev",
+    ("v1alpha1",),
+    "PodAutoscaler",
+    "podautoscalers",
+    "podautoscaler",
+    short_names=("kpa", "pa"),
+    categories=("knative-internal", "autoscaling"),
+)
 INFERENCE_SERVICE = ResourceType(
     _SERVING,
     ("v1beta1",),
@@ -249,6 +258,7 @@ ALL: tuple[ResourceType, ...] = (
     SCALED_OBJECT,
     KNATIVE_SERVICE,
     REVISION,
+    POD_AUTOSCALER,
     INFERENCE_SERVICE,
     SERVING_RUNTIME,
     CLUSTER_SERVING_RUNTIME,

@@ -7,7 +7,7 @@ structural schema already refuses is not repeated here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kserve_local.api import names
@@ -15,20 +15,17 @@ from kserve_local.api.meta import Object, annotations_of
 from kserve_local.errors import Forbidden
 
 Lookup = Callable[[str, str | None], Sequence[Object]]
+_Problems = Iterator[tuple[str, ...]]
+"""Each a message and the annotations that it is about."""
 
 MAX_TIMEOUT = 600
 MAX_CONCURRENCY = 1000
 _MAX_INT32 = 2**31 - 1
 _TEMPLATE = "spec.template.metadata.annotations"
-_METRICS = {"kpa.autoscaling.knative.dev": ("concurrency", "rps")}
 _TAG = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _HOUR = 3600.0
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-
-
-class _Problem(Exception):
-    """One thing wrong, `message: path`."""
 
 
 def check(obj: Object, *, lookup: Lookup) -> list[str]:
@@ -43,6 +40,7 @@ def check(obj: Object, *, lookup: Lookup) -> list[str]:
         for key in sorted(annotations_of(obj))
         if key.startswith(names.AUTOSCALING)
     ]
+    problems += _rollout_problems(annotations_of(obj))
     spec: Mapping[str, Any] = obj.get("spec") or {}
     template: Mapping[str, Any] = spec.get("template") or {}
     problems += annotation_problems(
@@ -51,7 +49,7 @@ def check(obj: Object, *, lookup: Lookup) -> list[str]:
     problems += _spec_problems(template.get("spec") or {})
     problems += _traffic_problems(spec.get("traffic") or ())
     if problems:
-        raise Forbidden("validation failed: " + "\n".join(problems))
+        raise Forbidden("validation failed: " + "\n".join(sorted(problems)))
     return []
 
 
@@ -63,14 +61,11 @@ def annotation_problems(
     Args:
         settings: Data of the ConfigMap `knative-serving/config-autoscaler`, if any.
     """
-    problems: list[str] = []
-    settings = settings or {}
-    for rule in (_class, _scales, _floats, _durations, _activation, _metric, _aggregation):
-        try:
-            rule(annotations, settings)
-        except _Problem as problem:
-            problems.append(str(problem))
-    return problems
+    found: dict[str, list[str]] = {}
+    for rule in (_class, _scales, _floats, _durations, _metric, _aggregation, _initial_scale):
+        for message, *paths in rule(annotations, settings or {}):
+            found.setdefault(message, []).extend(f"{_TEMPLATE}.{path}" for path in paths)
+    return [f"{message}: {', '.join(sorted(found[message]))}" for message in sorted(found)]
 
 
 def value_of(annotations: Mapping[str, str], key: str) -> tuple[str, str] | None:
@@ -99,6 +94,23 @@ def parse_duration(text: str) -> float | None:
     return sign * total if at else None
 
 
+def _rollout_problems(annotations: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with a gradual rollout's duration; an empty one asks for none."""
+    key = next((k for k in names.ROLLOUT_DURATIONS if k in annotations), "")
+    text = annotations.get(key, "")
+    if not text:
+        return []
+    seconds = parse_duration(text)
+    path = f"metadata.annotations.{key}"
+    if seconds is None:
+        return [f"invalid value: {text}: {path}"]
+    if seconds != int(seconds):
+        return [f"rollout-duration={text} is not at second precision: {path}"]
+    if seconds < 0:
+        return [f"rollout-duration={text} must be positive: {path}"]
+    return []
+
+
 def _cluster_settings(lookup: Lookup) -> Mapping[str, str]:
     for config in lookup("configmaps", "knative-serving"):
         if config["metadata"].get("name") == "config-autoscaler":
@@ -106,61 +118,70 @@ def _cluster_settings(lookup: Lookup) -> Mapping[str, str]:
     return {}
 
 
-def _path(key: str) -> str:
-    return f"{_TEMPLATE}.{key}"
-
-
-def _class(annotations: Mapping[str, str], _: Mapping[str, str]) -> None:
+def _class(annotations: Mapping[str, str], _: Mapping[str, str]) -> _Problems:
     found = annotations.get(names.AUTOSCALING_CLASS)
     own = (names.KPA_CLASS, names.HPA_CLASS)
     if found is not None and found.endswith(".knative.dev") and found not in own:
-        raise _Problem(f"invalid value: {found}: {_path(names.AUTOSCALING_CLASS)}")
+        yield f"invalid value: {found}", names.AUTOSCALING_CLASS
 
 
-def _integer(annotations: Mapping[str, str], key: str, least: int = 0) -> tuple[str, int] | None:
-    found = value_of(annotations, key)
-    if found is None:
-        return None
-    full, text = found
-    if not re.fullmatch(r"[+-]?\d+", text):
-        raise _Problem(f"invalid value: {text}: {_path(full)}")
-    if not least <= int(text) <= _MAX_INT32:
-        raise _Problem(f"expected {least} <= {text} <= {_MAX_INT32}: {_path(full)}")
-    return full, int(text)
+def _scales(annotations: Mapping[str, str], settings: Mapping[str, str]) -> _Problems:
+    given: dict[str, int] = {}
+    for key in ("min-scale", "max-scale"):
+        found = value_of(annotations, key)
+        value = None if found is None else _integer(found[1])
+        if found is not None and value is None:
+            yield f"invalid value: {found[1]}", found[0]
+        elif found is not None and value is not None and not 0 <= value <= _MAX_INT32:
+            yield f"expected 0 <= {found[1]} <= {_MAX_INT32}", found[0]
+        given[key] = value if value is not None and 0 <= value <= _MAX_INT32 else 0
+    least, most = given["min-scale"], given["max-scale"]
+    if most and most < least:
+        yield f"max-scale={most} is less than min-scale={least}", names.MAX_SCALE, names.MIN_SCALE
+    limit = _integer(settings.get("max-scale-limit", "0")) or 0
+    high = value_of(annotations, "max-scale")
+    if high is not None and limit:
+        if most > limit:
+            yield f"expected 1 <= {most} <= {limit}", high[0]
+        elif most == 0:
+            yield f"max-scale=0 (unlimited), must be less than {limit}", high[0]
+    yield from _activation(annotations, least, most)
 
 
-def _scales(annotations: Mapping[str, str], settings: Mapping[str, str]) -> None:
-    low = _integer(annotations, "min-scale")
-    high = _integer(annotations, "max-scale")
-    least, most = (low[1] if low else 0), (high[1] if high else 0)
-    if high is not None and most and least > most:
-        paths = ", ".join(_path(found[0]) for found in (high, low) if found)
-        raise _Problem(f"max-scale={most} is less than min-scale={least}: {paths}")
-    limit = int(settings.get("max-scale-limit") or 0)
-    if high is not None and limit and (most > limit or most == 0):
-        raise _Problem(f"expected 1 <= {most} <= {limit}: {_path(high[0])}")
-    initial = _integer(annotations, "initial-scale")
-    zero_allowed = settings.get("allow-zero-initial-scale", "false").lower() == "true"
-    if initial is not None and initial[1] == 0 and not zero_allowed:
-        raise _Problem(f"{initial[0]}=0 not allowed by cluster: {_path(initial[0])}")
+def _activation(annotations: Mapping[str, str], least: int, most: int) -> _Problems:
+    text = annotations.get(names.ACTIVATION_SCALE)
+    if text is None:
+        return
+    value = _integer(text)
+    if value is None or not -_MAX_INT32 - 1 <= value <= _MAX_INT32:
+        yield f"invalid value: {text}", names.ACTIVATION_SCALE
+    elif least > value:
+        yield (
+            f"min-scale={least} is greater than activation-scale={value}",
+            names.ACTIVATION_SCALE,
+        )
+    elif 0 < most < value:
+        yield f"max-scale={most} is less than activation-scale={value}", names.ACTIVATION_SCALE
+    elif value < 2:
+        yield f"activation-scale={value} must be greater than 1", names.ACTIVATION_SCALE
 
 
-def _activation(annotations: Mapping[str, str], _: Mapping[str, str]) -> None:
-    found = _integer(annotations, "activation-scale", 2)
+def _initial_scale(annotations: Mapping[str, str], settings: Mapping[str, str]) -> _Problems:
+    found = value_of(annotations, "initial-scale")
     if found is None:
         return
-    try:
-        low, high = _integer(annotations, "min-scale"), _integer(annotations, "max-scale")
-    except _Problem:
-        return  # reported where it belongs
-    if low is not None and found[1] < low[1]:
-        raise _Problem(
-            f"activation-scale={found[1]} is less than min-scale={low[1]}: {_path(found[0])}"
-        )
-    if high is not None and high[1] and found[1] > high[1]:
-        raise _Problem(
-            f"activation-scale={found[1]} is greater than max-scale={high[1]}: {_path(found[0])}"
-        )
+    key, text = found
+    value = _integer(text)
+    if value is None:
+        yield f"invalid value: {text}", key
+    elif value < 0:
+        yield f"invalid value: {text}", f"{key} must be greater than 0"
+    elif value == 0 and settings.get("allow-zero-initial-scale", "").lower() != "true":
+        yield f"invalid value: {text}", f"{key}=0 not allowed by cluster"
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
 
 
 _FLOATS: tuple[tuple[str, float, float], ...] = (
@@ -170,34 +191,45 @@ _FLOATS: tuple[tuple[str, float, float], ...] = (
 )
 
 
-def _floats(annotations: Mapping[str, str], _: Mapping[str, str]) -> None:
+def _floats(annotations: Mapping[str, str], _: Mapping[str, str]) -> _Problems:
     for key, least, most in _FLOATS:
         found = value_of(annotations, key)
-        if found is not None and not least <= _number(found) <= most:
-            raise _Problem(f"expected {least:g} <= {found[1]} <= {most:g}: {_path(found[0])}")
+        if found is None:
+            continue
+        value = _number(found[1])
+        if value is None:
+            yield f"invalid value: {found[1]}", found[0]
+        elif value < least or value > most:
+            yield f"expected {least:g} <= {found[1]} <= {most:g}", found[0]
     target = value_of(annotations, "target")
-    if target is not None and _number(target) < 0.01:
-        raise _Problem(f"target {target[1]} should be at least 0.01: {_path(target[0])}")
+    if target is not None:
+        value = _number(target[1])
+        if value is None:
+            yield f"invalid value: {target[1]}", target[0]
+        elif value < 0.01:
+            yield f"target {target[1]} should be at least 0.01", target[0]
     burst = value_of(annotations, "target-burst-capacity")
-    if burst is not None and _number(burst) < 0 and _number(burst) != -1:
-        raise _Problem(f"invalid value: {burst[1]}: {_path(burst[0])}")
+    if burst is not None:
+        value = _number(burst[1])
+        if value is None or (value < 0 and value != -1):
+            yield f"invalid value: {burst[1]}", burst[0]
 
 
-def _number(found: tuple[str, str]) -> float:
+def _number(text: str) -> float | None:
     try:
-        return float(found[1])
+        return float(text)
     except ValueError:
-        raise _Problem(f"invalid value: {found[1]}: {_path(found[0])}") from None
+        return None
 
 
 _DURATIONS: tuple[tuple[str, float, str, bool], ...] = (
     ("window", 6.0, "6s", True),
-    ("scale-down-delay", 0.0, "0s", True),
     ("scale-to-zero-pod-retention-period", 0.0, "0s", False),
+    ("scale-down-delay", 0.0, "0s", True),
 )
 
 
-def _durations(annotations: Mapping[str, str], _: Mapping[str, str]) -> None:
+def _durations(annotations: Mapping[str, str], _: Mapping[str, str]) -> _Problems:
     for key, least, shown, whole in _DURATIONS:
         found = value_of(annotations, key)
         if found is None:
@@ -205,37 +237,38 @@ def _durations(annotations: Mapping[str, str], _: Mapping[str, str]) -> None:
         full, text = found
         seconds = parse_duration(text)
         if seconds is None:
-            raise _Problem(f"invalid value: {text}: {_path(full)}")
-        if not least <= seconds <= _HOUR:
-            raise _Problem(f"expected {shown} <= {text} <= 1h0m0s: {_path(full)}")
-        if whole and seconds != int(seconds):
-            raise _Problem(
-                f"{key}={text} must be specified with at most second precision: {_path(full)}"
-            )
+            yield f"invalid value: {text}", full
+        elif not least <= seconds <= _HOUR:
+            yield f"expected {shown} <= {text} <= 1h0m0s", full
+        elif whole and seconds % 1:
+            yield "must be specified with at most second precision", full
 
 
-def _metric(annotations: Mapping[str, str], _: Mapping[str, str]) -> None:
+def _metric(annotations: Mapping[str, str], settings: Mapping[str, str]) -> _Problems:
     metric = annotations.get(names.AUTOSCALING_METRIC)
     if metric is None:
         return
-    kind = annotations.get(names.AUTOSCALING_CLASS, names.KPA_CLASS)
-    allowed = _METRICS.get(kind)
-    if (allowed is not None and metric not in allowed) or not metric:
-        raise _Problem(f"invalid value: {metric}: {_path(names.AUTOSCALING_METRIC)}")
+    default = settings.get("pod-autoscaler-class", names.KPA_CLASS)
+    kind = annotations.get(names.AUTOSCALING_CLASS, default)
+    wrong = (kind == names.KPA_CLASS and metric not in ("concurrency", "rps")) or (
+        kind == names.HPA_CLASS and not metric
+    )
+    if wrong:
+        yield f"invalid value: {metric}", names.AUTOSCALING_METRIC
 
 
-def _aggregation(annotations: Mapping[str, str], _: Mapping[str, str]) -> None:
+def _aggregation(annotations: Mapping[str, str], _: Mapping[str, str]) -> _Problems:
     if annotations.get(names.AUTOSCALING_CLASS) != names.KPA_CLASS:
         return
     found = value_of(annotations, "metric-aggregation-algorithm")
-    known = ("linear", "weighted-exponential", "weightedExponential")
+    known = ("", "linear", "weighted-exponential", "weightedExponential")
     if found is not None and found[1] not in known:
-        raise _Problem(f"invalid value: {found[1]}: {_path(found[0])}")
+        yield f"invalid value: {found[1]}", found[0]
 
 
 def _spec_problems(spec: Mapping[str, Any]) -> list[str]:
     path = "spec.template.spec"
-    problems = []
+    found: dict[str, list[str]] = {}
     limits = (
         ("containerConcurrency", MAX_CONCURRENCY),
         ("timeoutSeconds", MAX_TIMEOUT),
@@ -245,8 +278,8 @@ def _spec_problems(spec: Mapping[str, Any]) -> list[str]:
     for field, most in limits:
         value = spec.get(field)
         if value is not None and not 0 <= value <= most:
-            problems.append(f"expected 0 <= {value} <= {most}: {path}.{field}")
-    return problems
+            found.setdefault(f"expected 0 <= {value} <= {most}", []).append(f"{path}.{field}")
+    return [f"{message}: {', '.join(sorted(paths))}" for message, paths in found.items()]
 
 
 def _traffic_problems(targets: Sequence[Mapping[str, Any]]) -> list[str]:

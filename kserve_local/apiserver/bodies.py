@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -52,6 +53,10 @@ def decode(body: bytes, type_: str) -> tuple[Any, list[str]]:
 
 
 def _yaml(body: bytes) -> Any:
+    if body.startswith(b"{"):
+        # Most clients, ours among them, send JSON, which is YAML, and twenty times as fast to read.
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return orjson.loads(body)
     try:
         # What JSON has no form for (dates, keys that are no strings) becomes text.
         value = yaml.load(body, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

@@ -372,6 +372,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("Actual Replicas", "integer", _text("status", "actualReplicas")),
         Column("Desired Replicas", "integer", _text("status", "desiredReplicas")),
     ),
+    scheme.POD_AUTOSCALER.id: (
+        _NAME,
+        Column("DesiredScale", "integer", _text("status", "desiredScale")),
+        Column("ActualScale", "integer", _text("status", "actualScale")),
+        _READY,
+        _REASON,
+    ),
     scheme.POD.id: (
         _NAME,
         Column("Ready", "string", _pod_ready),

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kserve_local.api.hpa import DEFAULT_BEHAVIOR
+
 PERIOD = 15.0
 """Seconds between two decisions (--horizontal-pod-autoscaler-sync-period)."""
 TOLERANCE = 0.1
@@ -247,18 +249,6 @@ class Behavior:
 
     up: Rules
     down: Rules
-
-
-_PERCENT = {"type": "Percent", "value": 100, "periodSeconds": 15}
-DEFAULT_BEHAVIOR: Mapping[str, Any] = {
-    "scaleUp": {
-        "stabilizationWindowSeconds": 0,
-        "selectPolicy": "Max",
-        "policies": [{"type": "Pods", "value": 4, "periodSeconds": 15}, _PERCENT],
-    },
-    "scaleDown": {"selectPolicy": "Max", "policies": [_PERCENT]},
-}
-"""What the API server makes of an empty `behavior`."""
 
 
 def behavior_of(spec: Mapping[str, Any] | None) -> Behavior:

@@ -263,6 +263,12 @@ class Container:
         host = probe.host or self.replica.ip or "127.0.0.1"
         return why_refused(host, probe.port, [(ip, named.get(n, n)) for ip, n in listening])
 
+    def _began(self) -> float | None:
+        """Return when its program began, as it wrote down itself."""
+        found = runfiles.read_launch(self.around.files.launch(self.replica.id, self.spec.name))
+        began = found.get("began")
+        return float(began) if isinstance(began, (int, float)) else None
+
     def target(self) -> Target:
         """Return where this container's probes go."""
         cwd = self._launch.get("cwd")
@@ -278,6 +284,8 @@ class Container:
             return
         if change.kind in ("ready", "unready"):
             self.status = replace(self.status, ready=change.kind == "ready", message=change.message)
+        if change.kind == "ready" and self.status.began is None:
+            self.status = replace(self.status, began=self._began())
         self.on_change(self, change.kind, change.message)
 
     def _over_memory(self, used: int) -> None:

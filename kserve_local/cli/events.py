@@ -154,4 +154,6 @@ def _payload_line(event: dict[str, Any]) -> str:
     if len(body) > _BODY_WIDTH:
         body = f"{body[:_BODY_WIDTH]}..."
     clock = str(event.get("time", ""))[11:19]
-    return f"{clock}  {kind:<8}  {where}  {event.get('id', '')}  {event.get('target', '')}  {body}"
+    line = f"{clock}  {kind:<8}  {where}  {event.get('id', '')}  {event.get('target', '')}  {body}"
+    # Whoever sent the request must not write to the terminal of whoever looks at it.
+    return "".join(c if c.isprintable() else "?" for c in line)

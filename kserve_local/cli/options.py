@@ -146,6 +146,8 @@ def finish(command: click.Command) -> click.Command:
         if isinstance(param, click.Option) and param.envvar is None:
             name = max(param.opts, key=len).lstrip("-")
             param.envvar = _env(name.upper().replace("-", "_"))
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        finish(below)
     return command
 
 

@@ -230,12 +230,12 @@ class Follower:
         """Whether a Pod of each component is there; right after a start a service's status may be
         yesterday's.
         """
-        spec = self.objects[name].get("spec") or {}
         ready = self._ready_pods.get(name) or {}
+        zero = (self._observed.get(name) or {}).get("zero", ())
         if is_graph(self.objects[name]):
-            return spec.get("minReplicas") == 0 or bool(ready)
+            return "graph" in zero or bool(ready)
         return all(
-            part.component in ready.values() or spec[part.component].get("minReplicas") == 0
+            part.component in ready.values() or part.component in zero
             for part in states_of(self.objects[name])
         )
 

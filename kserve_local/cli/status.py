@@ -19,7 +19,9 @@ from kserve_local.cli.status_components import revisions_of, with_components
 if TYPE_CHECKING:
     from kserve_local.settings import Settings
 
-HEADER = ("NAME", "READY", "REPLICAS", "URL", "REV (TRAFFIC)", "MEM", "P95", "LAST ERROR")
+HEADER = (
+    "NAME", "READY", "REPLICAS", "URL", "REV (TRAFFIC)", "MEM", "P95", "STARTED IN", "LAST ERROR",
+)  # fmt: skip
 PERIOD = 1.0
 """Seconds between two looks of `--watch`."""
 LATELY = 600.0
@@ -94,7 +96,8 @@ def _look(
     port = running.gateway_url.rpartition(":")[2]
     many = len({s["namespace"] for s in services}) > 1
     lines = with_components(services, wide=form == "wide")
-    rows, header = [_row(s, port, many) for s in lines], [*HEADER]
+    wide = form == "wide"
+    rows, header = [_row(s, port, many, _start(s, wide=wide)) for s in lines], [*HEADER]
     if form == "wide" or any(map(_restarted_lately, services)):
         for cells, word in zip(
             [header, *rows], ["RESTARTS", *(_restarts(s, aged=aged) for s in lines)], strict=True
@@ -121,7 +124,7 @@ def _look(
             notes.setdefault(note, []).append(service["name"])
         for note in service.get("notes", ()):
             notes.setdefault(f"no effect here: {note}", []).append(service["name"])
-        for note in service.get("warnings", ()):
+        for note in (*service.get("overrides", ()), *service.get("warnings", ())):
             notes.setdefault(note, []).append(service["name"])
     if notes:
         # Many services share a runtime: one line a note, not one a service.
@@ -170,6 +173,17 @@ def _restarts(service: dict[str, Any], *, aged: bool) -> str:
     if not aged or not count or seconds is None:
         return str(count)
     return f"{count} ({human(seconds)} ago)"
+
+
+def _start(service: dict[str, Any], *, wide: bool) -> str:
+    """Return the last start: total and longest phases, or all of them; `-` without one."""
+    from kserve_local.api import start_phases
+
+    last = service.get("lastStart")
+    if not last:
+        return "-"
+    start = start_phases.from_seconds(last["phases"])
+    return start.full() if wide else start.brief()
 
 
 def _gpus(service: dict[str, Any]) -> str:
@@ -226,7 +240,7 @@ def brief(reason: str, message: str) -> str:
     return text if len(text) <= _ERROR_WIDTH else text[: _ERROR_WIDTH - 3] + "..."
 
 
-def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
+def _row(service: dict[str, Any], port: str, many: bool, start: str) -> list[str]:
     ready = sum(r["replicas"] for r in service["revisions"] if r["percent"] or r["replicas"])
     pods = sum(len(r["pods"]) for r in service["revisions"])
     words = {"Ready": "True", "Failed": "False", "Loading": "Unknown"}
@@ -243,5 +257,6 @@ def _row(service: dict[str, Any], port: str, many: bool) -> list[str]:
         revisions_of(service),
         f"{service['memory'] // 2**20}M" if service["memory"] else "-",
         f"{service['p95'] * 1000:.0f}ms" if service["p95"] else "-",
+        start,
         f"{whose}: {error}" if whose and not service.get("apart") else error,
     ]

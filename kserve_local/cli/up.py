@@ -63,6 +63,10 @@ _BACK_OFFS = frozenset(
 @click.option("--port", metavar="N|auto", help="The gateway's port.")
 @click.option("--api-port", metavar="N|auto", help="The API's.")
 @click.option("--host", help="The gateway's address.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N",
+    help="Repeat the gateway's draws: the same requests reach the same revisions.",
+)  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Forget the state of earlier runs first.")
 @click.option("--dry-run", is_flag=True, help="Validate and show what would be applied.")
 @common
@@ -80,6 +84,7 @@ def command(
     port: str | None,
     api_port: str | None,
     host: str | None,
+    seed: int | None,
     fresh: bool,
     dry_run: bool,
 ) -> int:
@@ -99,6 +104,7 @@ def command(
         "runtime_images": runtime_images,
         "gpu": gpu,
         "simulate_gpus": simulate_gpus,
+        "seed": seed,
     }
     begun = time.monotonic()
     settings = flags.settings(**given)
@@ -253,6 +259,10 @@ def _check_conflicts(
 
     if flags.offline and not (running.raw.get("flags") or {}).get("offline"):
         raise _runs_otherwise(settings, "without --offline", "--offline")
+    seed = (running.raw.get("flags") or {}).get("seed")
+    if given["seed"] is not None and given["seed"] != seed:
+        is_now = "without --seed" if seed is None else f"with --seed {seed}"
+        raise _runs_otherwise(settings, is_now, f"--seed {given['seed']}")
     profile = str(running.raw.get("profile") or "")
     if flags.profile and flags.profile != profile:
         is_now = f"with --profile {profile}" if profile else "without a profile"
@@ -664,15 +674,26 @@ class _Session:
                 # The short form leads nowhere where two services have the model.
                 rest = found["rest" if shown[name] == name[1] else "predict"]
                 out.say(f"  {padded(shown[name], column)}REST  {rest}")
-                out.say(f"  {'':<{column}}path  {found['path']}")
+                if found["path"] != rest:
+                    out.say(f"  {'':<{column}}path  {found['path']}")
                 out.say(f"  {'':<{column}}host  {hosts}")
         ready = [n for n, v in follower.views.items() if v.state == "Ready"]
-        example = next(iter(sorted(ready or to_try)), None)
+        objects = {n: follower.objects.get(n) or self.applied[n] for n in ready or to_try}
+        example = first_to_try(objects)
         if example is not None:
             isvc = follower.objects.get(example) or self.applied[example]
             words = f"{self._argument(example)} {sample_request(isvc, self.settings.project)}"
             out.say(f"  {'Try it':<{column}}kserve-local predict {words}")
         out.say(f"  {'Watch':<{column}}kserve-local status   ·   Stop  kserve-local down")
+
+
+def first_to_try(objects: Mapping[Name, Object]) -> Name | None:
+    """Return what to call first: a graph, of which the services are steps, else by the name."""
+
+    def rank(name: Name) -> tuple[bool, Name]:
+        return objects[name]["kind"] != "InferenceGraph", name
+
+    return min(objects, key=rank, default=None)
 
 
 def sample_request(isvc: Object, project: Path) -> str:
@@ -691,7 +712,7 @@ def sample_request(isvc: Object, project: Path) -> str:
         for file in samples:
             if file.is_file():
                 return quote(f"@{os.path.relpath(file)}")
-    if model_of(isvc).get("protocolVersion") == "v2":
+    if model_of(isvc).get("protocolVersion") in ("v2", "grpc-v2"):
         return """'{"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}'"""
     return """'{"instances": [[...]]}'"""
 

@@ -121,14 +121,14 @@ class Http:
             connection, reply = await self._exchange(data, again=method == "GET")
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise self._silent(error) from error
-        keep = False
         try:
             yield reply
-            keep = reply.finished and reply.header("connection").lower() != "close"
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             raise self._silent(error) from error
         finally:
             connection.used = True
+            # Also where the answer was an error that the caller raises: it has been read.
+            keep = reply.finished and reply.header("connection").lower() != "close"
             if keep and len(self._idle) < _IDLE:
                 self._idle.append(connection)
             else:

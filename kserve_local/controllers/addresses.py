@@ -23,6 +23,7 @@ from pathlib import Path
 import orjson
 
 from kserve_local.api.meta import Key, Object, name_of, namespace_of
+from kserve_local.controllers import sock_diag
 from kserve_local.errors import Missing
 
 NETWORK = ipaddress.ip_network("127.64.0.0/10")
@@ -45,8 +46,17 @@ def _rotated(offsets: range, start: int) -> Iterator[int]:
     return (offsets[(start + i) % len(offsets)] for i in range(len(offsets)))
 
 
-def listening_addresses(proc: Path = Path("/proc/net/tcp")) -> frozenset[int]:
-    """Return the IPv4 addresses (as integers) inside the network that anybody listens on.
+def listening_addresses() -> frozenset[int]:
+    """Return the IPv4 addresses (as integers) inside the network that anybody listens on."""
+    try:
+        found = sock_diag.listening()
+    except OSError:
+        return listed_in(Path("/proc/net/tcp"))
+    return frozenset(a for a in found if _FIRST <= a < _FIRST + NETWORK.num_addresses)
+
+
+def listed_in(proc: Path) -> frozenset[int]:
+    """Return the same from a file like /proc/net/tcp, where the kernel cannot be asked.
 
     Source: proc(5), /proc/net/tcp: local address in hex, network order read as a native word;
     state 0A is LISTEN.

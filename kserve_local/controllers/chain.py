@@ -6,6 +6,7 @@ and a test: the Pod webhook, addresses, where routes go.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,6 @@ from kserve_local.api.meta import Key, Object
 from kserve_local.api.scheme import SERVICE
 from kserve_local.controllers import knative_names
 from kserve_local.controllers.deployment import DeploymentController
-from kserve_local.controllers.hpa import HPAController, Meter, no_meter
 from kserve_local.controllers.httproute import HTTPRouteController
 from kserve_local.controllers.inferencegraph import InferenceGraphController
 from kserve_local.controllers.inferenceservice import InferenceServiceController
@@ -44,8 +44,7 @@ class ChainSettings:
         mutate: The Pod webhook (`pod_mutators.mutate` with its config and lookup bound).
         service_ip: The address of a Service of Standard mode (`AddressPool.service_ip`); empty:
             it has none.
-        meter: What Pods use (`Backend.usage`).
-        scaling_speed: How many times faster than a cluster's the HPA's clock runs.
+        clock: Epoch seconds, for gradual rollouts.
     """
 
     domain: str = "example.com"
@@ -53,8 +52,7 @@ class ChainSettings:
     host_address: Callable[[], str] = str
     mutate: Callable[[Object], Object] = lambda pod: pod
     service_ip: Callable[[Key], str] = lambda key: ""
-    meter: Meter = no_meter
-    scaling_speed: float = 1.0
+    clock: Callable[[], float] = time.time
 
 
 def knative_chain(
@@ -77,11 +75,10 @@ def knative_chain(
     return [
         InferenceServiceController(store, events, observed, standard),
         InferenceGraphController(store, events, observed, standard),
-        KnativeServiceController(store, events, domain=settings.domain),
+        KnativeServiceController(store, events, domain=settings.domain, clock=settings.clock),
         RevisionController(store, events, progress_deadline=settings.progress_deadline),
         DeploymentController(store, events, mutate=settings.mutate),
         HTTPRouteController(store),
-        HPAController(store, events, meter=settings.meter, speed=settings.scaling_speed),
         KEDAController(store),
         RoutesController(store, sink, domain=settings.domain, host_address=settings.host_address),
         *(UnavailableController(store, events, kind) for kind in UNAVAILABLE),

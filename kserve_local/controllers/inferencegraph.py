@@ -40,7 +40,6 @@ from kserve_local.api.scheme import (
     key_of,
 )
 from kserve_local.controllers import graph_knative, graph_standard
-from kserve_local.controllers.conditions import FALSE, TRUE
 from kserve_local.controllers.isvc_ingress import with_domain
 from kserve_local.controllers.isvc_knative import is_stopped
 from kserve_local.controllers.isvc_status import NOT_AVAILABLE
@@ -56,6 +55,7 @@ from kserve_local.errors import (
     NotFound,
     ServiceUnavailable,
 )
+from kserve_local.reconcile.conditions import FALSE, TRUE
 from kserve_local.reconcile.controller import Watch, controlling, itself
 from kserve_local.reconcile.result import DONE, RETRY, Result
 from kserve_local.store.events import EventRecorder

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from kserve_local.api import gaps, names, validation
+from kserve_local.api import gaps, names, pod_autoscaler, validation
 from kserve_local.api.config import InferenceServiceConfig, parse
 from kserve_local.api.meta import (
     Key,
@@ -335,6 +335,9 @@ class InferenceServiceController:
         if is_predictor:
             runtimes = self._store.list(SERVING_RUNTIME.id, namespace=namespace_of(isvc))
             cluster_runtimes = self._store.list(CLUSTER_SERVING_RUNTIME.id)
+        allow_zero = pod_autoscaler.may_start_at_zero(
+            self._store.find(pod_autoscaler.CLUSTER_CONFIG)
+        )
         # Objects are never changed in place, so comparing them is comparing references first.
         inputs = (
             uid_of(isvc),
@@ -342,6 +345,7 @@ class InferenceServiceController:
             labels_of(isvc),
             annotations_of(isvc),
             config,
+            allow_zero,
             rolled_out,
             runtimes,
             cluster_runtimes,
@@ -356,7 +360,13 @@ class InferenceServiceController:
             if is_predictor:
                 draft.runtime(kind, name)
             parts = isvc_parts.build(isvc, component, cluster, selection)
-            wanted = isvc_knative.knative_service(isvc, component, parts, rolled_out=rolled_out)
+            wanted = isvc_knative.knative_service(
+                isvc,
+                component,
+                parts,
+                rolled_out=rolled_out,
+                allow_zero=allow_zero,
+            )
             made = self._made[key] = _Made(inputs, kind, name, wanted)
         if is_predictor:
             draft.runtime(made.runtime_kind, made.runtime_name)
@@ -533,10 +543,12 @@ def _is_observed(ksvc: Object) -> bool:
 def _merged(existing: Object, wanted: Object) -> Object:
     """Return `existing` with what KServe manages replaced, or itself when nothing differs.
 
-    Labels and annotations that others put on the Knative Service stay.
+    Labels and annotations that others put on the Knative Service stay; of the latter those that
+    KServe takes from the InferenceService go with it.
     """
     labels = {**labels_of(existing), **labels_of(wanted)}
-    annotations = {**annotations_of(existing), **annotations_of(wanted)}
+    others = {k: v for k, v in annotations_of(existing).items() if k != names.ROLLOUT_DURATION}
+    annotations = {**others, **annotations_of(wanted)}
     same = (
         existing["spec"] == wanted["spec"]
         and labels == dict(labels_of(existing))
@@ -545,7 +557,7 @@ def _merged(existing: Object, wanted: Object) -> Object:
     if same:
         return existing
     metadata: dict[str, Any] = {**existing["metadata"], "labels": labels}
-    if annotations:
+    if annotations or annotations_of(existing):
         metadata["annotations"] = annotations
     return {**existing, "metadata": metadata, "spec": wanted["spec"]}
 

@@ -46,16 +46,22 @@ def service_name(isvc: Object, component: Component) -> str:
 
 
 def knative_service(
-    isvc: Object, component: Component, parts: PodParts, *, rolled_out: str
+    isvc: Object,
+    component: Component,
+    parts: PodParts,
+    *,
+    rolled_out: str,
+    allow_zero: bool = False,
 ) -> Object:
     """Return a component's Knative Service.
 
     Args:
         parts: The component's Pod.
         rolled_out: `latestRolledoutRevision` of the status, empty before the first rollout.
+        allow_zero: Revisions may start without a Pod (`allow-zero-initial-scale`).
     """
     spec: Mapping[str, Any] = isvc["spec"][component]
-    annotations = template_annotations(spec, parts.annotations)
+    annotations = template_annotations(spec, parts.annotations, allow_zero=allow_zero)
     own = {k: v for k, v in annotations.items() if k == names.ROLLOUT_DURATION}
     template = {
         "metadata": {
@@ -104,13 +110,17 @@ def traffic(canary: int | None, *, rolled_out: str, tag_latest: bool) -> list[di
     return [latest, previous]
 
 
-def template_annotations(component: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the revision template's annotations: those given plus the autoscaling ones."""
+def template_annotations(
+    component: Mapping[str, Any], given: Mapping[str, str], *, allow_zero: bool = False
+) -> dict[str, str]:
+    """Return the revision template's annotations: those given plus the autoscaling ones.
+
+    An initial scale that is no number, or zero where the cluster forbids that, is left out.
+    """
     annotations = dict(given)
     annotations.setdefault(names.AUTOSCALING_CLASS, names.KPA_CLASS)
     initial = annotations.get(names.INITIAL_SCALE)
-    if initial is not None and (not _is_int(initial) or int(initial) == 0):
-        # Zero would need `allow-zero-initial-scale` in Knative's config, which ships false.
+    if initial is not None and (not _is_int(initial) or (int(initial) == 0 and not allow_zero)):
         del annotations[names.INITIAL_SCALE]
     least = component.get("minReplicas")
     annotations[names.MIN_SCALE] = str(1 if least is None else int(least))

@@ -11,10 +11,10 @@ from typing import Any
 
 from kserve_local.api.meta import Object, get_condition
 from kserve_local.controllers import isvc_canary
-from kserve_local.controllers.conditions import FALSE, TRUE, UNKNOWN
 from kserve_local.controllers.isvc_canary import Canary
 from kserve_local.controllers.isvc_knative import COMPONENTS, Component
 from kserve_local.controllers.isvc_status import INGRESS_READY, READY_OF, StatusDraft
+from kserve_local.reconcile.conditions import FALSE, TRUE, UNKNOWN
 
 CANARY_READY = "CanaryPredictorReady"
 NO_ROUTE = "HttpRouteNotReady"

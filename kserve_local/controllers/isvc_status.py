@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 from kserve_local.api.meta import Object, name_of, namespace_of
 from kserve_local.api.names import PREDICTOR_CONTAINER
 from kserve_local.controllers import pod_state
-from kserve_local.controllers.conditions import FALSE, TRUE, UNKNOWN, ConditionSet
 from kserve_local.controllers.isvc_knative import COMPONENTS, Component, components_of, entry_of
 from kserve_local.controllers.pod_state import Failure
+from kserve_local.reconcile.conditions import FALSE, TRUE, UNKNOWN, ConditionSet
 
 READY = "Ready"
 INGRESS_READY = "IngressReady"

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kserve_local.api.hpa import DEFAULT_BEHAVIOR
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -21,7 +22,6 @@ from kserve_local.api.meta import (
     owner_reference,
 )
 from kserve_local.api.scheme import DEPLOYMENT, HORIZONTAL_POD_AUTOSCALER, SCALED_OBJECT
-from kserve_local.autoscaler.hpa import DEFAULT_BEHAVIOR
 from kserve_local.controllers import standard_objects
 from kserve_local.controllers.knative_service import with_status
 from kserve_local.controllers.standard_apply import StandardObjects, StandardSettings

@@ -6,14 +6,16 @@ between; here both are folded into the Knative Service, whose conditions read as
 (knative/serving pkg/reconciler/{service,configuration,route,labeler}, pkg/apis/serving/v1).
 
 A new Revision is made when the template differs from that of the newest one; traffic and metadata
-make none. `latestRevision: true` follows the newest Revision that is ready.
+make none. `latestRevision: true` follows the newest Revision that is ready, at once or step by step
+(`gradual_rollout`).
 """
 
 from __future__ import annotations
 
 import copy
 import os.path
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,15 +28,17 @@ from kserve_local.api.meta import (
     name_of,
     namespace_of,
     owner_reference,
+    parse_timestamp,
     timestamp,
     uid_of,
 )
 from kserve_local.api.names import KNATIVE_VISIBILITY, MANIFEST, SOURCE_URI, STORAGE_INITIALIZER
-from kserve_local.api.scheme import KNATIVE_SERVICE, REVISION, SERVICE, key_of
-from kserve_local.controllers import garbage
+from kserve_local.api.scheme import CONFIG_MAP, KNATIVE_SERVICE, REVISION, SERVICE, key_of
+from kserve_local.controllers import garbage, gradual_rollout
 from kserve_local.controllers import knative_names as names
-from kserve_local.controllers.conditions import FALSE, TRUE, ConditionSet
+from kserve_local.controllers.gradual_rollout import Rollout
 from kserve_local.errors import AlreadyExists, Conflict, NotFound
+from kserve_local.reconcile.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.reconcile.controller import Watch, controlling, itself
 from kserve_local.reconcile.result import DONE, Result
 from kserve_local.store.events import EventRecorder
@@ -153,19 +157,59 @@ def _last_number(ksvc: Object) -> int:
     return int(tail) if tail.isdigit() else 0
 
 
+def plan_rollouts(ksvc: Object, revisions: Sequence[Object], *, now: float) -> dict[str, Rollout]:
+    """Return how the traffic of each `latestRevision` target is divided, by tag.
+
+    Empty while traffic moves at once: without a duration, or before the first Revision is ready.
+
+    Args:
+        now: Epoch seconds.
+    """
+    duration = gradual_rollout.duration_of(annotations_of(ksvc))
+    ready = latest_ready(ksvc, revisions)
+    if not duration or not ready:
+        return {}
+    there = {name_of(r) for r in revisions}
+    before = {
+        **gradual_rollout.from_traffic((ksvc.get("status") or {}).get("traffic") or ()),
+        **gradual_rollout.from_text(annotations_of(ksvc).get(gradual_rollout.STATE, "")),
+    }
+    percents: dict[str, int] = {}
+    for target in traffic_targets(ksvc):
+        if not target.get("revisionName"):
+            tag = str(target.get("tag") or "")
+            percents[tag] = percents.get(tag, 0) + int(target.get("percent") or 0)
+    found = {}
+    for tag, percent in percents.items():
+        known = gradual_rollout.without(before.get(tag), there)
+        rollout = gradual_rollout.follow(known, percent, ready, now=now)
+        # The gateway has a table within milliseconds: it follows the first percent at once.
+        found[tag] = gradual_rollout.observe_ready(rollout, duration, now=now)
+    return found
+
+
 def plan_status(
-    ksvc: Object, revisions: Sequence[Object], *, hosts: Hosts, now: str
+    ksvc: Object,
+    revisions: Sequence[Object],
+    *,
+    hosts: Hosts,
+    now: str,
+    rollouts: Mapping[str, Rollout] | None = None,
 ) -> dict[str, Any]:
-    """Return the Knative Service's status."""
+    """Return the Knative Service's status.
+
+    Args:
+        rollouts: `plan_rollouts`; None: traffic moves at once.
+    """
     before: Mapping[str, Any] = ksvc.get("status") or {}
     by_name = {name_of(r): r for r in revisions}
     conditions = ConditionSet(
         "Ready", ("ConfigurationsReady", "RoutesReady"), before.get("conditions") or (), now=now
     )
     created = newest(revisions)
-    ready_name = _latest_ready(revisions, str(before.get("latestReadyRevisionName") or ""))
+    ready_name = latest_ready(ksvc, revisions)
     _configuration(conditions, created, ready_name)
-    traffic = _route(conditions, ksvc, by_name, ready_name, hosts)
+    traffic = _route(conditions, ksvc, by_name, ready_name, hosts, rollouts or {})
     status: dict[str, Any] = {
         "observedGeneration": ksvc["metadata"]["generation"],
         "url": hosts.url(ksvc),
@@ -181,8 +225,9 @@ def plan_status(
     return status
 
 
-def _latest_ready(revisions: Sequence[Object], before: str) -> str:
+def latest_ready(ksvc: Object, revisions: Sequence[Object]) -> str:
     """Return the newest ready Revision, not older than the one that was latest before."""
+    before = str((ksvc.get("status") or {}).get("latestReadyRevisionName") or "")
     floor = next((number_of(r) for r in revisions if name_of(r) == before), 0)
     ready = [r for r in revisions if is_revision_ready(r) and number_of(r) >= floor]
     latest = newest(ready)
@@ -225,6 +270,7 @@ def _route(
     revisions: Mapping[str, Object],
     ready_name: str,
     hosts: Hosts,
+    rollouts: Mapping[str, Rollout],
 ) -> list[dict[str, Any]]:
     """Resolve the traffic block; the first target that cannot be resolved is the Route's reason."""
     resolved = []
@@ -248,9 +294,20 @@ def _route(
         if target.get("tag"):
             entry["tag"] = target["tag"]
             entry["url"] = hosts.url(ksvc, target["tag"])
-        resolved.append(entry)
-    conditions.mark_true("RoutesReady")
+        resolved += _divided(entry, None if target.get("revisionName") else rollouts)
+    if all(rollout.done for rollout in rollouts.values()):
+        conditions.mark_true("RoutesReady")
+    else:
+        conditions.mark_unknown("RoutesReady", gradual_rollout.REASON, gradual_rollout.MESSAGE)
     return resolved
+
+
+def _divided(entry: dict[str, Any], rollouts: Mapping[str, Rollout] | None) -> list[dict[str, Any]]:
+    """Return a target's entry for each Revision of its rollout, as Knative's Route shows them."""
+    rollout = (rollouts or {}).get(str(entry.get("tag") or ""))
+    if rollout is None or rollout.done:
+        return [entry]
+    return [{**entry, "revisionName": s.revision, "percent": s.percent} for s in rollout.shares]
 
 
 def traffic_targets(ksvc: Object) -> Sequence[Mapping[str, Any]]:
@@ -331,6 +388,7 @@ class KnativeServiceController:
 
     Args:
         domain: Knative's domain for public hosts.
+        clock: Epoch seconds, for gradual rollouts.
     """
 
     name = "knative-service"
@@ -340,10 +398,18 @@ class KnativeServiceController:
         Watch(SERVICE.id, controlling(KNATIVE_SERVICE.id)),
     )
 
-    def __init__(self, store: Store, events: EventRecorder, *, domain: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        events: EventRecorder,
+        *,
+        domain: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
         self._events = events
         self._hosts = Hosts(domain)
+        self._clock = clock
 
     async def reconcile(self, key: Key) -> Result:
         """Make the Revision that the template asks for, route, and say how it stands."""
@@ -357,12 +423,38 @@ class KnativeServiceController:
             created = await self._create_revision(ksvc, wanted)
             revisions = [*revisions, created]
         await self._create_placeholder(ksvc)
-        status = plan_status(ksvc, revisions, hosts=self._hosts, now=now)
+        seconds = self._clock()
+        rollouts = plan_rollouts(ksvc, revisions, now=seconds)
+        # Before the status: a step that is not remembered must not be seen.
+        await self._remember(ksvc, gradual_rollout.to_text(rollouts))
+        status = plan_status(ksvc, revisions, hosts=self._hosts, now=now, rollouts=rollouts)
         await self._write_status(ksvc, status)
-        await self._label(revisions, routing_states(status, revisions), now=now)
-        for revision in garbage.surplus_revisions(revisions, status):
+        states = routing_states(status, revisions)
+        await self._label(revisions, states, now=now)
+        surplus = garbage.surplus_revisions(
+            [r for r in revisions if states[name_of(r)] == RESERVE],
+            str(status.get("latestReadyRevisionName") or ""),
+            retention=self._retention(),
+            now=parse_timestamp(now),
+        )
+        for revision in surplus:
             await _gone(self._store.delete(key_of(revision), uid=uid_of(revision)))
-        return DONE
+        due = gradual_rollout.next_step(rollouts)
+        return DONE if due is None else Result(requeue_after=max(0.0, due - seconds))
+
+    async def _remember(self, ksvc: Object, rollouts: str) -> None:
+        """Keep the state of gradual rollouts with the Knative Service."""
+        annotations = dict(annotations_of(ksvc))
+        if annotations.pop(gradual_rollout.STATE, "") == rollouts:
+            return
+        if rollouts:
+            annotations[gradual_rollout.STATE] = rollouts
+        metadata = {**ksvc["metadata"], "annotations": annotations}
+        await self._store.update({**ksvc, "metadata": metadata})
+
+    def _retention(self) -> garbage.Retention:
+        key = Key(CONFIG_MAP.id, garbage.CONFIG_NAMESPACE, garbage.CONFIG_NAME)
+        return garbage.retention(self._store.find(key))
 
     async def _create_revision(self, ksvc: Object, wanted: Object) -> Object:
         created = await self._store.create(wanted)

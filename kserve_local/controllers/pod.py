@@ -13,7 +13,15 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +77,7 @@ logger = logging.getLogger(__name__)
 STAND_IN_ANNOTATION = names.STAND_IN
 DRAIN = 0.25
 """Seconds between a Pod leaving the routes and SIGTERM: the gateway's table is swapped by then."""
+_FOR_THE_END = 1.0
 _MAX_EVENTS = 1000
 _UNKNOWN_GRACE = 5.0
 _NAMES_EVERY = 0.2
@@ -85,7 +94,10 @@ class NodeAgent:
         node: Name, addresses and size of this machine.
         devices: The GPUs of this machine; without it there are none.
         clock: Unix time; for tests.
-        drain: Seconds between a Pod leaving the routes and SIGTERM.
+        released: Returns when the gateway has nothing more to do with a Pod (`namespace/name`).
+        patience: Seconds for a gateway to be asked, where there may be none.
+        started: Takes a Pod that has become Ready for the first time, and when the phases of its
+            start began (`api.start_phases`).
     """
 
     name = "node-agent"
@@ -103,7 +115,9 @@ class NodeAgent:
         node: NodeFacts,
         devices: DeviceInventory | None = None,
         clock: Callable[[], float] = time.time,
-        drain: float = DRAIN,
+        released: Callable[[str], Awaitable[None]] | None = None,
+        patience: float = DRAIN,
+        started: Callable[[Object, Mapping[str, float]], None] = lambda pod, begins: None,
     ) -> None:
         self._store = store
         self._backend = backend
@@ -113,7 +127,9 @@ class NodeAgent:
         self._node = node
         self._devices = DeviceLedger(devices or DeviceInventory())
         self._clock = clock
-        self._drain = drain
+        self._released = released
+        self._patience = patience
+        self._started = started
         self._work: dict[str, Work] = {}
         self._by_key: dict[Key, str] = {}
         self._replicas: dict[str, ReplicaStatus] = {}
@@ -275,6 +291,7 @@ class NodeAgent:
         if event.kind == "ready":
             record = work.records.get(container, Record())
             work.records[container] = replace(record, was_ready=True)
+            self._became_ready(work, event)
         elif pod is None:
             pass
         elif event.kind == "unready" and event.message:
@@ -289,6 +306,15 @@ class NodeAgent:
         elif event.kind == "note" and event.message:
             self._note(pod, "Normal", "Note", event.message)
         self._add(work.key)
+
+    def _became_ready(self, work: Work, event: ReplicaEvent) -> None:
+        """Take note of when the last container of a first start began and became ready."""
+        if work.begins is None:
+            return
+        began = [c.began for c in event.status.containers if c.began is not None]
+        if began:
+            work.begins["load"] = max(began)
+        work.begins["warm"] = time.monotonic()
 
     # -- Events -----------------------------------------------------------------------------------
 
@@ -343,6 +369,9 @@ class NodeAgent:
         pod = await self._store.update_status({**pod, "status": plan.status})
         if pod_state.is_dead(pod):
             self._give_back(work.uid)
+        if work.begins is not None and pod_state.is_ready(pod):
+            begins, work.begins = work.begins, None
+            self._started(pod, begins)
         for container in plan.backing_off:
             self._note_backoff(work, pod, container)
         self._carry_out(work, pod, plan)
@@ -396,6 +425,8 @@ class NodeAgent:
             running=uid in self._replicas,
             now=self._clock(),
         )
+        if uid not in self._replicas:
+            work.begins = {"resolve": time.monotonic()}
         self._work[uid] = work
         self._by_key[key] = uid
         return work
@@ -414,7 +445,7 @@ class NodeAgent:
         held = self._devices.held_by(work.uid)
         devices = ",".join(device.id for device in held)
         if stand_in := graph_pod.stand_in(pod):
-            work.carried = True
+            work.carried, work.begins = True, None
             for container in spec_containers(pod):
                 work.notes[str(container.get("name"))] = stand_in
                 work.images[str(container.get("name"))] = graph_pod.IMAGE_ID
@@ -507,6 +538,7 @@ class NodeAgent:
             self._start_task(work, f"restart-{name}", self._starter.restart(work, pod, name))
 
     def _initialize(self, work: Work, pod: Object, name: str) -> None:
+        work.enters("download")
         now = self._clock()
         before = work.init.pop(name, None)
         if isinstance(before, Terminated):
@@ -544,7 +576,7 @@ class NodeAgent:
         if others:
             await asyncio.gather(*others, return_exceptions=True)
         if drain and work.uid in self._replicas:
-            await asyncio.sleep(self._drain)
+            grace -= await self._drain(work.key, grace)
         await self._backend.stop(work.uid, grace=grace)
         self._replicas.pop(work.uid, None)
         await asyncio.to_thread(remove_volumes, self._starter.folder(work.uid), _log_removal)
@@ -556,6 +588,20 @@ class NodeAgent:
         self._work.pop(work.uid, None)
         if self._by_key.get(work.key) == work.uid:
             del self._by_key[work.key]
+
+    async def _drain(self, key: Key, grace: float) -> float:
+        """Let the Pod's requests finish, as queue-proxy does before SIGTERM; return the seconds.
+
+        Bounded by the grace, of which a second is left for the server's own end.
+        """
+        begun = time.monotonic()
+        if self._released is None:
+            await asyncio.sleep(self._patience)
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(grace - _FOR_THE_END, self._patience)):
+                    await self._released(f"{key.namespace}/{key.name}")
+        return min(time.monotonic() - begun, max(0.0, grace - _FOR_THE_END))
 
 
 def _still_ready(replica: ReplicaStatus, pod: Object) -> ReplicaStatus:

@@ -346,14 +346,17 @@ class PodStarter:
             specs = await self._specs(work, pod, all_containers(pod))
             if specs is None:
                 return
+            work.enters("environment")
             for preparing in specs:
                 await self.backend.prepare(preparing, self._reporter(work, pod, preparing.name))
             preparing = None
+            work.enters("start")
             specs = tuple(replace(spec, logins=()) for spec in specs)
             work.progress.clear()
             for spec in specs:
                 work.log_offsets[spec.name] = LogFile.at(spec.log_path).size
             await self.backend.start(self._replica_spec(work, pod, specs))
+            work.enters("load")
             work.failures, work.refused = 0, {}
             await self._refresh(work.uid)
             for name in played_sidecars(pod):

@@ -7,6 +7,7 @@ a new supervisor loses nothing.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -84,6 +85,8 @@ class Work:
         no_stand_in: Why a container runs in Docker, by name.
         in_docker: It runs as containers, whose address the engine gives.
         carried: The gateway does its work: nothing is started, and it runs (`graph_pod`).
+        begins: When the phases of its first start began (`api.start_phases`); None: they are told,
+            or nobody saw them.
     """
 
     uid: str
@@ -107,10 +110,16 @@ class Work:
     no_stand_in: dict[str, str] = field(default_factory=dict)
     admitted: bool = False
     carried: bool = False
+    begins: dict[str, float] | None = None
     unschedulable: str = ""
     creating: bool = False
     stopping: bool = False
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def enters(self, phase: str) -> None:
+        """Take note that a phase of the first start begins; a repeated one goes on."""
+        if self.begins is not None:
+            self.begins.setdefault(phase, time.monotonic())
 
 
 def meet(

@@ -1,14 +1,16 @@
-"""Revision -> Deployment, its Services, and the Revision's conditions.
+"""Revision -> Deployment, PodAutoscaler, its Services, and the Revision's conditions.
 
-Reads Revisions, their Deployment and Pods; writes the Deployment, the two Services a Revision has
-on a cluster, and the Revision's status. Conditions, reasons and messages are Knative's
-(knative/serving pkg/apis/serving/v1/revision_lifecycle.go, pkg/reconciler/revision).
+Reads Revisions, their Deployment, PodAutoscaler and Pods; writes the Deployment, the PodAutoscaler,
+the two Services a Revision has on a cluster, and the Revision's status. Conditions, reasons and
+messages are Knative's (knative/serving pkg/apis/serving/v1/revision_lifecycle.go,
+pkg/reconciler/revision).
 
 Not shown here: the queue-proxy container. Users name `kserve-container` (logs, exec) and nothing
 else, every request passes our gateway, and what queue-proxy does (readiness by TCP, PORT and K_*
 variables, the concurrency limit) is put onto the serving container or done by the gateway.
 
-`scale` decides how many Pods there are; the autoscaler will take its place.
+How many Pods there are the autoscaler says in the PodAutoscaler's status; `replicas` adds what
+holds before its first word and out of all traffic.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from kserve_local.api import pod_autoscaler
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -32,14 +36,22 @@ from kserve_local.api.meta import (
     timestamp,
     uid_of,
 )
-from kserve_local.api.names import INITIAL_SCALE, MAX_SCALE, MIN_SCALE
-from kserve_local.api.scheme import DEPLOYMENT, POD, REVISION, SERVICE
+from kserve_local.api.names import AUTOSCALING, INITIAL_SCALE, MAX_SCALE, MIN_SCALE
+from kserve_local.api.scheme import (
+    DEPLOYMENT,
+    POD,
+    POD_AUTOSCALER,
+    REVISION,
+    SERVICE,
+    key_of,
+)
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import pod_state
-from kserve_local.controllers.conditions import FALSE, TRUE, ConditionSet
+from kserve_local.controllers.knative_service import ACTIVE as ACTIVE_ROUTE
 from kserve_local.controllers.knative_service import RESERVE, with_status
 from kserve_local.controllers.modelcars import image_volumes
 from kserve_local.errors import AlreadyExists, Conflict
+from kserve_local.reconcile.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.reconcile.controller import Watch, controlling, itself, labelled
 from kserve_local.reconcile.result import DONE, Result
 from kserve_local.store.events import EventRecorder
@@ -54,14 +66,17 @@ _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNe
 _NOT_ON_PODS = (names.ROUTING_STATE_MODIFIED, names.ROUTES, names.TEMPLATE_HASH)
 
 
-def scale(revision: Object) -> int:
+def replicas(revision: Object, autoscaler: Object | None) -> int:
     """Return how many Pods the Revision should have now.
 
-    Out of all traffic: none. Otherwise what it starts with: the larger of min-scale and
-    initial-scale, at most max-scale.
+    Out of all traffic: none. Otherwise what the autoscaler decided; before it did, what the
+    Revision starts with: the larger of min-scale and initial-scale, at most max-scale.
     """
     if labels_of(revision).get(names.ROUTING_STATE) == RESERVE:
         return 0
+    decided = pod_autoscaler.replicas(autoscaler)
+    if decided != pod_autoscaler.UNDECIDED:
+        return decided
     least = max(minimum(revision), initial(revision))
     most = _number(revision, MAX_SCALE, 0)
     return min(least, most) if most else least
@@ -73,8 +88,11 @@ def minimum(revision: Object) -> int:
 
 
 def initial(revision: Object) -> int:
-    """Return initial-scale, 1 when not given; 0 is not allowed by the cluster's default."""
-    return max(1, _number(revision, INITIAL_SCALE, 1))
+    """Return initial-scale, 1 when not given.
+
+    0 comes only where the cluster allows it: `isvc_knative` leaves it out elsewhere.
+    """
+    return max(0, _number(revision, INITIAL_SCALE, 1))
 
 
 def _number(revision: Object, annotation: str, default: int) -> int:
@@ -172,6 +190,52 @@ def _serve(container: dict[str, Any], revision: Object) -> None:
             if target is not None and not target.get("port"):
                 target["port"] = port
     probe.setdefault("successThreshold", 1)
+
+
+def autoscaler_for(revision: Object) -> Object:
+    """Return the Revision's PodAutoscaler, which has its name."""
+    name = name_of(revision)
+    state = labels_of(revision).get(names.ROUTING_STATE)
+    reach = {
+        ACTIVE_ROUTE: pod_autoscaler.REACHABLE,
+        RESERVE: pod_autoscaler.UNREACHABLE,
+    }.get(state or "", pod_autoscaler.UNKNOWN)
+    spec = {
+        "containerConcurrency": int(revision["spec"].get("containerConcurrency") or 0),
+        "protocolType": _protocol(revision),
+        "scaleTargetRef": {
+            "apiVersion": DEPLOYMENT.api_version,
+            "kind": DEPLOYMENT.kind,
+            "name": names.deployment_name(name),
+        },
+    }
+    if reach:
+        spec["reachability"] = reach
+    annotations = {
+        k: v for k, v in annotations_of(revision).items() if k.startswith(f"{AUTOSCALING}/")
+    }
+    return {
+        "apiVersion": POD_AUTOSCALER.api_version,
+        "kind": POD_AUTOSCALER.kind,
+        "metadata": {
+            "name": name,
+            "namespace": namespace_of(revision),
+            "labels": {
+                **{k: v for k, v in labels_of(revision).items() if k != names.ROUTING_STATE},
+                names.REVISION: name,
+                names.REVISION_UID: uid_of(revision),
+                "app": name,
+            },
+            "annotations": annotations,
+            "ownerReferences": [owner_reference(revision)],
+        },
+        "spec": spec,
+    }
+
+
+def _protocol(revision: Object) -> str:
+    ports = pod_state.serving_container(revision["spec"]).get("ports") or ()
+    return "h2c" if any(p.get("name") in ("h2c", "http2") for p in ports) else "http1"
 
 
 def services_for(revision: Object) -> tuple[Object, Object]:
@@ -334,6 +398,15 @@ def _activity(conditions: ConditionSet, *, want: int, ready: int, least: int) ->
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Children:
+    """What a Revision makes; the Deployment's replicas aside."""
+
+    deployment: Object
+    autoscaler: Object
+    services: tuple[Object, Object]
+
+
 class RevisionController:
     """Writes the next link: the Deployment of a Revision, and the Revision's status.
 
@@ -346,6 +419,7 @@ class RevisionController:
         Watch(REVISION.id, itself),
         Watch(DEPLOYMENT.id, controlling(REVISION.id)),
         Watch(SERVICE.id, controlling(REVISION.id)),
+        Watch(POD_AUTOSCALER.id, controlling(REVISION.id)),
         Watch(POD.id, labelled(REVISION.id, names.REVISION)),
     )
 
@@ -355,7 +429,7 @@ class RevisionController:
         self._store = store
         self._events = events
         self._deadline = progress_deadline
-        self._made: dict[Key, tuple[tuple[object, ...], Object]] = {}
+        self._made: dict[Key, tuple[tuple[object, ...], _Children]] = {}
 
     async def reconcile(self, key: Key) -> Result:
         """Keep the Deployment at what the Revision wants and say how it stands."""
@@ -378,38 +452,52 @@ class RevisionController:
             )
         return DONE
 
-    def _wanted(self, revision: Object) -> Object:
-        """Return the Deployment to have, computed anew when the Revision changed."""
-        replicas = scale(revision)
+    def _wanted(self, revision: Object) -> _Children:
+        """Return the objects to have, computed anew when the Revision changed."""
         # Objects are never changed in place, so comparing them is comparing references first.
         inputs = (
             uid_of(revision),
             revision["spec"],
             labels_of(revision),
             annotations_of(revision),
-            replicas,
         )
         key = Key(REVISION.id, namespace_of(revision), name_of(revision))
         made = self._made.get(key)
         if made is None or made[0] != inputs:
-            wanted = deployment_for(revision, replicas=replicas, progress_deadline=self._deadline)
+            wanted = _Children(
+                deployment_for(revision, replicas=0, progress_deadline=self._deadline),
+                autoscaler_for(revision),
+                services_for(revision),
+            )
             made = self._made[key] = (inputs, wanted)
         return made[1]
 
     async def _deploy(self, revision: Object) -> Object:
+        """Bring the Revision's objects to what they should be; return the Deployment."""
         wanted = self._wanted(revision)
-        namespace, name = namespace_of(revision), name_of(wanted)
-        existing = self._store.find(Key(DEPLOYMENT.id, namespace, name))
-        for service in services_for(revision):
-            if self._store.find(Key(SERVICE.id, namespace, name_of(service))) is None:
-                try:
-                    await self._store.create(service)
-                except AlreadyExists:
-                    continue
+        for service in wanted.services:
+            await self._have(service)
+        autoscaler = await self._have(wanted.autoscaler)
+        if autoscaler is not None and autoscaler["spec"] != wanted.autoscaler["spec"]:
+            autoscaler = await self._store.update({**autoscaler, "spec": wanted.autoscaler["spec"]})
+        count = replicas(revision, autoscaler)
+        spec = {**wanted.deployment["spec"], "replicas": count}
+        existing = self._store.find(key_of(wanted.deployment))
         if existing is None:
-            return await self._store.create(wanted)
+            return await self._store.create({**wanted.deployment, "spec": spec})
         if (controller_of(existing) or {}).get("uid") != uid_of(revision):
+            name = name_of(existing)
             raise Conflict(f'There is an existing Deployment "{name}" that we do not own.')
-        if existing["spec"] == wanted["spec"]:
+        if existing["spec"] == spec:
             return existing
-        return await self._store.update({**existing, "spec": wanted["spec"]})
+        return await self._store.update({**existing, "spec": spec})
+
+    async def _have(self, wanted: Object) -> Object | None:
+        """Create the object unless there is one; return what there is."""
+        existing = self._store.find(key_of(wanted))
+        if existing is not None:
+            return existing
+        try:
+            return await self._store.create(wanted)
+        except AlreadyExists:
+            return None

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kserve_local.api import names
+from kserve_local.api import names, pod_autoscaler
 from kserve_local.api.config import parse
 from kserve_local.api.meta import (
     Key,
@@ -42,6 +42,7 @@ from kserve_local.api.scheme import (
     INGRESS,
     KNATIVE_SERVICE,
     POD,
+    POD_AUTOSCALER,
     REVISION,
     SERVICE,
     key_of,
@@ -58,7 +59,7 @@ from kserve_local.controllers import (
 from kserve_local.controllers.endpoints import endpoints_of, model_names, reason_text
 from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT, newest, number_of
-from kserve_local.controllers.revision import pods_of, scale
+from kserve_local.controllers.revision import pods_of, replicas
 from kserve_local.controllers.standard_routes import Below, Standing
 from kserve_local.errors import Invalid
 from kserve_local.interfaces.routing import Route, RouteSink, RouteTable, Target
@@ -69,15 +70,23 @@ from kserve_local.store.store import Store
 logger = logging.getLogger(__name__)
 
 COALESCE = 0.005
-"""Seconds in which further changes are collected after a publish."""
+COALESCE_PER_ROUTE = 5e-6
+"""Seconds in which further changes are collected after a publish: so many, and more by route."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backing:
-    """What one Revision has to serve with."""
+    """What one Revision has to serve with.
+
+    Args:
+        replicas: How many Pods it should have now.
+        direct: Requests go to its Pods without passing the activator.
+    """
 
     revision: Object
     pods: Sequence[Object]
+    replicas: int = 1
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,8 @@ class Served:
 def compile_routes(
     isvc: Object, served: Mapping[Component, Served], *, domain: str
 ) -> tuple[Route, ...]:
-    """Return the routes of one InferenceService: its entry, its components, their tags.
+    """Return the routes of one InferenceService: its entry, its components, their tags and
+    Revisions.
 
     Args:
         domain: Knative's domain.
@@ -123,23 +133,46 @@ def compile_routes(
     ]
     for component, has in below.items():
         ksvc_name = isvc_knative.service_name(isvc, component)
-        hosts = [(ksvc_name, targets[component])]
-        for split in _traffic(has.ksvc):
-            tag, backing = split.get("tag"), has.backings.get(split.get("revisionName", ""))
-            if tag and backing is not None:
-                hosts.append((f"{tag}-{ksvc_name}", (_target(backing, 100),)))
+        hosts = [(ksvc_name, public, targets[component])]
+        hosts += [(f"{tag}-{ksvc_name}", public, to) for tag, to in _tagged(has).items()]
+        # A Revision's own Service is inside the cluster only.
+        hosts += [(revision, "", (_target(b, 100),)) for revision, b in has.backings.items()]
         routes += [
             Route(
                 namespace=namespace,
                 service=name,
                 component=component,
-                hosts=hosts_of(host, namespace, public),
+                hosts=hosts_of(host, namespace, among),
                 targets=to,
                 names_service=False,
             )
-            for host, to in hosts
+            for host, among, to in hosts
         ]
     return tuple(routes)
+
+
+def _tagged(served: Served) -> dict[str, tuple[Target, ...]]:
+    """Return where the hosts of tags lead; to several Revisions while one is rolled out."""
+    weights: dict[str, dict[str, int]] = {}
+    for entry in _traffic(served.ksvc):
+        tag, revision = entry.get("tag"), entry.get("revisionName", "")
+        if tag and revision in served.backings:
+            weights.setdefault(tag, {})[revision] = int(entry.get("percent") or 0)
+    return {
+        tag: tuple(
+            _target(served.backings[revision], percent)
+            for revision, percent in _of_hundred(shares).items()
+        )
+        for tag, shares in weights.items()
+    }
+
+
+def _of_hundred(shares: Mapping[str, int]) -> dict[str, int]:
+    """Return the shares as percents of their own sum; one alone has all of it."""
+    *others, last = shares
+    total = sum(shares.values()) or 1
+    scaled = {revision: shares[revision] * 100 // total for revision in others}
+    return {**scaled, last: 100 - sum(scaled.values())}
 
 
 def compile_graph(
@@ -275,6 +308,7 @@ def _target(backing: Backing, percent: int) -> Target:
         timeout=float(spec.get("timeoutSeconds") or DEFAULT_TIMEOUT),
         graph=graph,
         propagate=propagate,
+        direct=backing.direct,
     )
 
 
@@ -286,7 +320,7 @@ def _state(backing: Backing) -> tuple[str, str]:
     progress deadline.
     """
     revision = backing.revision
-    if scale(revision) == 0:
+    if backing.replicas == 0:
         return "zero", ""
     served = condition_is(revision, "ResourcesAvailable")
     live = [p for p in backing.pods if not pod_state.is_terminating(p)]
@@ -327,6 +361,7 @@ class RoutesController:
             Watch(INFERENCE_SERVICE.id, itself),
             Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
             Watch(REVISION.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
+            Watch(POD_AUTOSCALER.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
             Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
             Watch(DEPLOYMENT.id, controlling(INFERENCE_SERVICE.id)),
             Watch(SERVICE.id, controlling(INFERENCE_SERVICE.id)),
@@ -338,6 +373,7 @@ class RoutesController:
             Watch(INFERENCE_SERVICE.id, self._waiting_graphs),
             Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_GRAPH.id)),
             Watch(REVISION.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
+            Watch(POD_AUTOSCALER.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
             Watch(POD.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
         )
         self._host_address = host_address
@@ -469,10 +505,20 @@ class RoutesController:
         revisions = self._store.owned_by(uid_of(ksvc), REVISION.id)
         last = max((number_of(r) for r in revisions), default=0)
         return {
-            name_of(r): Backing(r, pods_of(self._store, namespace_of(r), name_of(r)))
+            name_of(r): self._backing(r)
             for r in revisions
             if name_of(r) in routed or number_of(r) == last
         }
+
+    def _backing(self, revision: Object) -> Backing:
+        namespace, name = namespace_of(revision), name_of(revision)
+        autoscaler = self._store.find(Key(POD_AUTOSCALER.id, namespace, name))
+        return Backing(
+            revision,
+            pods_of(self._store, namespace, name),
+            replicas=replicas(revision, autoscaler),
+            direct=pod_autoscaler.is_direct(autoscaler),
+        )
 
     def _schedule(self) -> None:
         if self._timer is not None:
@@ -487,13 +533,11 @@ class RoutesController:
     def _publish(self) -> None:
         self._timer = None
         assert self._routes is not None
-        started = self._clock()
         routes = tuple(itertools.chain.from_iterable(self._routes.values()))
         self._version += 1
         self._sink.publish(RouteTable(version=self._version, routes=routes, listen=self._listen()))
-        # A table of a thousand services takes a while to hand over; never spend most time on it.
-        ended = self._clock()
-        self._quiet_until = ended + max(COALESCE, 4 * (ended - started))
+        # What a large table costs, here and at the gateway, must not be most of what they do.
+        self._quiet_until = self._clock() + COALESCE + COALESCE_PER_ROUTE * len(routes)
 
     def _listen(self) -> dict[str, str]:
         """Return which host a call to an address is for: that of a Service, or the local gateway,

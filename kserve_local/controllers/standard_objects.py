@@ -15,6 +15,7 @@ from typing import Any
 
 from kserve_local.api import names
 from kserve_local.api.config import InferenceServiceConfig
+from kserve_local.api.hpa import DEFAULT_BEHAVIOR
 from kserve_local.api.meta import Object, owner_reference
 from kserve_local.api.scheme import (
     DEPLOYMENT,
@@ -22,7 +23,6 @@ from kserve_local.api.scheme import (
     SCALED_OBJECT,
     SERVICE,
 )
-from kserve_local.autoscaler.hpa import DEFAULT_BEHAVIOR
 from kserve_local.controllers.agent_injector import AGENT_PORT
 
 HTTP_PORT = 80

@@ -1,7 +1,7 @@
 """KServe's agent of a Pod, inside the gateway: between the data plane and the Pod's replica.
 
 On a cluster the agent is a container before the model server. Here each connection of the data
-plane to a replica that has one passes an `AgentConnection`, over a pair of sockets, so that
+plane to a replica that has one passes an `AgentConnection`, over a pipe, so that
 holding, limits, time and cancelling are as for every other replica, and requests for other
 replicas never see it. It reads bodies whole where the agent does (every request with the logger,
 `:predict` with the batcher), and copies answers for the logger while they pass (traffic.md section
@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
-import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
+from kserve_local.gateway import pipe
 from kserve_local.gateway.agent_request import AgentRequest, AnswerCopy
 from kserve_local.gateway.agent_settings import LoggerSettings, read_args
 from kserve_local.gateway.batcher import (
@@ -32,9 +31,10 @@ from kserve_local.gateway.batcher import (
 from kserve_local.gateway.blobs import BlobBatches, Store
 from kserve_local.gateway.chunked import ChunkError
 from kserve_local.gateway.errors import PHRASES
-from kserve_local.gateway.logger import Delivery, PayloadLogger, is_storage
+from kserve_local.gateway.logger import Complaints, Delivery, PayloadLogger, is_storage
 from kserve_local.gateway.outbound import Courier, OutboundError, Place
 from kserve_local.gateway.payload import REQUEST, RESPONSE, Payload
+from kserve_local.gateway.pipe import news_of
 from kserve_local.gateway.upstream import CONNECT_TIMEOUT
 from kserve_local.interfaces.routing import Endpoint
 
@@ -82,15 +82,8 @@ class AgentHost:
         connection = AgentConnection(agent)
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: connection.replica, endpoint.address, endpoint.port)
-        try:
-            here, there = socket.socketpair()
-            for end in (here, there):
-                end.setblocking(False)
-            await loop.create_unix_connection(lambda: connection, sock=there)
-            _, protocol = await loop.create_unix_connection(near, sock=here)
-        except BaseException:
-            connection.abort()
-            raise
+        protocol = near()
+        pipe.connect(protocol, connection)
         return protocol
 
     def _agent(self, endpoint: Endpoint) -> Agent:
@@ -161,9 +154,12 @@ class Agent:
         self.batcher: Batcher | None = None
         self._events: PayloadLogger | None = None
         self._blobs: BlobBatches | None = None
+        self._complaints = Complaints()
         if settings.batcher is not None:
             self._courier = courier = Courier()
-            self.batcher = Batcher(settings.batcher, self._ask, host.spawn, courier.close)
+            self.batcher = Batcher(
+                settings.batcher, self._ask, host.spawn, courier.close, self._complain
+            )
         if self.logs is not None and is_storage(self.logs.url):
             self._blobs = BlobBatches(self.logs, endpoint.pod, host.store, host.spawn)
         elif self.logs is not None:
@@ -180,6 +176,9 @@ class Agent:
         """End what waits for more."""
         if self._blobs is not None:
             self._blobs.close()
+
+    def _complain(self, text: str) -> None:
+        self._complaints.tell(self.endpoint.pod, f"{self.endpoint.pod}: {text}")
 
     async def _ask(self, path: str, body: bytes) -> Answer:
         """Ask the model, as Go's test request asks it (`httptest.NewRequest`)."""
@@ -198,7 +197,7 @@ class _Replica(asyncio.Protocol):
     def __init__(self, owner: AgentConnection) -> None:
         self._owner: AgentConnection | None = owner
         self._waiting: list[bytes] = []
-        self._poll: select.poll | None = None
+        self._news: Callable[[], object] | None = None
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -228,15 +227,13 @@ class _Replica(asyncio.Protocol):
             self._owner.resume_reading()
 
     def is_open(self) -> bool:
-        """Ask the kernel: nothing to read means that the replica has not closed."""
+        """Nothing to read means that the replica has not closed."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return False
-        poll = self._poll
-        if poll is None:
-            poll = self._poll = select.poll()
-            poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)
+        if self._news is None:
+            self._news = news_of(transport)
+        return not self._news()
 
     def write(self, data: bytes) -> None:
         """Send bytes of a request."""
@@ -384,8 +381,11 @@ class AgentConnection(asyncio.Protocol):
         batcher = self._agent.batcher
         assert batcher is not None
         path = quote(unquote(request.path), safe="/:@!$&'()*+,;=~")
+        # The batch keeps them, also for a client that leaves: a model that hangs frees nothing.
+        kept, self._kept = self._kept, 0
 
         def done(answer: bytes) -> None:
+            self._agent.host.let_go(kept)
             self._in_batch = False
             self._answer(request, 200, answer)
 
@@ -472,6 +472,9 @@ class AgentConnection(asyncio.Protocol):
     def replica_lost(self) -> None:
         """The replica's connection ended; an answer that lasts until then is whole."""
         copy, request = self._copy, self._request
+        if request is not None and request.is_kept and not request.is_whole:
+            # Nothing of it was sent yet; it gets a new connection.
+            return
         if copy is not None and request is not None:
             rest = copy.end()
             if rest and self._transport is not None:

@@ -9,6 +9,7 @@ gets 200. `read_instances` and `answers` are pure; `Batcher` waits and asks.
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +23,7 @@ from kserve_local.gateway.gojson import GoJSONError
 PREDICT = b":predict"
 OFF_LOOP = 64 * 1024
 """Bytes of JSON from which on a thread reads and writes it, so that other requests go on."""
+_WELL = b'{"message":"",'
 SIZE_MISMATCH = "size of prediction is not equal to the size of instances"
 
 
@@ -155,6 +157,7 @@ class Batcher:
         ask: Asks the model.
         spawn: Keeps a piece of work until it ends.
         rest: Called when nobody waits any more.
+        tell: Told of a batch that went wrong, which its clients' status does not show.
     """
 
     def __init__(
@@ -163,11 +166,13 @@ class Batcher:
         ask: Ask,
         spawn: Callable[[Awaitable[None], str], None],
         rest: Callable[[], None],
+        tell: Callable[[str], None],
     ) -> None:
         self.settings = settings
         self._ask = ask
         self._spawn = spawn
         self._rest = rest
+        self._tell = tell
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._runs = False
@@ -224,5 +229,11 @@ class Batcher:
         sizes = [len(each.instances) for each in batch]
         id = str(uuid.uuid4())
         bodies = await off_loop(len(answer.body), lambda: answers(answer, sizes, id))
+        if not bodies[0].startswith(_WELL):
+            message = str(json.loads(bodies[0])["message"])[:200]
+            self._tell(
+                f"a batch of {len(instances)} at {path} was answered with {answer.status}, its "
+                f"clients with 200: {message}"
+            )
         for each, text in zip(batch, bodies, strict=True):
             each.done(text)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 QUEUE_DEPTH = 10_000
+PER_PLACE = 10
+"""Requests that queue-proxy lets wait for each that it lets run."""
 
 W = TypeVar("W")
 

@@ -28,6 +28,8 @@ PHRASES = {
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 TIMEOUT = b"activator request timeout"
+DIRECT_TIMEOUT = b"request timeout"
+"""What the activator says, and queue-proxy where the activator is out of the path."""
 _RESET = b"upstream connect error or disconnect/reset before headers. reset reason: "
 PROTOCOL_ERROR = _RESET + b"protocol error"
 UPSTREAM_RESET = _RESET + b"connection termination"
@@ -129,9 +131,9 @@ def upstream_reset() -> Answer:
     return Answer(503, UPSTREAM_RESET, kind=b"text/plain")
 
 
-def protocol_error() -> Answer:
+def protocol_error(hint: str = "") -> Answer:
     """Envoy's words for an upstream answer that cannot be read in one way only."""
-    return Answer(502, PROTOCOL_ERROR, kind=b"text/plain")
+    return Answer(502, PROTOCOL_ERROR, kind=b"text/plain", headers=_hint(hint))
 
 
 def bad_gateway(text: str) -> Answer:
@@ -159,9 +161,9 @@ def queue_full() -> Answer:
     )
 
 
-def timed_out() -> Answer:
-    """The activator's total limit, before anything was answered."""
-    return Answer(504, TIMEOUT)
+def timed_out(text: bytes = TIMEOUT) -> Answer:
+    """The total limit, before anything was answered."""
+    return Answer(504, text)
 
 
 def upstream_timed_out() -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from kserve_local.gateway.errors import Answer
 
@@ -19,6 +20,8 @@ _CODES = (
     "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",
     "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 )  # fmt: skip
+# As 4xx: the client's own fault, or its wish.
+_CLIENTS = frozenset((b"1", b"3", b"5", b"6", b"7", b"9", b"11", b"16"))
 
 
 class Head(Protocol):
@@ -48,15 +51,21 @@ def not_answered(head: Head, answer: Answer) -> str:
     return f"{_call(head)}: {answer.status}, {text}"[:_LONGEST].removesuffix(", ")
 
 
-def of_rpc(head: Head, trailers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return what a gRPC call ended with, empty for OK."""
+def of_rpc(head: Head, trailers: Iterable[tuple[bytes, bytes]], *, inner: bool) -> str:
+    """Return what a gRPC call ended with, empty for OK and what is not worth telling.
+
+    Args:
+        inner: As of `counts`.
+    """
     fields = dict(trailers)
     code = fields.get(b"grpc-status", _OK)
-    if code == _OK:
+    if code == _OK or (code in _CLIENTS and not inner):
         return ""
     number = int(code) if code.isdigit() else len(_CODES)
     name = _CODES[number] if number < len(_CODES) else code.decode("latin-1")
-    message = fields.get(b"grpc-message", b"").decode("latin-1")
+    message = unquote(fields.get(b"grpc-message", b"").decode("latin-1"))
+    # It ends up on a terminal.
+    message = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
     text = f"{_call(head)} ended with {name}" + (f": {message}" if message else "")
     return text[:_LONGEST]
 

@@ -1,9 +1,9 @@
 """Calls of a graph's steps: POST to a URL, as Go's `http.Client` in KServe's router makes them.
 
-A URL whose host is one of the table's goes to this gateway itself, over a pair of sockets, so
-that a step at zero replicas is woken and held for as every other caller's request; everything else
-goes out by TCP or TLS. Connections are kept for the next call. Failures carry Go's words, which
-the router shows its callers (control-plane.md 9.3).
+A URL whose host is one of the table's goes to this gateway itself, so that a step at zero replicas
+is woken and held for as every other caller's request; everything else goes out by TCP or TLS.
+Connections are kept for the next call. Failures carry Go's words, which the router shows its
+callers (control-plane.md 9.3).
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import contextlib
 import json
 import os
 import re
-import select
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from functools import lru_cache
 from urllib.parse import unquote, urljoin
 
-from kserve_local.gateway.chunked import ChunkDecoder, ChunkError
+from kserve_local.gateway.chunked import ChunkError
 from kserve_local.gateway.graph import GraphError, without_password
-from kserve_local.gateway.head import MAX_HEAD, HeadError, ResponseHead, parse_response
+from kserve_local.gateway.head import HeadError, ResponseHead
+from kserve_local.gateway.step_connection import CutShort, Reply, Silent, StepConnection, Take
 
 Header = tuple[str, str]
-Take = Callable[[int], None]
+_Key = tuple[str, str, int]
 
 MAX_REDIRECTS = 10
 IDLE = 60.0
@@ -48,17 +48,22 @@ _OWN = frozenset(
 )
 
 
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+# The connections to this gateway are the same for all hosts.
+_INSIDE: _Key = ("", "", 0)
+
 # Not shown to another host that a redirect leads to, as by Go.
 _PRIVATE = frozenset(("authorization", "www-authenticate", "cookie", "cookie2"))
 
 
-class _Stale(Exception):
-    """A kept connection that ended before it answered anything."""
-
-
 @dataclass(frozen=True, slots=True)
 class URL:
-    """One parsed step URL."""
+    """One parsed step URL.
+
+    Args:
+        name: The host as the table has it.
+        may_be_inside: Plain HTTP, at the port where the gateway plays a cluster's.
+    """
 
     text: str
     scheme: str
@@ -66,6 +71,8 @@ class URL:
     port: int
     authority: str
     target: str
+    name: bytes
+    may_be_inside: bool
     user: str = ""
 
 
@@ -75,6 +82,7 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\\u00", "\\x")
 
 
+@lru_cache(maxsize=256)
 def parse_url(text: str) -> URL:
     """Return the URL that a step names.
 
@@ -114,7 +122,20 @@ def parse_url(text: str) -> URL:
         path = "/" + path
     target = "".join(c if "!" <= c <= "~" else _percent(c) for c in path)
     default = 443 if scheme == "https" else 80
-    return URL(text, scheme, host, port or default, authority, target, unquote(user))
+    port = port or default
+    name = host.lower()
+    may_be_inside = scheme == "http" and (port == 80 or name.endswith(".localhost"))
+    return URL(
+        text,
+        scheme,
+        host,
+        port,
+        authority,
+        target,
+        name.encode("utf-8", "replace"),
+        may_be_inside,
+        unquote(user),
+    )
 
 
 def _percent(sign: str) -> str:
@@ -136,33 +157,18 @@ def _host_port(authority: str, bad: Callable[[str], GraphError]) -> tuple[str, i
     return host, int(tail[1:] or 0) if tail else 0
 
 
-class _Connection:
-    """One connection, used for one call at a time."""
+@dataclass(slots=True)
+class _Call:
+    """One call on its way.
 
-    __slots__ = ("_poll", "reader", "since", "used", "writer")
+    Args:
+        headers: Sent as they are.
+        in_body: Of the last answer the head has come.
+    """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.used = False
-        self.since = 0.0
-        self._poll: select.poll | None = None
-
-    def is_open(self) -> bool:
-        """Nothing to read and not closed: the other side still waits for a request."""
-        if self.writer.is_closing() or self.reader.at_eof():
-            return False
-        poll = self._poll
-        if poll is None:
-            poll = self._poll = select.poll()
-            poll.register(self.writer.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)
-
-    def close(self) -> None:
-        self.writer.transport.abort()
-
-
-Inside = Callable[[], Awaitable[socket.socket]]
+    headers: Sequence[Header]
+    take: Take
+    in_body: bool = False
 
 
 class StepClient:
@@ -170,13 +176,18 @@ class StepClient:
 
     Args:
         knows: Whether a host (lower case) is one of the table's.
-        inside: Gives the near end of a new connection to this gateway itself.
+        inside: Connects a protocol to this gateway itself.
     """
 
-    def __init__(self, *, knows: Callable[[bytes], bool], inside: Inside) -> None:
+    def __init__(
+        self,
+        *,
+        knows: Callable[[bytes], bool],
+        inside: Callable[[asyncio.Protocol], asyncio.Transport],
+    ) -> None:
         self._knows = knows
         self._inside = inside
-        self._idle: dict[tuple[str, str, int], list[_Connection]] = {}
+        self._idle: dict[_Key, list[StepConnection]] = {}
         self._tls: ssl.SSLContext | None = None
 
     async def post(
@@ -193,13 +204,15 @@ class StepClient:
             GraphError: No answer, in Go's words.
         """
         parsed = parse_url(url)
-        phase = [""]
+        call = _Call(headers, take)
+        if not limit:
+            return await self._follow(parsed, body, call)
         try:
-            async with asyncio.timeout(limit or None):
-                return await self._follow(parsed, body, headers, take, phase)
+            async with asyncio.timeout(limit):
+                return await self._follow(parsed, body, call)
         except TimeoutError as error:
             # After the head the router's own reading fails, and its error has no address.
-            if phase[0] == "body":
+            if call.in_body:
                 raise GraphError(
                     "context deadline exceeded (Client.Timeout or context cancellation while "
                     "reading body)"
@@ -209,108 +222,58 @@ class StepClient:
                 "awaiting headers)"
             ) from error
 
-    async def _follow(
-        self, url: URL, body: bytes, headers: Sequence[Header], take: Take, phase: list[str]
-    ) -> tuple[int, bytes]:
+    async def _follow(self, url: URL, body: bytes, call: _Call) -> tuple[int, bytes]:
         """Call, and follow redirects as Go does: 307 and 308 with the body, others by GET."""
         method, first, first_host = "POST", url.text, url.host.lower()
         for _ in range(MAX_REDIRECTS):
-            phase[0] = "head"
-            head, answer = await self._once(method, url, body, headers, take, phase)
-            location = _header(head, b"location")
-            if head.status not in (301, 302, 303, 307, 308) or not location:
+            head, answer = await self._once(method, url, body, call)
+            if head.status not in _REDIRECTS or not (location := _header(head, b"location")):
                 return head.status, answer
             if head.status in (301, 302, 303):
                 method, body = "GET", b""
             then = parse_url(urljoin(url.text, location))
             if not f".{then.host.lower()}".endswith(f".{first_host}"):
-                headers = [(n, v) for n, v in headers if n.lower() not in _PRIVATE]
+                call.headers = [(n, v) for n, v in call.headers if n.lower() not in _PRIVATE]
             url = then
         raise GraphError(f"{method.capitalize()} {quoted(first)}: stopped after 10 redirects")
 
-    async def _once(
-        self,
-        method: str,
-        url: URL,
-        body: bytes,
-        headers: Sequence[Header],
-        take: Take,
-        phase: list[str],
-    ) -> tuple[ResponseHead, bytes]:
+    async def _once(self, method: str, url: URL, body: bytes, call: _Call) -> Reply:
+        head = _request(method, url, len(body), call.headers)
         while True:
-            connection = await self._connect(method, url)
+            connection = self._rested(url) or await self._connect(method, url)
+            call.in_body = False
             try:
-                return await self._exchange(connection, method, url, body, headers, take, phase)
-            except _Stale:
-                continue
-
-    async def _exchange(
-        self,
-        connection: _Connection,
-        method: str,
-        url: URL,
-        body: bytes,
-        headers: Sequence[Header],
-        take: Take,
-        phase: list[str],
-    ) -> tuple[ResponseHead, bytes]:
-        ok = False
-        try:
-            connection.writer.write(_request(method, url, body, headers))
-            head = await self._head(connection, method, url)
-            phase[0] = "body"
-            try:
-                answer, whole = await _body(connection.reader, head, take)
-            except asyncio.IncompleteReadError as error:
-                raise GraphError("unexpected EOF") from error
-            except (OSError, ChunkError) as error:
-                raise GraphError(_words(error, url)) from error
-            ok = whole and head.keep
-            return head, answer
-        finally:
-            if ok:
-                self._keep(url, connection)
-            else:
-                connection.close()
-
-    async def _head(self, connection: _Connection, method: str, url: URL) -> ResponseHead:
-        """Return the answer's head, past interim ones."""
-        what = f"{method.capitalize()} {quoted(url.text)}"
-        while True:
-            try:
-                raw = await connection.reader.readuntil(b"\r\n\r\n")
-                head = parse_response(raw)
-            except asyncio.IncompleteReadError as error:
+                return await connection.ask(head, body, call.take)
+            except Silent as error:
                 # Our own gateway answers whatever it has read; this one it closed unread.
-                if connection.used and not error.partial and self._is_inside(url):
-                    raise _Stale from error
+                if not (connection.used and connection.inside):
+                    raise GraphError(f"{_what(method, url)}: EOF") from error
+            except HeadError as error:
                 raise GraphError(
-                    f"{what}: {'unexpected EOF' if error.partial else 'EOF'}"
+                    f"{_what(method, url)}: net/http: HTTP/1.x transport connection broken: "
+                    "malformed HTTP response"
                 ) from error
-            except (HeadError, asyncio.LimitOverrunError) as error:
-                raise GraphError(
-                    f"{what}: net/http: HTTP/1.x transport connection broken: malformed HTTP "
-                    "response"
-                ) from error
-            except OSError as error:
-                raise GraphError(f"{what}: {_words(error, url)}") from error
-            if head.status >= 200:
-                return head
+            except (CutShort, ChunkError, OSError) as error:
+                why = "unexpected EOF" if isinstance(error, CutShort) else _words(error, url)
+                if not connection.in_body:
+                    why = f"{_what(method, url)}: {why}"
+                raise GraphError(why) from error
+            finally:
+                call.in_body = connection.in_body
+                if connection.can_stay:
+                    self._keep(url, connection)
+                else:
+                    connection.close()
 
     # Connections
 
     def _is_inside(self, url: URL) -> bool:
-        if url.scheme != "http" or not self._knows(url.host.lower().encode()):
-            return False
-        return url.port == 80 or url.host.lower().endswith(".localhost")
+        return url.may_be_inside and self._knows(url.name)
 
-    def _key(self, url: URL) -> tuple[str, str, int]:
-        return ("", "", 0) if self._is_inside(url) else (url.scheme, url.host, url.port)
-
-    def _keep(self, url: URL, connection: _Connection) -> None:
-        connection.used = True
-        connection.since = perf_counter()
-        idle = self._idle.setdefault(self._key(url), [])
+    def _keep(self, url: URL, connection: StepConnection) -> None:
+        connection.rest()
+        key = _INSIDE if connection.inside else (url.scheme, url.host, url.port)
+        idle = self._idle.setdefault(key, [])
         if len(idle) < KEPT:
             idle.append(connection)
         else:
@@ -329,28 +292,33 @@ class StepClient:
         """Close all unused connections."""
         self.tidy(float("inf"))
 
-    async def _connect(self, method: str, url: URL) -> _Connection:
-        idle = self._idle.get(self._key(url), [])
+    def _rested(self, url: URL) -> StepConnection | None:
+        """Return a kept connection that is still open."""
+        key = _INSIDE if self._is_inside(url) else (url.scheme, url.host, url.port)
+        idle = self._idle.get(key, [])
         while idle:
             connection = idle.pop()
             if connection.is_open():
                 return connection
             connection.close()
+        return None
+
+    async def _connect(self, method: str, url: URL) -> StepConnection:
         if self._is_inside(url):
-            near = await self._inside()
-            reader, writer = await asyncio.open_connection(sock=near, limit=MAX_HEAD)
-            return _Connection(reader, writer)
+            connection = StepConnection(inside=True)
+            self._inside(connection)
+            return connection
         try:
             async with asyncio.timeout(DIAL):
                 return await self._dial(url)
         except TimeoutError as error:
             why = f"dial tcp {_where(url.host, url.port)}: i/o timeout"
-            raise GraphError(f"{method.capitalize()} {quoted(url.text)}: {why}") from error
+            raise GraphError(f"{_what(method, url)}: {why}") from error
         except (OSError, ssl.SSLError, UnicodeError) as error:
             why = _words(error, url)
-            raise GraphError(f"{method.capitalize()} {quoted(url.text)}: {why}") from error
+            raise GraphError(f"{_what(method, url)}: {why}") from error
 
-    async def _dial(self, url: URL) -> _Connection:
+    async def _dial(self, url: URL) -> StepConnection:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
         first: OSError | None = None
@@ -373,10 +341,10 @@ class StepClient:
             with contextlib.suppress(OSError):
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tls = self._context() if url.scheme == "https" else None
-            reader, writer = await asyncio.open_connection(
-                sock=raw, limit=MAX_HEAD, ssl=tls, server_hostname=url.host if tls else None
+            _, connection = await loop.create_connection(
+                StepConnection, sock=raw, ssl=tls, server_hostname=url.host if tls else None
             )
-            return _Connection(reader, writer)
+            return connection
         raise first or OSError("no address")
 
     def _context(self) -> ssl.SSLContext:
@@ -424,6 +392,11 @@ def _certificate(error: ssl.SSLCertVerificationError, host: str) -> str:
     return "certificate signed by unknown authority"
 
 
+def _what(method: str, url: URL) -> str:
+    """Return how Go's errors name a call."""
+    return f"{method.capitalize()} {quoted(url.text)}"
+
+
 def _header(head: ResponseHead, name: bytes) -> str:
     for line in head.head.split(b"\r\n")[1:]:
         key, _, value = line.partition(b":")
@@ -432,37 +405,17 @@ def _header(head: ResponseHead, name: bytes) -> str:
     return ""
 
 
-def _request(method: str, url: URL, body: bytes, headers: Sequence[Header]) -> bytes:
+def _request(method: str, url: URL, size: int, headers: Sequence[Header]) -> bytes:
+    """Return the head of a request whose body has `size` bytes."""
     lines = [f"{method} {url.target} HTTP/1.1", f"Host: {url.authority}"]
     given = {name.lower() for name, _ in headers}
     if "user-agent" not in given:
         lines.append("User-Agent: Go-http-client/1.1")
     if method == "POST":
-        lines.append(f"Content-Length: {len(body)}")
+        lines.append(f"Content-Length: {size}")
     lines += [f"{name}: {value}" for name, value in headers if name.lower() not in _OWN]
     if "content-type" not in given:
         lines.append("Content-Type: application/json")
     if url.user and "authorization" not in given:
         lines.append(f"Authorization: Basic {base64.b64encode(url.user.encode()).decode()}")
-    return "\r\n".join((*lines, "", "")).encode("latin-1", "replace") + body
-
-
-async def _body(reader: asyncio.StreamReader, head: ResponseHead, take: Take) -> tuple[bytes, bool]:
-    """Return the body and whether the connection can carry another call."""
-    if head.status in (204, 304):
-        return b"", True
-    if head.length >= 0 and not head.chunked:
-        take(head.length)
-        return await reader.readexactly(head.length), True
-    pieces: list[bytes] = []
-    decoder = ChunkDecoder() if head.chunked else None
-    while decoder is None or not decoder.done:
-        data = await reader.read(256 * 1024)
-        if not data:
-            if decoder is not None:
-                raise asyncio.IncompleteReadError(b"", None)
-            break
-        found = decoder.feed(data) if decoder is not None else [data]
-        take(sum(map(len, found)))
-        pieces += found
-    return b"".join(pieces), decoder is not None and not decoder.rest
+    return "\r\n".join((*lines, "", "")).encode("latin-1", "replace")

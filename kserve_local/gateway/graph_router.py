@@ -33,7 +33,8 @@ from kserve_local.gateway.graph import (
     pick_by_weight,
     step_input,
 )
-from kserve_local.gateway.graph_client import Header, Take
+from kserve_local.gateway.graph_client import Header
+from kserve_local.gateway.step_connection import Take
 
 MAX_NESTING = 100
 """Nodes within nodes; upstream has no bound and dies of a circle."""
@@ -230,14 +231,15 @@ class GraphRouter:
             for step in steps
         ]
         found: dict[str, Any] = {}
+        size = 0
         try:
             for index, (step, task) in enumerate(zip(steps, tasks, strict=True)):
                 await _ended_or_failed(task, tasks)
-                value, status = task.result()
+                value, status, length = task.result()
+                size += length
                 if step.hard and not is_success(status):
-                    return await off_loop(LARGE, gojson.encode, value), status
+                    return await off_loop(length, gojson.encode, value), status
                 found[step.name or str(index)] = value
-            size = LARGE if len(tasks) > 1 else 0
             combined = await off_loop(size, merged, found)
             run.take(len(combined))
             return combined, 200
@@ -248,10 +250,11 @@ class GraphRouter:
 
     async def _member(
         self, run: _Run, name: str, step: Step, body: bytes, depth: int
-    ) -> tuple[Any, int]:
+    ) -> tuple[Any, int, int]:
+        """Return a step's answer as a value, its status, and the bytes it took."""
         answer, status = await self._step(run, name, step, body, depth)
         try:
-            return await off_loop(len(answer), gojson.decode_object, answer), status
+            return await off_loop(len(answer), gojson.decode_object, answer), status, len(answer)
         except gojson.GoJSONError as error:
             raise GraphError(str(error)) from error
 
@@ -326,6 +329,7 @@ def new_trace() -> Trace:
     return Trace(secrets.token_hex(16))
 
 
+@lru_cache(maxsize=256)
 def canonical(name: str) -> str:
     """Return a header name as Go's net/http keeps it: `x-request-id` -> `X-Request-Id`."""
     return "-".join(part[:1].upper() + part[1:].lower() for part in name.split("-"))

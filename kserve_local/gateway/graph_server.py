@@ -1,4 +1,4 @@
-"""The gateway's inside of a router Pod: an HTTP/1.1 server at the other end of a pair of sockets.
+"""The gateway's inside of a router Pod: an HTTP/1.1 server at the other end of a pipe.
 
 To the data plane a graph's router is one more replica, with holding, limits, counting and
 cancelling as for every other; only the connection to it does not leave the process. Copies the
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TypeVar
 
+from kserve_local.gateway import pipe
 from kserve_local.gateway.chunked import ChunkDecoder
 from kserve_local.gateway.errors import PHRASES
 from kserve_local.gateway.graph import (
@@ -76,17 +76,15 @@ class GraphHost:
         graph = read_graph(target.graph or {}, target.propagate)
         return GraphRouter(graph, self.client, point=self._point)
 
-    async def connect(self, target: Callable[[], Target], near: Callable[[], P]) -> P:
+    def connect(self, target: Callable[[], Target], near: Callable[[], P]) -> P:
         """Return a new connection to a graph's router.
 
         Args:
             target: What the table of the moment says; asked for each request.
             near: Makes the protocol at our end.
         """
-        here, there = pair()
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: GraphConnection(self, target), sock=there)
-        _, protocol = await loop.create_unix_connection(near, sock=here)
+        protocol = near()
+        pipe.connect(protocol, GraphConnection(self, target))
         return protocol
 
     def keep(self, size: int) -> None:
@@ -289,11 +287,3 @@ class _Request:
         whole = b"".join(self._pieces)
         self._pieces = [whole]
         return whole
-
-
-def pair() -> tuple[socket.socket, socket.socket]:
-    """Return two connected sockets."""
-    here, there = socket.socketpair()
-    here.setblocking(False)
-    there.setblocking(False)
-    return here, there

@@ -3,6 +3,7 @@
 Who owns the connection gets headers, data and ends of streams by the methods that begin with `on_`;
 data that cannot go out yet waits in its stream. Bytes that came are given back to the peer's
 windows only when the owner says `consumed`, so a slow reader slows the sender, with bounded memory.
+What a stream leaves unread goes back to the connection's window with its end.
 
 Source: RFC 9113 sections 3.4, 5, 6.
 """
@@ -24,6 +25,8 @@ FRAME = 64 * 1024
 """Bytes of payload that we take; what we send is bounded by the peer's word, and by this."""
 MAX_STREAMS = 1024
 MAX_BLOCK = 64 * 1024
+UNREAD = 4 * 1024 * 1024
+"""Bytes of headers and the like that may wait for a peer that does not read; data waits apart."""
 _CALM = 1000
 """Frames that cost us and do nothing, or streams that are reset, in `_CALM_TIME` seconds."""
 _CALM_TIME = 10.0
@@ -37,6 +40,7 @@ class Stream:
         peer_done: The peer has said END_STREAM.
         done: We have said END_STREAM, or it waits behind data.
         waiting: Bytes that wait for windows or for the transport.
+        unread: Bytes that came and that nobody has consumed yet.
         owner: What the stream is for its connection's owner.
     """
 
@@ -52,6 +56,7 @@ class Stream:
         "peer_done",
         "receive_window",
         "send_window",
+        "unread",
         "waiting",
     )
 
@@ -65,6 +70,7 @@ class Stream:
         self.done = False
         self.closed = False
         self.waiting = 0
+        self.unread = 0
         self._out: deque[bytes] = deque()
         self._end: bytes | None = None
         self._credit = 0
@@ -135,7 +141,10 @@ class Stream:
     def consumed(self, size: int) -> None:
         """Let the peer send as much again."""
         connection = self.connection
-        connection.consumed(size)
+        size = min(size, self.unread)
+        self.unread -= size
+        if not connection.shared:
+            connection.consumed(size)
         if self.peer_done or self.closed:
             return
         self._credit += size
@@ -156,6 +165,8 @@ class Stream:
             self.closed = True
             self._out.clear()
             self.waiting = 0
+            # The connection's window outlives the stream: what nobody will consume comes back now.
+            self.consumed(self.unread)
             self.connection.forget(self)
 
     def _maybe_close(self) -> None:
@@ -179,6 +190,8 @@ class H2Connection(asyncio.Protocol):
 
     client = False
     """Whether this end begins the streams."""
+    shared = False
+    """Whether streams are for several clients: then none may use up the window of the others."""
 
     transport: asyncio.Transport
 
@@ -251,8 +264,14 @@ class H2Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Write frames; after the connection's end nothing."""
-        if not self.transport.is_closing():
-            self.transport.write(data)
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if self.write_paused and transport.get_write_buffer_size() > UNREAD:
+            # It asks, over and over, and takes no answer.
+            transport.abort()
+            return
+        transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         self.active_at = perf_counter()
@@ -298,7 +317,9 @@ class H2Connection(asyncio.Protocol):
             self._settings(flags, payload)
         elif kind == f.PING:
             if not flags & f.ACK:
-                self._odd_frame()
+                # Go's gRPC asks once a round trip, which here is thousands of times a second.
+                if self.write_paused:
+                    self._odd_frame()
                 self.write(f.frame(f.PING, f.ACK, 0, payload))
         elif kind == f.GOAWAY:
             self._goaway(payload)
@@ -319,7 +340,8 @@ class H2Connection(asyncio.Protocol):
     # Frames
 
     def _data(self, flags: int, id: int, payload: bytes) -> None:
-        size = len(payload)
+        padding = self._reader.padding
+        size = len(payload) + padding
         self.receive_window -= size
         if self.receive_window < 0:
             raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, "more data than the window")
@@ -337,7 +359,12 @@ class H2Connection(asyncio.Protocol):
             self._refuse(stream, Code.FLOW_CONTROL_ERROR)
             return
         end = bool(flags & f.END_STREAM)
-        if not size and not end:
+        stream.unread += size
+        if self.shared:
+            self.consumed(size)
+        if padding:
+            stream.consumed(padding)
+        if not payload and not end:
             self._odd_frame()
             return
         if end:

@@ -67,12 +67,16 @@ class FrameReader:
 
     Args:
         max_frame: Bytes of payload that we said we take.
+
+    Attributes:
+        padding: Bytes that were cut off the frame that was yielded last.
     """
 
-    __slots__ = ("_buffer", "max_frame")
+    __slots__ = ("_buffer", "max_frame", "padding")
 
     def __init__(self, max_frame: int) -> None:
         self.max_frame = max_frame
+        self.padding = 0
         self._buffer = b""
 
     def feed(self, data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
@@ -99,8 +103,10 @@ class FrameReader:
             if kind <= CONTINUATION:
                 _check(kind, stream, length)
             payload = data[at + 9 : end]
+            self.padding = 0
             if kind <= HEADERS and flags & (PADDED | HAS_PRIORITY):
                 payload = _cut(kind, flags, stream, payload)
+                self.padding = length - len(payload)
             at = end
             yield kind, flags, stream, payload
         if at < size:

@@ -24,6 +24,7 @@ MAX_HEADERS = 200
 _KNOWN_LIMIT = 512
 _KNOWN_SIZE = 1024
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_PATH = re.compile(rb"/[\x21-\x7e]*|\*")
 _VALUE = re.compile(rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?|")
 # They concern one connection of HTTP/1 only, and do not exist in HTTP/2.
 _FORBIDDEN = frozenset(
@@ -225,8 +226,8 @@ def request(headers: Headers) -> RequestFields:
         found.path = pseudo[b":path"]
     except KeyError as missing:
         raise Malformed(f"no {missing.args[0].decode()}") from None
-    if not found.path:
-        raise Malformed("an empty :path")
+    if not _PATH.fullmatch(found.path):
+        raise Malformed("a :path that is none")
     authority = pseudo.get(b":authority", b"")
     if authority and host is not None and host != authority:
         raise Malformed("a host that is not the :authority")

@@ -70,6 +70,7 @@ _REQUEST_KIND = {
     b"kserve-isvc-namespace": _DROP,
     b"knative-serving-revision": _DROP,
     b"knative-serving-namespace": _DROP,
+    b"k-proxy-request": _DROP,
     b"x-forwarded-host": _AS_IT_IS,
     b"x-request-id": _AS_IT_IS,
     b"traceparent": _AS_IT_IS,
@@ -82,12 +83,25 @@ _REQUEST_KIND = {
     b"x-forwarded-for": _FORWARDED_FOR,
     b"authorization": _AUTHORIZATION,
 }
+# Lines that make each head of a caller another one, and say nothing of where it goes (`id`); and
+# lines that tie them to the rest: a Connection header may name them, a tracestate needs its
+# traceparent.
+_ID_OR_TIE = re.compile(
+    rb"\r\n(?:(?P<id>(?:traceparent|x-request-id):[\t\x20-\x7e\x80-\xff]*+)(?=\r\n)"
+    rb"|tracestate:|connection:[^\r]*(?:traceparent|x-request-id))",
+    re.IGNORECASE,
+)
+_MAX_IDS = 2
 # What a `Connection` header may not take away.
 _KEPT = frozenset((b"host", b"content-length", b"content-type", b"authorization"))
 _NO_CALLBACKS = object()
 # Few hosts, many requests.
 _NAMES: dict[bytes, bytes] = {}
 _NAMES_LIMIT = 1024
+
+_ANSWERS: dict[bytes, ResponseHead] = {}
+_ANSWERS_LIMIT = 1024
+_ANSWERS_SIZE = 2048
 
 
 class HeadError(ValueError):
@@ -312,6 +326,29 @@ def parse_request(raw: bytes) -> RequestHead:
     return head
 
 
+def part_ids(raw: bytes) -> tuple[bytes, bytes]:
+    """Return a request head without its `traceparent` and `x-request-id` lines, and these lines.
+
+    What is left is the same for all requests of most callers. Lines that cannot be parted from the
+    rest stay in it; then the second value is empty.
+    """
+    rest: list[bytes] = []
+    ids: list[bytes] = []
+    at = 0
+    for match in _ID_OR_TIE.finditer(raw):
+        line = match["id"]
+        if line is None or len(rest) == _MAX_IDS:
+            return raw, b""
+        begin, end = match.span()
+        rest.append(raw[at:begin])
+        ids += (line, b"\r\n")
+        at = end
+    if not ids:
+        return raw, b""
+    rest.append(raw[at:])
+    return b"".join(rest), b"".join(ids)
+
+
 def parse_response(raw: bytes) -> ResponseHead:
     """Return the head that `raw` (up to and with the empty line) is.
 
@@ -367,6 +404,21 @@ def parse_response(raw: bytes) -> ResponseHead:
     head.head = b"".join(out)
     head.whole = head.head + b"\r\n"
     head.same = head.whole == raw
+    return head
+
+
+def read_response(raw: bytes) -> ResponseHead:
+    """Return `parse_response(raw)`, kept for the next equal head.
+
+    Equal heads are common: a server repeats itself within a second.
+    """
+    head = _ANSWERS.get(raw)
+    if head is None:
+        head = parse_response(raw)
+        if len(raw) <= _ANSWERS_SIZE:
+            if len(_ANSWERS) >= _ANSWERS_LIMIT:
+                _ANSWERS.clear()
+            _ANSWERS[raw] = head
     return head
 
 

@@ -21,8 +21,10 @@ from kserve_local.gateway.head import (
     RequestHead,
     ResponseHead,
     parse_request,
+    part_ids,
     refuse_early,
 )
+from kserve_local.gateway.pipe import PipeEnd
 from kserve_local.gateway.proxy import Dataplane, Exchange
 from kserve_local.gateway.table import (
     PEEK_LIMIT,
@@ -47,9 +49,9 @@ TOGETHER = 16 * 1024
 
 _HEAD, _BODY, _CHUNKS, _WAIT, _LINGER, _TUNNEL = range(6)
 
-# Clients repeat themselves, so readings of equal heads are kept (but for those that carry an id
-# of their own: they never come again).
-_KNOWN: dict[bytes, RequestHead] = {}
+# Clients repeat themselves, so readings of heads that are equal but for their ids are kept. Each
+# Service's own address has its own: where an equal head leads to depends on it.
+_KNOWN: dict[bytes, dict[bytes, RequestHead]] = {}
 _KNOWN_LIMIT = 1024
 _KNOWN_SIZE = 2048
 
@@ -86,6 +88,8 @@ class ClientConnection(asyncio.Protocol):
         "_close",
         "_decoder",
         "_dropped",
+        "_ids",
+        "_known",
         "_left",
         "_out_chunked",
         "_peek",
@@ -142,6 +146,9 @@ class ClientConnection(asyncio.Protocol):
         self._since = 0.0
         self._poll: select.poll | None = None
         self._suffix = b""
+        # Lines of the request that are not in its head: they are its own.
+        self._ids = b""
+        self._known = _KNOWN.setdefault(service, {})
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # always a full transport here
@@ -198,17 +205,22 @@ class ClientConnection(asyncio.Protocol):
             return
         self._buffer = b""
         raw = data if end == len(data) else data[:end]
-        head = _KNOWN.get(raw)
+        known = self._known
+        head = known.get(raw)
+        self._ids = b""
+        if head is None:
+            raw, self._ids = part_ids(raw)
+            head = known.get(raw)
         if head is None:
             try:
                 head = parse_request(raw)
             except HeadError as error:
                 self._refuse(data, str(error))
                 return
-            if end <= _KNOWN_SIZE and not head.has_id:
-                if len(_KNOWN) >= _KNOWN_LIMIT:
-                    _KNOWN.clear()
-                _KNOWN[raw] = head
+            if len(raw) <= _KNOWN_SIZE and not head.has_id:
+                if len(known) >= _KNOWN_LIMIT:
+                    known.clear()
+                known[raw] = head
         self._request(head, data[end:])
 
     def _odd_head(self, data: bytes, end: int) -> None:
@@ -287,7 +299,7 @@ class ClientConnection(asyncio.Protocol):
             self._buffer = rest
             self._state = _WAIT
         self.wants_continue = head.expect and not pieces and not done
-        if head.table is self.plane.table and not self.service:
+        if head.table is self.plane.table:
             self._start(head, head.route, head.fresh, pending, done)
         else:
             self._find(head, pieces, pending, done)
@@ -318,7 +330,7 @@ class ClientConnection(asyncio.Protocol):
     def _found(self, head: RequestHead, found: Found, pending: list[bytes], done: bool) -> None:
         without_token = bool(self.plane.token) and not self.service
         fresh = entry.beginning(head, found, without_token=without_token)
-        if not self.service and self._peek is None:
+        if self._peek is None:
             head.table, head.route, head.fresh = self.plane.table, found.route, fresh
         self._peek = None
         self._start(head, found.route, fresh, pending, done)
@@ -346,7 +358,7 @@ class ClientConnection(asyncio.Protocol):
             size = len(pending[0]) if len(pending) == 1 else sum(map(len, pending))
             if size < TOGETHER:
                 body, pending, size = b"".join(pending), [], 0
-        fresh = b"%b%b\r\n%b" % (fresh, suffix, body)
+        fresh = b"%b%b%b%b\r\n%b" % (fresh, self._ids, suffix, target.mark, body)
         self.exchange = exchange = Exchange(self, head, route, target, fresh, pending, size, done)
         target.start(exchange)
 
@@ -444,6 +456,10 @@ class ClientConnection(asyncio.Protocol):
         """The request waits; what has come of its body waits with it."""
         if exchange.pending_size > PENDING:
             self.pause_reading()
+
+    def interim(self, head: ResponseHead) -> None:
+        """Write what comes before an answer."""
+        self.transport.write(head.whole)
 
     def send_head(self, exchange: Exchange, head: ResponseHead, *, length: int) -> None:
         """Write the answer's head; `length` -1: its end is marked by chunks, or by closing."""
@@ -608,6 +624,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _is_gone(self) -> bool:
         # Reading is paused, so the end of the connection has to be asked for.
+        if isinstance(self.transport, PipeEnd):
+            return False  # that one tells
         poll = self._poll
         if poll is None:
             poll = self._poll = select.poll()

@@ -17,7 +17,7 @@ from kserve_local.gateway.chunked import LAST, encode
 from kserve_local.gateway.h2_connection import H2Connection, Stream
 from kserve_local.gateway.h2_frames import Code
 from kserve_local.gateway.head import HeadError, RequestHead, ResponseHead, host_name, parse_request
-from kserve_local.gateway.proxy import Dataplane, Exchange
+from kserve_local.gateway.proxy import Dataplane, Exchange, TargetState
 from kserve_local.gateway.table import (
     PEEK_LIMIT,
     CompiledRoute,
@@ -174,7 +174,7 @@ class Calls:
         if target is None:
             self._refuse(call.stream, errors.no_upstream())
             return
-        call.fields = [*_without_ours(call.fields), *_ours(found.route, self._client.peer)]
+        call.fields = [*_without_ours(call.fields), *_ours(found.route, target, self._client.peer)]
         path = fields.path[found.cut :] if found.cut else fields.path
         exchange = rpc.Rpc(call, path, fields.authority, found.route, target)
         call.stream.owner = call
@@ -194,6 +194,7 @@ _SET_BY_US = frozenset(
         b"kserve-isvc-namespace",
         b"knative-serving-revision",
         b"knative-serving-namespace",
+        b"k-proxy-request",
         b"x-forwarded-proto",
     )
 )
@@ -203,8 +204,9 @@ def _without_ours(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]
     return [pair for pair in fields if pair[0] not in _SET_BY_US]
 
 
-def _ours(route: CompiledRoute, peer: str) -> list[tuple[bytes, bytes]]:
-    return [*route.fields, (b"x-forwarded-for", peer.encode()), (b"x-forwarded-proto", b"http")]
+def _ours(route: CompiledRoute, target: TargetState, peer: str) -> list[tuple[bytes, bytes]]:
+    told = [*route.fields, (b"x-forwarded-for", peer.encode()), (b"x-forwarded-proto", b"http")]
+    return told if target.spec.direct else [*told, (b"k-proxy-request", b"activator")]
 
 
 class Peek:
@@ -248,7 +250,9 @@ class RestStream:
         "_client",
         "_head",
         "_left",
+        "_looked",
         "_peek",
+        "_peeked",
         "_unread",
         "exchange",
         "read_paused",
@@ -268,6 +272,8 @@ class RestStream:
         self._left = -1
         self._unread = 0
         self._peek: list[bytes] | None = None
+        self._peeked = 0
+        self._looked = 0
         self._head: RequestHead | None = None
 
     @property
@@ -325,8 +331,9 @@ class RestStream:
             self._reply(errors.no_upstream())
             return
         without_token = bool(plane.token) and not self._client.service
-        fresh = b"%b%b\r\n" % (
+        fresh = b"%b%b%b\r\n" % (
             entry.beginning(head, found, without_token=without_token),
+            target.mark,
             entry.forwarded(head, entry.forwarding(self.peer)),
         )
         framed = self._framed(body, end=end)
@@ -373,6 +380,11 @@ class RestStream:
 
     def _look(self, peek: list[bytes], data: bytes, *, end: bool) -> None:
         peek.append(data)
+        self._peeked += len(data)
+        if not end and self._peeked < min(2 * self._looked, PEEK_LIMIT):
+            # Looking again is worth it only when there is much more to see.
+            return
+        self._looked = self._peeked
         body = b"".join(peek)
         model = model_of(body)
         if model is None and not end and len(body) < PEEK_LIMIT:
@@ -429,6 +441,10 @@ class RestStream:
         """The replica keeps up again."""
         self.read_paused = False
         self._give_back()
+
+    def interim(self, head: ResponseHead) -> None:
+        """Send what comes before an answer."""
+        self.stream.send_headers(_answer_headers(head))
 
     def send_head(self, exchange: Exchange, head: ResponseHead, *, length: int) -> None:
         """Send the answer's head; `length` 0: there is no body."""

@@ -1,13 +1,14 @@
 """The Unix socket between supervisor and gateway: frames, and the gateway's end of it.
 
 A frame is four bytes of length (big endian) and a JSON object with `type`. Supervisor to gateway:
-`hello {token, want?, grace?}`, `table {table}`. Gateway to supervisor: `hello {pid, port,
-version}`, `applied {version, unbound}`, `stats {stats}`, `poke {target}`, `object {namespace, pod,
-uri, data}` (what a logger stores). The socket is the gateway's, so it outlives any supervisor; the
-newest supervisor that knows the token replaces the one before. A `hello` that wants something is a
-connection of its own and replaces nobody: `sockets` gets the listening sockets back (SCM_RIGHTS),
-`stop` drains for `grace` seconds and ends the gateway. Both ends import this module; nothing here
-knows about HTTP.
+`hello {token, want?, grace?}`, `table {table}`, `change {change}` (of the table before), `release
+{pod}` (say when nothing runs there any more). Gateway to supervisor: `hello {pid, port, version}`,
+`applied {version, unbound}`, `released {pod}`, `stats {stats}`, `poke {target}`, `woken {woken}`
+(who poked has its answer), `object {namespace, pod, uri, data}` (what a logger stores). The socket
+is the gateway's, so it outlives any supervisor; the newest supervisor that knows the token replaces
+the one before. A `hello` that wants something is a connection of its own and replaces nobody:
+`sockets` gets the listening sockets back (SCM_RIGHTS), `stop` drains for `grace` seconds and ends
+the gateway. Both ends import this module; nothing here knows about HTTP.
 """
 
 from __future__ import annotations

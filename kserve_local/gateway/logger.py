@@ -60,7 +60,7 @@ class Delivery:
 
     Args:
         knows: Whether a host is one of the gateway's own routes.
-        inside: Gives the near end of a new connection to this gateway.
+        inside: Makes a new connection to this gateway.
         sink: Keeps what only a cluster could deliver.
         certificates: Where the CA bundle of the ConfigMap would be mounted, if anywhere.
     """

@@ -34,9 +34,15 @@ from kserve_local.gateway import errors, exposition
 from kserve_local.gateway.agent_host import agent_host
 from kserve_local.gateway.graph_host import graph_host
 from kserve_local.gateway.http1 import ClientConnection
-from kserve_local.gateway.link import Frame, SupervisorLink
+from kserve_local.gateway.link import Frame, LinkError, SupervisorLink
 from kserve_local.gateway.proxy import Dataplane, Exchange
-from kserve_local.interfaces.routing import SERVICE_PORT, UNPRIVILEGED_PORT, table_from_wire
+from kserve_local.interfaces.routing import (
+    SERVICE_PORT,
+    UNPRIVILEGED_PORT,
+    changed_table,
+    table_from_wire,
+)
+from kserve_local.interfaces.stats import Woken
 
 logger = logging.getLogger("kserve_local.gateway")
 
@@ -63,6 +69,7 @@ class GatewayConfig:
         max_held: Requests one revision may hold without a replica.
         access_log: One line a request on stderr.
         seed: For the weighted draws; None: random.
+        stat_period: Seconds between two reports of figures.
     """
 
     fd: int
@@ -77,6 +84,7 @@ class GatewayConfig:
     access_log: bool = False
     log_level: str = "INFO"
     seed: int | None = None
+    stat_period: float = STAT_PERIOD
 
 
 def start_time(pid: int | str) -> int:
@@ -141,6 +149,7 @@ class Gateway:
             token=config.auth_token.encode(),
             seed=config.seed,
         )
+        self.plane.woken = self._woken
         if config.access_log:
             self.plane.access_log = _log_access
         self.plane.graphs = graph_host(self.plane, self._admin)
@@ -207,21 +216,38 @@ class Gateway:
 
     def _on_frame(self, frame: Frame) -> Frame | None:
         kind = frame["type"]
-        if kind == "table":
-            table = table_from_wire(frame["table"])
+        if kind in ("table", "change"):
+            if kind == "table":
+                table = table_from_wire(frame["table"])
+            else:
+                try:
+                    table = changed_table(self.plane.table.table, frame["change"])
+                except ValueError as error:
+                    raise LinkError(str(error)) from error
             self.plane.apply(table)
             if self._listening is None:
                 self._listening = asyncio.create_task(self._listen(), name="listen")
             self._bind_services(dict(table.listen or {}))
             return {"type": "applied", "version": table.version, "unbound": self._unbound}
+        if kind == "release":
+            self.plane.when_released(str(frame["pod"]), self._released)
+            return None
         if kind == "stop":
             self._grace = float(frame.get("grace", 5.0))
             self._stop.set()
         return None
 
+    def _released(self, pod: str) -> None:
+        if self._link is not None:
+            self._link.send({"type": "released", "pod": pod})
+
     def _poke(self, target: str) -> None:
         if self._link is not None:
             self._link.send({"type": "poke", "target": target})
+
+    def _woken(self, woken: Woken) -> None:
+        if self._link is not None:
+            self._link.send({"type": "woken", "woken": woken})
 
     async def _store(self, namespace: str, pod: str, uri: str, data: bytes) -> None:
         """Hand an object to the supervisor, which may write it; wait for one that listens."""
@@ -236,10 +262,11 @@ class Gateway:
             await asyncio.sleep(STORE_AGAIN)
 
     async def _report(self) -> None:
-        due = perf_counter() + STAT_PERIOD
+        period = self.config.stat_period
+        due = perf_counter() + period
         while True:
             await asyncio.sleep(max(0.0, due - perf_counter()))
-            due = max(due + STAT_PERIOD, perf_counter())
+            due = max(due + period, perf_counter())
             stats = self.plane.stats(perf_counter())
             if stats and self._link is not None:
                 self._link.send({"type": "stats", "stats": stats})

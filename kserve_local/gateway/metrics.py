@@ -101,6 +101,15 @@ class TargetFigures:
             failure=failure,
         )
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the last period was silent and told, and nothing has come or ended since."""
+        return self._silent and not (self.requests or self._latencies)
+
+    def pass_over(self, now: float) -> None:
+        """Start a new period after a silent one; `close_period` for those `is_silent`."""
+        self._since = now
+
     def fold(self) -> None:
         """Bring the totals up to date: at the end of a period, and for a scrape in between."""
         fresh = sorted(self._latencies[self._folded :])

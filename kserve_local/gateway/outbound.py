@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kserve_local.gateway.chunked import ChunkDecoder, ChunkError
@@ -21,7 +21,7 @@ CONNECT_TIMEOUT = 10.0
 ANSWER_LIMIT = 256 * 1024 * 1024
 
 Header = tuple[str, str]
-Open = Callable[[], Awaitable[socket.socket]]
+Open = Callable[[asyncio.Protocol], asyncio.Transport]
 
 
 class OutboundError(Exception):
@@ -39,7 +39,7 @@ class Place:
     Args:
         authority: What the Host header says.
         tls: For `https`.
-        open: Gives a connected socket instead of dialing; for the gateway itself.
+        open: Connects a protocol instead of dialing; for the gateway itself.
     """
 
     host: str
@@ -108,8 +108,7 @@ class Courier:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 if place.open is not None:
-                    near = await place.open()
-                    pair = await asyncio.open_connection(sock=near, limit=MAX_HEAD)
+                    pair = _streams(place.open)
                 else:
                     pair = await asyncio.open_connection(
                         place.host, place.port, ssl=place.tls, limit=MAX_HEAD
@@ -155,6 +154,14 @@ class Courier:
             _value(head, b"content-type"),
             _value(head, b"x-log-marshal-extension"),
         )
+
+
+def _streams(connect: Open) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return what `asyncio.open_connection` gives, over a connection of our own."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=MAX_HEAD, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    return reader, asyncio.StreamWriter(connect(protocol), protocol, reader, loop)
 
 
 class _Silent(Exception):

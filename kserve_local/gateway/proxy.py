@@ -20,7 +20,7 @@ from kserve_local.aio import backoff
 from kserve_local.gateway import errors, failures
 from kserve_local.gateway.activator import REFUSED_LIMIT, Verdict, judge, poke_due
 from kserve_local.gateway.balancer import Balancer
-from kserve_local.gateway.breaker import Breaker
+from kserve_local.gateway.breaker import PER_PLACE, Breaker
 from kserve_local.gateway.graph_server import GraphHost
 from kserve_local.gateway.metrics import TargetFigures
 from kserve_local.gateway.table import CompiledRoute, CompiledTable
@@ -31,7 +31,7 @@ from kserve_local.gateway.upstream import (
     UpstreamConnection,
 )
 from kserve_local.interfaces.routing import RouteTable, Target
-from kserve_local.interfaces.stats import RequestStat
+from kserve_local.interfaces.stats import RequestStat, Woken
 
 if TYPE_CHECKING:
     from kserve_local.gateway.agent import AgentHost
@@ -45,6 +45,8 @@ TICK = 0.05
 MAX_TRIES = 8
 MESH_RETRIES = 2
 """How often Istio tries another replica when one takes no connection."""
+DIALS = 7
+"""Attempts, in about 2 s, at a gRPC port that refuses; whether the HTTP port does is not known."""
 
 
 class Client(Protocol):
@@ -142,18 +144,22 @@ class TargetState:
     """One revision: its replicas, the requests at them, the requests that wait."""
 
     __slots__ = (
+        "applied",
         "balancer",
         "breaker",
         "endpoints",
         "figures",
         "in_flight",
+        "mark",
         "plane",
         "poked_at",
         "removed",
         "sole",
         "spec",
+        "spread",
         "timeout",
         "usable",
+        "waker",
     )
 
     def __init__(self, spec: Target, plane: Dataplane) -> None:
@@ -167,20 +173,30 @@ class TargetState:
         self.in_flight: dict[Exchange, None] = {}
         self.breaker: Breaker[Exchange] = Breaker(held=plane.max_held)
         self.balancer = Balancer(spec.container_concurrency, plane.draw)
+        # Who chooses where the activator is out of the path: it knows no limit.
+        self.spread = Balancer(0, plane.draw)
+        self.mark = _mark_of(spec)
         self.figures = TargetFigures(perf_counter())
         self.poked_at = 0.0
+        # The request that waits longest for the first replica: whose answer ends a cold start.
+        self.waker: Exchange | None = None
         self.removed = False
+        self.applied = False
 
     def apply(self, spec: Target) -> None:
         """Take over what a new table says."""
-        self.removed = False
+        self.removed, self.applied = False, True
         if spec.container_concurrency != self.spec.container_concurrency:
             self.balancer = Balancer(spec.container_concurrency, self.plane.draw)
         self.spec = spec
         self.timeout = spec.timeout
+        self.mark = _mark_of(spec)
+        if spec.endpoints:
+            # The next time it is at zero, the first request pokes at once.
+            self.poked_at = 0.0
         wanted = {(e.pod, e.address, e.port): e for e in spec.endpoints}
         for key in [k for k in self.endpoints if k not in wanted]:
-            self.endpoints.pop(key).retire()
+            self.plane.retire(self.endpoints.pop(key))
         for key in sorted(wanted, key=lambda k: (_address_order(k[1]), k[2])):
             if key not in self.endpoints:
                 self.endpoints[key] = EndpointState(wanted[key], self)
@@ -217,6 +233,9 @@ class TargetState:
         """Send the request to a replica now, hold it, or refuse it."""
         self.in_flight[exchange] = None
         self.figures.requests += 1
+        if self.spec.direct and self.spec.container_concurrency and self.usable:
+            self.queue_up(exchange)
+            return
         if not self.breaker.waiting:
             place = self.sole or self.balancer.pick(self.usable)
             if place is not None:
@@ -232,6 +251,21 @@ class TargetState:
                     self.plane.connect(exchange, place)
                 return
         self.hold(exchange)
+
+    def queue_up(self, exchange: Exchange) -> None:
+        """Send the request to a replica whatever it has to do: it queues there, or is refused."""
+        place = self.spread.pick(self.usable)
+        assert place is not None  # there is one
+        limit = self.spec.container_concurrency
+        if place.running < limit:
+            self.dispatch(exchange, place)
+        elif len(place.queue) < PER_PLACE * limit:
+            place.in_flight += 1
+            exchange.place = place
+            place.queue[exchange] = None
+            exchange.client.held(exchange)
+        else:
+            self.plane.answer(exchange, errors.queue_full())
 
     def hold(self, exchange: Exchange) -> None:
         """Queue the request until a replica can take it."""
@@ -272,11 +306,13 @@ class TargetState:
             return
         self.breaker.withdraw(exchange)
         self.in_flight.pop(exchange, None)
+        self.waker = None
         exchange.route, exchange.target = route, target
         target.start(exchange)
 
     def wake(self, now: float) -> None:
         """Tell the supervisor that requests wait."""
+        self.waker = self.waker or self.breaker.first()
         if poke_due(self.poked_at, now):
             self.poked_at = now
             self.plane.poke(self.spec.id)
@@ -295,6 +331,9 @@ class TargetState:
         """Send the request to this replica."""
         place.in_flight += 1
         exchange.place = place
+        self._send(exchange, place)
+
+    def _send(self, exchange: Exchange, place: EndpointState) -> None:
         if exchange.rpc:
             self.plane.call(exchange, place)
             return
@@ -303,6 +342,17 @@ class TargetState:
             connection.begin(exchange)
         else:
             self.plane.connect(exchange, place)
+
+    def left(self, exchange: Exchange, place: EndpointState) -> None:
+        """Take the request off its replica; the next of those that queue there has its turn."""
+        place.in_flight -= 1
+        exchange.place = None
+        if place.queue.pop(exchange, self) is None:
+            return
+        while place.queue and place.running < max(1, self.spec.container_concurrency):
+            after = next(iter(place.queue))
+            del place.queue[after]
+            self._send(after, place)
 
     def finished(self, exchange: Exchange, now: float) -> None:
         """Count the request out; its place is free."""
@@ -314,14 +364,30 @@ class TargetState:
         if exchange.status >= 400 and failures.counts(exchange.status, inner=exchange.route.inner):
             self.figures.failure = failures.answered(exchange.head, exchange.status)
         place = exchange.place
+        if exchange is self.waker:
+            self._woken(exchange, place, now)
         if place is not None:
-            place.in_flight -= 1
-            exchange.place = None
+            if place.queue:
+                self.left(exchange, place)
+            else:
+                place.in_flight -= 1
+                exchange.place = None
         if self.breaker.waiting:
             self.breaker.withdraw(exchange)
             self.release()
         if self.plane.access_log is not None:
             self.plane.access_log(exchange, now)
+
+    def _woken(self, exchange: Exchange, place: EndpointState | None, now: float) -> None:
+        """Tell of the end of the request that woke the revision; one that left unanswered is
+        followed by who waits longest now.
+        """
+        self.waker = None
+        if place is None:
+            self.waker = next((e for e in self.breaker if e is not exchange), None)
+        if self.waker is None and self.plane.woken is not None:
+            pod = place.name if place is not None else ""
+            self.plane.woken(Woken(self.spec.id, pod, exchange.started, now))
 
     def tick(self, now: float) -> None:
         """Time limits, idle connections, and knocking at replicas that refused."""
@@ -366,42 +432,74 @@ class Dataplane:
         self.poke = poke
         self.max_held = max_held
         self.draw = random.Random(seed)
-        self.table = CompiledTable(RouteTable(version=0))
+        self.table = CompiledTable(RouteTable(version=0), any_host=bool(token))
         self.targets: dict[str, TargetState] = {}
         self.clients: set[Client] = set()
         self.draining = False
         self._gone = asyncio.Event()
         self.access_log: Callable[[Exchange, float], None] | None = None
+        self.woken: Callable[[Woken], None] | None = None
         self.graphs: GraphHost | None = None
         self.agents: AgentHost | None = None
         self.connections = 0
         self.refusals = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_tick = 0.0
+        self._retired: set[EndpointState] = set()
+        self._releases: dict[str, Callable[[str], None]] = {}
 
     # Tables
 
     def apply(self, table: RouteTable) -> None:
         """Swap the table: one assignment, then what waits is looked at again."""
-        compiled = CompiledTable(table, any_host=bool(self.token))
-        specs = {t.id: t for r in table.routes for t in r.every_target()}
+        compiled = self.table.following(table)
+        specs = {t.id: t for r in table.routes for t in r.targets}
+        specs |= {t.id: t for r in table.routes if r.explain for t in r.explain}
         for key, spec in specs.items():
             if key not in self.targets:
                 self.targets[key] = TargetState(spec, self)
         # Not before all of its targets exist: a look-up must find whatever the table names.
         self.table = compiled
         for key, spec in specs.items():
-            self.targets[key].apply(spec)
+            state = self.targets[key]
+            # What came with a table before is the same object; most of a table is.
+            if state.spec is not spec or state.removed or not state.applied:
+                state.apply(spec)
         # What they held goes to those that are there now.
         for key, state in self.targets.items():
             if key not in specs and not state.removed:
                 state.removed = True
                 for place in state.endpoints.values():
-                    place.retire()
+                    self.retire(place)
                 state.endpoints = {}
                 state.settle()
+        self._tell_released()
         if self.agents is not None:
             self.agents.keep_only(key for state in self.targets.values() for key in state.endpoints)
+
+    def retire(self, place: EndpointState) -> None:
+        """Take a replica out of use; what runs there may finish."""
+        place.retire()
+        if place.in_flight:
+            self._retired.add(place)
+
+    def when_released(self, pod: str, tell: Callable[[str], None]) -> None:
+        """Call `tell` once the table does not name the Pod and nothing runs there any more.
+
+        Args:
+            pod: `namespace/name`.
+        """
+        self._releases[pod] = tell
+        self._tell_released()
+
+    def _tell_released(self) -> None:
+        self._retired = {p for p in self._retired if p.in_flight}
+        if not self._releases:
+            return
+        listed = (p for state in self.targets.values() for p in state.endpoints.values())
+        busy = {p.name for p in (*listed, *self._retired)}
+        for pod in [p for p in self._releases if p not in busy]:
+            self._releases.pop(pod)(pod)
 
     def target_of(self, compiled: CompiledRoute) -> TargetState | None:
         """Draw the target of one request by the route's weights; None: the route has none."""
@@ -420,6 +518,10 @@ class Dataplane:
 
     def call(self, exchange: Exchange, place: EndpointState) -> None:
         """Send a gRPC call over one of the replica's connections, or the next that is made."""
+        if place.target.spec.graph is not None:
+            hint = "an InferenceGraph takes HTTP requests, no gRPC calls"
+            self.answer(exchange, errors.protocol_error(hint))
+            return
         pool = place.rpc
         rpc = cast("Rpc", exchange)
         connection = pool.take()
@@ -437,20 +539,31 @@ class Dataplane:
 
         endpoint, pool = place.endpoint, place.rpc
         port = endpoint.grpc_port or endpoint.port
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: RpcConnection(place), endpoint.address, port
-                )
-        except (OSError, TimeoutError) as error:
-            waiting, pool.waiting, pool.dialing = pool.waiting, [], False
-            for exchange in waiting:
-                if port == endpoint.port:
-                    self._refused(place, exchange, error)
-                else:
-                    # The replica is well; it only speaks no gRPC.
-                    self.answer(exchange, errors.bad_gateway(_dial_error(place, error, port)))
-            return
+        attempts = 0
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    _, connection = await asyncio.get_running_loop().create_connection(
+                        lambda: RpcConnection(place), endpoint.address, port
+                    )
+                break
+            except (OSError, TimeoutError) as error:
+                attempts += 1
+                believed = port != endpoint.port and not place.retired
+                held = believed and not place.target.spec.plain
+                if held and attempts < DIALS and any(not e.finished for e in pool.waiting):
+                    # It may have died, or not listen yet: the table says so in a moment.
+                    place.target.wake(perf_counter())
+                    await asyncio.sleep(backoff(attempts - 1, first=0.05, cap=0.5))
+                    continue
+                waiting, pool.waiting, pool.dialing = pool.waiting, [], False
+                for exchange in waiting:
+                    if believed:
+                        # The replica is well; it only speaks no gRPC.
+                        self.answer(exchange, errors.bad_gateway(_dial_error(place, error, port)))
+                    else:
+                        self._refused(place, exchange, error)
+                return
         waiting, pool.waiting, pool.dialing = pool.waiting, [], False
         pool.connections.append(connection)
         if port == endpoint.port:
@@ -477,7 +590,7 @@ class Dataplane:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 if place.target.spec.graph is not None and self.graphs is not None:
                     # The router of a graph is in this process.
-                    connection = await self.graphs.connect(
+                    connection = self.graphs.connect(
                         lambda: place.target.spec, lambda: UpstreamConnection(place)
                     )
                 elif endpoint.agent and self.agents is not None:
@@ -523,8 +636,7 @@ class Dataplane:
         if exchange is not None and not exchange.finished:
             # Not a byte was sent, so another replica, or this one later, may have it.
             if exchange.place is not None:
-                exchange.place.in_flight -= 1
-                exchange.place = None
+                target.left(exchange, exchange.place)
             exchange.refused_at = exchange.refused_at or now
             target.breaker.give_back(exchange)
             exchange.client.held(exchange)
@@ -534,10 +646,9 @@ class Dataplane:
 
     def _elsewhere(self, place: EndpointState, exchange: Exchange) -> None:
         """Give a request that a replica refused to another one, as Istio retries, or end it."""
-        if exchange.place is not None:
-            exchange.place.in_flight -= 1
-            exchange.place = None
         target = place.target
+        if exchange.place is not None:
+            target.left(exchange, exchange.place)
         other = target.balancer.pick(target.usable)
         if other is None or exchange.tries >= MESH_RETRIES:
             self.answer(exchange, errors.connect_failed(place.error))
@@ -581,8 +692,10 @@ class Dataplane:
         if exchange.finished or exchange.status == 101:
             return
         plain = exchange.target.spec.plain
+        text = errors.DIRECT_TIMEOUT if exchange.target.spec.direct else errors.TIMEOUT
         if not exchange.status:
-            self.answer(exchange, errors.upstream_timed_out() if plain else errors.timed_out())
+            over = errors.upstream_timed_out() if plain else errors.timed_out(text)
+            self.answer(exchange, over)
             return
         upstream = exchange.upstream
         if upstream is not None:
@@ -596,7 +709,7 @@ class Dataplane:
             # The text does not fit the length that was declared: the answer is cut short.
             client.close()
         else:
-            client.send_body(exchange, [errors.TIMEOUT], last=True)
+            client.send_body(exchange, [text], last=True)
             client.response_done(exchange)
 
     def upstream_broken(self, exchange: Exchange) -> None:
@@ -617,8 +730,7 @@ class Dataplane:
         if reused and exchange.head.idempotent and exchange.tries < MAX_TRIES and place:
             # A rested connection that closed under a request which may be repeated.
             exchange.tries += 1
-            place.in_flight -= 1
-            exchange.place = None
+            exchange.target.left(exchange, place)
             exchange.target.breaker.give_back(exchange)
             exchange.target.settle()
             return
@@ -659,6 +771,8 @@ class Dataplane:
         for state in list(self.targets.values()):
             if state.in_flight:
                 state.tick(now)
+        if self._retired or self._releases:
+            self._tell_released()
         if now - self._slow_tick < 1.0:
             return
         self._slow_tick = now
@@ -675,6 +789,10 @@ class Dataplane:
         """Return the period's figures of targets that have any, and start a new period."""
         found: list[RequestStat] = []
         for key, state in list(self.targets.items()):
+            if state.figures.is_silent and not state.in_flight and not state.removed:
+                # A thousand services at zero, once a second: nothing to work out.
+                state.figures.pass_over(now)
+                continue
             stat = state.figures.close_period(
                 key, now, [e.started for e in state.in_flight], held=len(state.breaker)
             )
@@ -686,6 +804,11 @@ class Dataplane:
             if state.removed and not state.in_flight:
                 del self.targets[key]
         return found
+
+
+def _mark_of(spec: Target) -> bytes:
+    """Return the header line by which a replica sees that the activator is in the path."""
+    return b"" if spec.direct or spec.plain else b"K-Proxy-Request: activator\r\n"
 
 
 def _address_order(address: str) -> tuple[int, ...]:

@@ -243,15 +243,21 @@ class RpcConnection(H2Connection):
     """A connection to a replica's gRPC port, for any number of calls."""
 
     client = True
+    shared = True
 
     def __init__(self, place: EndpointState) -> None:
         super().__init__()
         self.place = place
         self.ready = False
+        self.broken = False
         self._next = 1
 
     def on_ready(self) -> None:
         self.ready = True
+
+    def end(self, code: Code, text: str = "") -> None:
+        self.broken = True
+        super().end(code, text)
 
     @property
     def has_room(self) -> bool:
@@ -318,7 +324,7 @@ class RpcConnection(H2Connection):
     def _note(self, exchange: Rpc, trailers: list[tuple[bytes, bytes]]) -> None:
         """Keep what a call failed with, for whoever asks which hop it was."""
         if (b"grpc-status", b"0") not in trailers:
-            failure = failures.of_rpc(exchange.head, trailers)
+            failure = failures.of_rpc(exchange.head, trailers, inner=exchange.route.inner)
             if failure:
                 exchange.target.figures.failure = failure
 
@@ -363,13 +369,27 @@ class RpcConnection(H2Connection):
             return
         if code == Code.REFUSED_STREAM and self._again(exchange):
             return
-        if exchange.status or not self.transport.is_closing():
+        if exchange.status or not (self.broken or self.transport.is_closing()):
             # As the replica ended it: gRPC reads the reason from the code.
             exchange.target.finished(exchange, perf_counter())
             exchange.call.exchange = None
             exchange.call.stream.reset(Code(code) if code in _CODES else Code.INTERNAL_ERROR)
         else:
-            exchange.target.plane.upstream_lost(exchange, None, reused=False)
+            self._lost(exchange)
+
+    def _lost(self, exchange: Rpc) -> None:
+        """End a call whose connection ended before its answer began."""
+        plane = exchange.target.plane
+        if self.broken:
+            plane.upstream_broken(exchange)
+        else:
+            plane.upstream_lost(exchange, None, reused=False)
+        if not self.ready:
+            endpoint = self.place.endpoint
+            port = endpoint.grpc_port or endpoint.port
+            exchange.target.figures.failure += (
+                f" (port {port} of Pod {endpoint.pod} does not speak HTTP/2, which gRPC needs)"
+            )
 
     def on_goaway(self, last: int) -> None:
         self.place.rpc.forget(self)

@@ -15,6 +15,7 @@ import bisect
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
@@ -51,14 +52,31 @@ class CompiledRoute:
         explain: Where `:explain` goes instead; None: no difference.
         inner: By a component's own name, as one component asks another.
         limit: Seconds a request may take here; None: what its target says.
+        hosts, domains, path: By which it is looked up.
     """
 
-    __slots__ = ("explain", "fields", "found", "ids", "inner", "limit", "lines", "route", "shares")
+    __slots__ = (
+        "domains",
+        "explain",
+        "fields",
+        "found",
+        "hosts",
+        "ids",
+        "inner",
+        "limit",
+        "lines",
+        "path",
+        "route",
+        "shares",
+    )
 
     def __init__(self, route: Route) -> None:
         self.route = route
         self.found = Found(self)
         self.limit = math.inf if route.timeout == 0 else route.timeout
+        self.hosts = tuple(host.encode() for host in route.hosts)
+        self.domains = frozenset(host.split(b".", 2)[-1] for host in self.hosts)
+        self.path = route.path.encode()
         targets = [t for t in route.targets if t.percent > 0] or list(route.targets[:1])
         self.ids = tuple(t.id for t in targets)
         self.shares = (
@@ -136,28 +154,72 @@ class CompiledTable:
     def __init__(self, table: RouteTable, *, any_host: bool = False) -> None:
         self.version = table.version
         self._any_host = any_host
-        self._domains: set[bytes] = set()
         self.table = table
-        self.routes = [CompiledRoute(r) for r in table.routes]
+        self.routes: list[CompiledRoute] = []
         self.by_host: dict[bytes, CompiledRoute] = {}
         self.by_path: dict[bytes, CompiledRoute] = {}
         self.by_model: dict[str, list[CompiledRoute]] = {}
-        for compiled in self.routes:
-            for host in compiled.route.hosts:
-                self.by_host.setdefault(host.encode(), compiled)
-                self._domains.add(host.encode().split(b".", 2)[-1])
-            if compiled.route.path:
-                self.by_path.setdefault(compiled.route.path.encode(), compiled)
+        self._domains: set[bytes] = set()
+        self.only: CompiledRoute | None = None
+        self._append([CompiledRoute(r) for r in table.routes])
+
+    def _append(self, routes: Sequence[CompiledRoute]) -> None:
+        """Index further routes; who was first keeps a name."""
+        self.routes += routes
+        for compiled in routes:
+            for host in compiled.hosts:
+                self.by_host.setdefault(host, compiled)
+            self._domains |= compiled.domains
+            if compiled.path:
+                self.by_path.setdefault(compiled.path, compiled)
             for model in compiled.route.models:
-                self.by_model.setdefault(model, []).append(compiled)
-        entries = [c for c in self.routes if c.route.models or c.route.path]
-        self.only = (
-            entries[0]
-            if len(entries) == 1
-            else self.routes[0]
-            if not entries and len(self.routes) == 1
-            else None
-        )
+                self.by_model[model] = [*self.by_model.get(model, ()), compiled]
+        self.only = self._find_only()
+
+    def _find_only(self) -> CompiledRoute | None:
+        """Return the entry of the only service; with none, the only route."""
+        entries = (c for c in self.routes if c.route.models or c.route.path)
+        first, second = next(entries, None), next(entries, None)
+        if first is None and len(self.routes) == 1:
+            return self.routes[0]
+        return first if second is None else None
+
+    def following(self, table: RouteTable) -> CompiledTable:
+        """Return the table that comes after this one.
+
+        Of a thousand routes few are new each time, and most of those differ in their targets only
+        or come last: the routes that are the same objects keep what was compiled of them, and as
+        long as no name goes or moves, so do the indexes.
+        """
+        new = CompiledTable(RouteTable(table.version), any_host=self._any_host)
+        new.table = table
+        old = self.table.routes
+        pairs = zip(old, table.routes, strict=False)
+        changed = [n for n, (was, now) in enumerate(pairs) if was is not now]
+        if len(old) > len(table.routes) or not all(
+            _has_names_of(old[n], table.routes[n]) for n in changed
+        ):
+            known = {id(c.route): c for c in self.routes}
+            new._append([known.get(id(r)) or CompiledRoute(r) for r in table.routes])
+            return new
+        new.routes, new._domains = [*self.routes], {*self._domains}
+        new.by_host, new.by_path = self.by_host.copy(), self.by_path.copy()
+        new.by_model = self.by_model.copy()
+        for n in changed:
+            new._replace(n, CompiledRoute(table.routes[n]))
+        new._append([CompiledRoute(r) for r in table.routes[len(old) :]])
+        return new
+
+    def _replace(self, place: int, compiled: CompiledRoute) -> None:
+        """Put a route of the same names into the place of another."""
+        was, self.routes[place] = self.routes[place], compiled
+        for host in compiled.hosts:
+            if self.by_host[host] is was:
+                self.by_host[host] = compiled
+        if compiled.path and self.by_path[compiled.path] is was:
+            self.by_path[compiled.path] = compiled
+        for model in compiled.route.models:
+            self.by_model[model] = [compiled if c is was else c for c in self.by_model[model]]
 
     def find(self, host: bytes, target: bytes) -> Found | Missed | NeedsModel:
         """Return where a request goes.
@@ -229,6 +291,11 @@ class CompiledTable:
         ]
         text = "served: " + ", ".join(names[:8])
         return text[:880] + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _has_names_of(route: Route, other: Route) -> bool:
+    """Whether two routes are looked up by the same names."""
+    return (route.hosts, route.path, route.models) == (other.hosts, other.path, other.models)
 
 
 def rpc_model_of(body: bytes) -> str | None:

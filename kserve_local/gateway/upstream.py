@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from kserve_local.gateway.chunked import ChunkDecoder, ChunkError
-from kserve_local.gateway.head import MAX_HEAD, HeadError, ResponseHead, parse_response
+from kserve_local.gateway.head import MAX_HEAD, HeadError, ResponseHead, read_response
+from kserve_local.gateway.pipe import news_of
 from kserve_local.gateway.rpc_pool import RpcPool
 
 if TYPE_CHECKING:
@@ -26,17 +27,13 @@ IDLE_CLOSE = 30.0
 
 _HEAD, _LENGTH, _CHUNKED, _CLOSE, _TUNNEL = range(5)
 
-# Equal heads are common (a server repeats itself within a second), so readings are kept.
-_KNOWN: dict[bytes, ResponseHead] = {}
-_KNOWN_LIMIT = 1024
-_KNOWN_SIZE = 2048
-
 
 class EndpointState:
     """One replica as the gateway sees it: what runs there and what rests there.
 
     Attributes:
-        in_flight: Requests on their way to or at the replica.
+        in_flight: Requests on their way to or at the replica, or in its queue.
+        queue: Requests that wait at this replica, as in its queue-proxy; longest wait first.
         refused: The last connection attempt failed; not picked until one succeeds.
         retry_at: When to try again, on the clock of `perf_counter`.
     """
@@ -48,6 +45,7 @@ class EndpointState:
         "error",
         "idle",
         "in_flight",
+        "queue",
         "refused",
         "retired",
         "retry_at",
@@ -60,6 +58,7 @@ class EndpointState:
         self.target = target
         self.idle: list[UpstreamConnection] = []
         self.in_flight = 0
+        self.queue: dict[Exchange, None] = {}
         self.refused = False
         self.retired = False
         self.connecting = False
@@ -67,6 +66,16 @@ class EndpointState:
         self.retry_at = 0.0
         self.rpc = RpcPool()
         self.error = ""
+
+    @property
+    def name(self) -> str:
+        """`namespace/name` of the Pod."""
+        return f"{self.target.spec.id.partition('/')[0]}/{self.endpoint.pod}"
+
+    @property
+    def running(self) -> int:
+        """Requests that the replica itself has."""
+        return self.in_flight - len(self.queue)
 
     def take(self) -> UpstreamConnection | None:
         """Return a pooled connection that is still open, or None."""
@@ -103,7 +112,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_decoder",
         "_keep",
         "_left",
-        "_poll",
+        "_news",
         "_reading",
         "_state",
         "ended",
@@ -132,20 +141,19 @@ class UpstreamConnection(asyncio.Protocol):
         self._decoder: ChunkDecoder | None = None
         self._keep = True
         self._reading = True
-        self._poll: select.poll | None = None
+        self._news: Callable[[], object] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # always a full transport here
 
     def is_open(self) -> bool:
-        """Ask the kernel: nothing to read means that the peer neither closed nor spoke."""
+        """Nothing to read means that the peer neither closed nor spoke."""
         if self.transport.is_closing():
             return False
-        poll = self._poll
-        if poll is None:
-            poll = self._poll = select.poll()
-            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)
+        news = self._news
+        if news is None:
+            news = self._news = news_of(self.transport)
+        return not news()
 
     def begin(self, exchange: Exchange) -> None:
         """Send the request: its head and what came of its body."""
@@ -206,17 +214,11 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._buffer = b""
         raw = data if end == len(data) else data[:end]
-        head = _KNOWN.get(raw)
-        if head is None:
-            try:
-                head = parse_response(raw)
-            except HeadError:
-                self._broken(exchange)
-                return
-            if end <= _KNOWN_SIZE:
-                if len(_KNOWN) >= _KNOWN_LIMIT:
-                    _KNOWN.clear()
-                _KNOWN[raw] = head
+        try:
+            head = read_response(raw)
+        except HeadError:
+            self._broken(exchange)
+            return
         status = head.status
         if status < 200:
             self._interim(exchange, head, data[end:])
@@ -282,7 +284,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         # 100 was answered by the gateway itself; others (103) are the client's to see.
         if head.status != 100 and exchange.head.minor:
-            exchange.client.transport.write(head.whole)
+            exchange.client.interim(head)
         if rest:
             self._head(exchange, rest)
 

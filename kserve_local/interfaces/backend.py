@@ -224,6 +224,7 @@ class ContainerStatus:
     Args:
         state: `waiting` before the first start, then `running` or `terminated`.
         started_at / finished_at: Unix times.
+        began: Monotonic seconds at which its program began; None: not known (yet).
         exit_code: 137 after SIGKILL (128 + signal), as Kubernetes shows; None while not terminated.
         reason: `Completed`, `Error`, `OOMKilled`, `ContainerCannotRun`, `Unknown`; empty while
         running.
@@ -248,6 +249,7 @@ class ContainerStatus:
     ready: bool = False
     ports: Mapping[int, int] = field(default_factory=dict)
     started_how: str = ""
+    began: float | None = None
     note: str = ""
     container_id: str = ""
     termination: str = ""

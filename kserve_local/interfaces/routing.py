@@ -2,7 +2,7 @@
 
 One `Route` is one host that the cluster would answer for: an InferenceService's entry, a
 component, a tag. Values only; the wire form is the dataclasses as JSON (`orjson` writes them,
-`table_from_wire` reads them back).
+`table_from_wire` reads them back). On their way they are `TableChange`s after the first one.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Target:
         propagate: Of a graph: Go regular expressions of the headers that go to its steps.
         plain: Nothing of Knative's stands before the replicas. No request is held: without a
             replica it is refused at once, and what goes wrong is told in Envoy's words.
+        direct: The activator is out of the path: each replica queues for itself, and whoever
+            chooses one knows nothing of their limits.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Target:
     graph: Mapping[str, Any] | None = None
     propagate: tuple[str, ...] = ()
     plain: bool = False
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +132,71 @@ def table_from_wire(data: Mapping[str, Any]) -> RouteTable:
     return RouteTable(
         version=data["version"],
         listen=data.get("listen"),
-        routes=tuple(
-            Route(
-                **{
-                    **r,
-                    "hosts": tuple(r["hosts"]),
-                    "models": tuple(r["models"]),
-                    "targets": _targets_from_wire(r["targets"]),
-                    "explain": _targets_from_wire(r.get("explain") or ()),
-                }
-            )
-            for r in data["routes"]
-        ),
+        routes=tuple(map(_route_from_wire, data["routes"])),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TableChange:
+    """A table as a change of the one before: of a thousand routes few are new each time.
+
+    Args:
+        base: Version of the table before.
+        routes: In their order: new routes, and runs `(first, end)` of the table before.
+    """
+
+    base: int
+    version: int
+    routes: tuple[Route | tuple[int, int], ...]
+    listen: Mapping[str, str] | None = None
+
+
+def change_of(before: RouteTable, after: RouteTable) -> TableChange:
+    """Return what makes `after` of `before`. A route that is the same object is not sent again."""
+    places = {id(route): n for n, route in enumerate(before.routes)}
+    found: list[Route | tuple[int, int]] = []
+    begin = end = 0  # the run that is being collected
+    for route in after.routes:
+        place = places.get(id(route))
+        if place == end and end > begin:
+            end += 1
+            continue
+        if end > begin:
+            found.append((begin, end))
+        begin, end = (0, 0) if place is None else (place, place + 1)
+        if place is None:
+            found.append(route)
+    if end > begin:
+        found.append((begin, end))
+    return TableChange(before.version, after.version, tuple(found), after.listen)
+
+
+def changed_table(before: RouteTable, data: Mapping[str, Any]) -> RouteTable:
+    """Return the table after `orjson.dumps(change)`; unchanged routes are the same objects.
+
+    Raises:
+        ValueError: It is a change of another table.
+    """
+    if data["base"] != before.version:
+        raise ValueError(f"a change of table {data['base']}, not of {before.version}")
+    routes: list[Route] = []
+    for item in data["routes"]:
+        if isinstance(item, list):
+            routes += before.routes[item[0] : item[1]]
+        else:
+            routes.append(_route_from_wire(item))
+    return RouteTable(data["version"], tuple(routes), data.get("listen"))
+
+
+def _route_from_wire(data: Mapping[str, Any]) -> Route:
+    return Route(
+        **{
+            **data,
+            "hosts": tuple(data["hosts"]),
+            "models": tuple(data["models"]),
+            "targets": _targets_from_wire(data["targets"]),
+            "explain": _targets_from_wire(data.get("explain") or ()),
+        }
     )
 
 

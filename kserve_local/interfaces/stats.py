@@ -1,5 +1,5 @@
-"""What crosses from the gateway to the supervisor: per-target statistics once a second, and
-pokes.
+"""What crosses from the gateway to the supervisor: per-target statistics once a second, pokes, and
+how long who poked had to wait.
 """
 
 from __future__ import annotations
@@ -32,6 +32,21 @@ class RequestStat:
     p50: float = 0.0
     p95: float = 0.0
     failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """The end of the request that waited longest for a target's first replica.
+
+    Args:
+        pod: Which Pod answered, `namespace/name`; empty: it was not answered.
+        arrived / answered: Seconds of the machine's monotonic clock, as in `time.monotonic`.
+    """
+
+    target: str
+    pod: str
+    arrived: float
+    answered: float
 
 
 class StatSink(Protocol):

@@ -1,1 +1,3 @@
-"""The reconcile engine: work queue, controller, result. Ignorant of kinds."""
+"""The reconcile engine: work queue, controller, result; conditions as all kinds have them. Ignorant
+of kinds.
+"""

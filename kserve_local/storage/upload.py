@@ -38,6 +38,9 @@ def upload(
     Raises:
         StorageError: It could not be written.
     """
+    # A client names its event, and the event its object: it must not choose another place.
+    if ".." in uri.split("/"):
+        raise StorageError(f'{uri} is not written: ".." in an object\'s name')
     path = mirrored(uri, mirrors)
     if path is not None:
         _write(path, data)

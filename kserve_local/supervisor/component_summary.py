@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kserve_local.api import names, scheme
+from kserve_local.api import names, pod_autoscaler, scheme, start_phases
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -35,6 +35,7 @@ from kserve_local.controllers.isvc_standard_status import STILL_COMING
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.interfaces.backend import ReplicaStatus
 from kserve_local.store.store import Store
+from kserve_local.supervisor.cold_starts import ColdStarts, shown_start
 from kserve_local.supervisor.pod_usage import PodUsage
 from kserve_local.supervisor.stats import Stats
 
@@ -53,6 +54,7 @@ class Part:
         preparing: What a Pod waits for before it can start.
         reason, message: What keeps it from being what its spec says; both empty: nothing.
         failure: What its last failed request in the last minute was, and how long ago.
+        last_start: How long its last Pod took to start, phase by phase; None: nobody saw it.
     """
 
     component: Component
@@ -72,6 +74,7 @@ class Part:
     rps: float
     p95: float
     failure: tuple[float, str] | None
+    last_start: dict[str, Any] | None
 
     @property
     def state(self) -> str:
@@ -95,6 +98,7 @@ class Part:
             "memory": self.memory,
             "rps": self.rps,
             "p95": self.p95,
+            "lastStart": self.last_start,
             "lastFailure": self.failure[1] if self.failure else "",
             **restarts(self.pods),
         }
@@ -107,6 +111,7 @@ async def parts_of(
     replicas: Mapping[str, ReplicaStatus],
     usage: PodUsage,
     stats: Stats,
+    starts: ColdStarts,
     probes: Mapping[str, Object],
 ) -> list[Part]:
     """Return the components of a service, the predictor first.
@@ -119,7 +124,9 @@ async def parts_of(
     found = []
     for component in isvc_knative.components_of(isvc):
         own = [p for p in pods if labels_of(p).get(names.COMPONENT_LABEL) == component]
-        found.append(await _part(isvc, component, own, store, replicas, usage, stats, probes))
+        found.append(
+            await _part(isvc, component, own, store, replicas, usage, stats, starts, probes)
+        )
     return found
 
 
@@ -131,6 +138,7 @@ async def _part(
     replicas: Mapping[str, ReplicaStatus],
     usage: PodUsage,
     stats: Stats,
+    starts: ColdStarts,
     probes: Mapping[str, Object],
 ) -> Part:
     namespace = namespace_of(isvc)
@@ -141,6 +149,8 @@ async def _part(
             memory += used.memory_bytes
     standard = _standard_traffic(isvc, component, store)
     revisions = _revisions(component, status, pods, replicas, standard)
+    for entry in revisions:
+        entry |= wanted_of(store, namespace, str(entry["name"]))
     targets = [f"{namespace}/{r['name']}" for r in revisions]
     figures = [stats.of(t) for t in targets]
     waiting = [p for p in pods if _waits(p)]
@@ -164,7 +174,7 @@ async def _part(
         name=isvc_knative.service_name(isvc, component),
         pods=pods,
         revisions=revisions,
-        wanted=any(desired(store, namespace, str(r["name"])) for r in revisions),
+        wanted=any(r["desired"] for r in revisions),
         served=any(r["replicas"] for r in revisions),
         failed=_has_failed(conditions[1]),
         unhealthy=last_probe,
@@ -177,7 +187,17 @@ async def _part(
         rps=round(sum(f["rps"] for f in figures), 2),
         p95=max((f["p95"] for f in figures), default=0.0),
         failure=min(failures, default=None),
+        last_start=starts.last(namespace, name_of(isvc), component) or _written_start(pods),
     )
+
+
+def _written_start(pods: Sequence[Object]) -> dict[str, Any] | None:
+    """Return the last start that is written down at a Pod, where an earlier supervisor told it."""
+    for pod in pod_state.newest_first(pods):
+        start = start_phases.of_pod(pod)
+        if start is not None:
+            return shown_start(name_of(pod), str(pod["metadata"]["creationTimestamp"]), start)
+    return None
 
 
 def blamed(parts: Sequence[Part], reason: str, message: str) -> str:
@@ -247,6 +267,46 @@ def workload_of(pod: Object) -> str:
     """Return the Revision of a Pod, or its Deployment in Standard mode."""
     app = labels_of(pod).get(names.APP_LABEL, "")
     return labels_of(pod).get(names.REVISION_LABEL) or standard_objects.workload_of(app)
+
+
+def wanted_of(store: Store, namespace: str, revision: str) -> dict[str, Any]:
+    """Return how many replicas a Revision should have, and the number set by hand (None: none)."""
+    autoscaler = store.find(Key(scheme.POD_AUTOSCALER.id, namespace, revision))
+    return {
+        "desired": desired(store, namespace, revision),
+        "override": pod_autoscaler.override(autoscaler),
+    }
+
+
+def at_zero(service: Object, store: Store) -> list[str]:
+    """Return the components (of a graph: `graph`) whose Revisions with traffic have no replica."""
+    namespace = namespace_of(service)
+    if service["kind"] == scheme.INFERENCE_GRAPH.kind:
+        ksvcs = {"graph": name_of(service)}
+    else:
+        ksvcs = {
+            component: isvc_knative.service_name(service, component)
+            for component in isvc_knative.components_of(service)
+        }
+    found = []
+    for component, name in ksvcs.items():
+        ksvc = store.find(Key(scheme.KNATIVE_SERVICE.id, namespace, name)) or {}
+        routed = [
+            str(t.get("revisionName")) for t in (ksvc.get("status") or {}).get("traffic") or ()
+        ]
+        if routed and not any(desired(store, namespace, revision) for revision in routed):
+            found.append(component)
+    return found
+
+
+def scaled_by_hand(name: str, revisions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line for each Revision whose replicas `kserve-local scale` set."""
+    return [
+        f"{r['name']} has {r['override']} replica{'' if r['override'] == 1 else 's'} by hand; "
+        f"to the autoscaler again: kserve-local scale {name} auto"
+        for r in revisions
+        if r["override"] is not None
+    ]
 
 
 def last_seen(event: Object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -18,6 +18,8 @@ from kserve_local.api import builtin, scheme
 from kserve_local.api.config import InferenceServiceConfig, parse
 from kserve_local.api.meta import Key, Object, timestamp
 from kserve_local.apiserver.discovery import VERSION
+from kserve_local.autoscaler.hpa_loop import HPAController
+from kserve_local.autoscaler.loop import Autoscaler
 from kserve_local.backends.engine_images import engine_images
 from kserve_local.controllers import pod_mutators
 from kserve_local.controllers.addresses import AddressPool
@@ -47,6 +49,8 @@ class ControlPlane:
         routes: Where route tables go: the gateway.
         observed: Where is told what became of each InferenceService's spec.
         devices: The GPUs of this machine.
+        released: Returns when the gateway has nothing more to do with a Pod.
+        started: Takes a Pod that has become Ready, and the stamps of its start.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class ControlPlane:
         addresses: AddressPool,
         observed: Observations,
         devices: DeviceInventory,
+        released: Callable[[str], Awaitable[None]],
+        started: Callable[[Object, Mapping[str, float]], None],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -75,7 +81,6 @@ class ControlPlane:
                 host_address=backend.host_address,
                 mutate=self._mutate,
                 service_ip=addresses.service_ip,
-                meter=functools.partial(_used, backend),
             ),
             observed,
         )
@@ -89,8 +94,23 @@ class ControlPlane:
             _interpreter(settings),
             node=self._facts,
             devices=devices,
+            released=released,
+            started=started,
         )
-        self._engine = Engine(store, [*chain, self._agent])
+        self.autoscaler = Autoscaler(
+            store,
+            recorder,
+            speed=settings.scaling_speed,
+            grace=settings.scale_to_zero_grace,
+            pinned=settings.pinned,
+        )
+        hpas = HPAController(
+            store,
+            recorder,
+            meter=functools.partial(_used, backend),
+            speed=settings.scaling_speed,
+        )
+        self._engine = Engine(store, [*chain, self.autoscaler, hpas, self._agent])
 
     def _config(self) -> InferenceServiceConfig:
         return parse(self._store.find(_CONFIG) or builtin.config_map())
@@ -118,6 +138,7 @@ class ControlPlane:
         await _tell_of_node(self._store, self._facts, self._devices)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(running(self._agent.run(), name="node-agent"))
+            await stack.enter_async_context(running(self.autoscaler.run(), name="autoscaler"))
             await stack.enter_async_context(running(self._engine.run(), name="controllers"))
             yield
         for pod in self._store.list(scheme.POD.id):

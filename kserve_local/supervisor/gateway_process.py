@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -33,8 +34,8 @@ from kserve_local.client.project import GATEWAY_FILE
 from kserve_local.errors import ServiceUnavailable, UsageError
 from kserve_local.gateway.link import Frame, LinkError, encode_frame, read_frame
 from kserve_local.gateway.main import BACKLOG, GatewayConfig, start_time
-from kserve_local.interfaces.routing import RouteTable
-from kserve_local.interfaces.stats import RequestStat, StatSink
+from kserve_local.interfaces.routing import RouteTable, change_of
+from kserve_local.interfaces.stats import RequestStat, StatSink, Woken
 from kserve_local.interfaces.storage import StoredObject
 from kserve_local.settings import Settings
 from kserve_local.supervisor.ports import taken
@@ -83,6 +84,11 @@ class GatewayProcess:
         self.unbound: dict[str, str] = {}
         # What loggers write, for whoever uploads it.
         self.objects: asyncio.Queue[StoredObject] = asyncio.Queue(MAX_OBJECTS)
+        self._writer: asyncio.StreamWriter | None = None
+        self._releases: dict[str, asyncio.Future[None]] = {}
+        self._sent: RouteTable | None = None
+        self._listings: dict[str, asyncio.Future[float]] = {}
+        self.woken: Callable[[Woken], None] | None = None
 
     @property
     def pid(self) -> int:
@@ -143,6 +149,44 @@ class GatewayProcess:
             await self._change.wait_for(
                 lambda: self._applied is not None and self._applied >= version
             )
+
+    async def released(self, pod: str) -> None:
+        """Return when the gateway sends the Pod nothing more and has all of its answers.
+
+        A gateway that died had no requests any more; its successor is asked again.
+
+        Args:
+            pod: `namespace/name`.
+        """
+        waiting = self._releases.setdefault(pod, asyncio.get_running_loop().create_future())
+        if self._writer is not None:
+            self._writer.write(encode_frame({"type": "release", "pod": pod}))
+        await asyncio.shield(waiting)
+
+    async def listed(self, pod: str) -> float:
+        """Return when the gateway was seen to send requests to the Pod, in monotonic seconds.
+
+        Args:
+            pod: `namespace/name`.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = self._listings.setdefault(pod, loop.create_future())
+        self._tell_listed()
+        try:
+            return await asyncio.shield(waiting)
+        finally:
+            self._listings.pop(pod, None)
+
+    def _tell_listed(self) -> None:
+        """Answer those who wait for a Pod that the table in use names."""
+        table = self._sent
+        if not self._listings or table is None or self._applied != table.version:
+            return
+        for target in (t for route in table.routes for t in route.every_target()):
+            for endpoint in target.endpoints:
+                waiting = self._listings.get(f"{target.id.partition('/')[0]}/{endpoint.pod}")
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(time.monotonic())
 
     def detach(self) -> None:
         """On leaving the context, let the gateway go on serving, to be adopted later."""
@@ -238,6 +282,7 @@ class GatewayProcess:
             access_log=settings.verbose >= 2,
             log_level="DEBUG" if settings.verbose else "INFO",
             seed=self._seed,
+            stat_period=1.0 / settings.scaling_speed,
         )
         settings.log_dir.mkdir(exist_ok=True)
         log_file = settings.log_dir / "gateway.log"
@@ -335,20 +380,32 @@ class GatewayProcess:
             self._table = self._table or RouteTable(version=0)
             self._fresh.set()
         sender = asyncio.create_task(self._send_tables(writer), name="gateway-tables")
+        self._writer = writer
+        for pod in self._releases:
+            writer.write(encode_frame({"type": "release", "pod": pod}))
         try:
             while (frame := await read_frame(reader)) is not None:
                 await self._take(frame)
         finally:
+            self._writer = None
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
 
     async def _send_tables(self, writer: asyncio.StreamWriter) -> None:
+        """Send the first table of this link whole, the others as changes."""
+        before: RouteTable | None = None
         while True:
             await self._fresh.wait()
             self._fresh.clear()
             table = self._table
             if table is not None:
-                writer.write(encode_frame({"type": "table", "table": table}))
+                self._sent = table
+                if before is None:
+                    writer.write(encode_frame({"type": "table", "table": table}))
+                else:
+                    change = change_of(before, table)
+                    writer.write(encode_frame({"type": "change", "change": change}))
+                before = table
                 await writer.drain()
 
     async def _take(self, frame: Frame) -> None:
@@ -358,12 +415,20 @@ class GatewayProcess:
                 self._applied = int(frame["version"])
                 self.unbound = dict(frame.get("unbound") or {})
                 self._change.notify_all()
+            self._tell_listed()
         elif kind == "stats":
             self._stats.record(tuple(RequestStat(**s) for s in frame["stats"]))
         elif kind == "poke":
             self._stats.poke(str(frame["target"]))
+        elif kind == "woken":
+            if self.woken is not None:
+                self.woken(Woken(**frame["woken"]))
         elif kind == "object":
             self._take_object(frame)
+        elif kind == "released":
+            waiting = self._releases.pop(str(frame["pod"]), None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
 
     def _take_object(self, frame: Frame) -> None:
         data = base64.b64decode(frame["data"])

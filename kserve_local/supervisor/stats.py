@@ -6,9 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from kserve_local.interfaces.stats import RequestStat
+from kserve_local.interfaces.stats import RequestStat, StatSink
 
 _WINDOW = 60.0
+_MOST = 1200
+"""Reports in a window, at the highest speed of the autoscaler's clock."""
 
 
 class Stats:
@@ -21,13 +23,20 @@ class Stats:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: dict[str, deque[tuple[float, RequestStat]]] = {}
+        self._listeners: list[StatSink] = []
+
+    def pass_on(self, sink: StatSink) -> None:
+        """Have everything from now on told to `sink` too."""
+        self._listeners.append(sink)
 
     def record(self, stats: tuple[RequestStat, ...]) -> None:
         """Take one batch of the gateway."""
         now = self._clock()
         for stat in stats:
-            kept = self._seen.setdefault(stat.target, deque(maxlen=120))
+            kept = self._seen.setdefault(stat.target, deque(maxlen=_MOST))
             kept.append((now, stat))
+        for listener in self._listeners:
+            listener.record(stats)
 
     def failure(self, target: str) -> tuple[float, str] | None:
         """Return the last failure of the last minute, in words, and how many seconds ago it was."""
@@ -40,7 +49,9 @@ class Stats:
         return None
 
     def poke(self, target: str) -> None:
-        """A request found no replica of `target`. Nothing scales from zero yet."""
+        """A request found no replica of `target`."""
+        for listener in self._listeners:
+            listener.poke(target)
 
     def of(self, target: str) -> dict[str, float]:
         """Return requests per second, error rate and p95 (seconds) over the last minute."""

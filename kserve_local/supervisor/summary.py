@@ -34,15 +34,18 @@ from kserve_local.interfaces.backend import Backend, ReplicaStatus
 from kserve_local.settings import Settings
 from kserve_local.store.store import Store
 from kserve_local.supervisor import agents
+from kserve_local.supervisor.cold_starts import ColdStarts
 from kserve_local.supervisor.component_summary import (
     Part,
+    at_zero,
     blamed,
-    desired,
     failing_hops,
     failure_of,
     last_seen,
     parts_of,
     restarts,
+    scaled_by_hand,
+    wanted_of,
     workload_of,
 )
 from kserve_local.supervisor.pod_usage import PodUsage
@@ -59,6 +62,7 @@ def routes(
     stats: Stats,
     observed: Observations,
     usage: PodUsage,
+    starts: ColdStarts,
     stop: asyncio.Event,
 ) -> Sequence[BaseRoute]:
     """Return the routes that the API server serves besides Kubernetes' own."""
@@ -67,7 +71,7 @@ def routes(
         replicas = {replica.id: replica for replica in await backend.list()}
         probes = _failed_probes(store)
         services = [
-            await _service(isvc, store, replicas, usage, stats, observed.of(isvc), probes)
+            await _service(isvc, store, replicas, usage, stats, starts, observed.of(isvc), probes)
             for isvc in store.list(scheme.INFERENCE_SERVICE.id)
         ]
         graphs = [
@@ -87,7 +91,7 @@ def routes(
             *store.list(scheme.INFERENCE_SERVICE.id),
             *store.list(scheme.INFERENCE_GRAPH.id),
         ]
-        return {"services": [_observed(isvc, observed.of(isvc)) for isvc in services]}
+        return {"services": [_observed(s, observed.of(s), store) for s in services]}
 
     async def end(request: Request) -> object:
         stop.set()
@@ -106,13 +110,14 @@ async def _service(
     replicas: dict[str, ReplicaStatus],
     usage: PodUsage,
     stats: Stats,
+    starts: ColdStarts,
     observed: Observed | None,
     probes: Mapping[str, Object],
 ) -> dict[str, Any]:
     name, namespace = name_of(isvc), namespace_of(isvc)
     pods = _pods(store, namespace, name)
     status = isvc.get("status") or {}
-    parts = await parts_of(isvc, pods, store, replicas, usage, stats, probes)
+    parts = await parts_of(isvc, pods, store, replicas, usage, stats, starts, probes)
     entry = next(p for p in parts if p.component == isvc_knative.entry_of(isvc))
     revisions = [r for part in parts for r in part.revisions]
     ready = get_condition(isvc, "Ready") or {}
@@ -142,6 +147,7 @@ async def _service(
         "component": blamed(parts, reason, message),
         "notes": gaps.left_out(isvc),
         "warnings": [*empty_models.told_by(pods), *failing_hops(parts, name)],
+        "overrides": scaled_by_hand(name, revisions),
         "agents": agents.told_by(pods),
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": status.get("url", ""),
@@ -153,6 +159,7 @@ async def _service(
         # Of its first hop: what comes after it are the same requests.
         "rps": entry.rps,
         "p95": entry.p95,
+        "lastStart": entry.last_start,
         **restarts(pods),
     }
 
@@ -202,7 +209,9 @@ async def _graph(
         reason, message = str(ready.get("reason", "")), str(ready.get("message", ""))
         if failure is not None:
             reason, message = failure.reason, failure.message
-    wanted = sum(desired(store, namespace, r["name"]) for r in shown)
+    for revision in shown:
+        revision |= wanted_of(store, namespace, str(revision["name"]))
+    wanted = sum(r["desired"] for r in shown)
     served = any(r["replicas"] for r in shown)
     state = _state(ready, reason, served=served, wanted=wanted > 0)
     return {
@@ -214,7 +223,8 @@ async def _graph(
         "reason": reason,
         "message": message,
         "notes": gaps.left_out(graph),
-        "warnings": [],
+        "warnings": failing_steps([f"{namespace}/{r['name']}" for r in shown], name, stats),
+        "overrides": scaled_by_hand(name, shown),
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": (graph.get("status") or {}).get("url", ""),
         "runtime": "",
@@ -225,6 +235,16 @@ async def _graph(
         "p95": max((f["p95"] for f in figures), default=0.0),
         **restarts(pods),
     }
+
+
+def failing_steps(targets: Sequence[str], name: str, stats: Stats) -> list[str]:
+    """Return one line on a graph's request that failed lately; none if none did."""
+    failed = [f for target in targets if (f := stats.failure(target)) is not None]
+    if not failed:
+        return []
+    ago, failure = min(failed)
+    look = f"See kserve-local predict {name} @FILE --trace"
+    return [f"a request failed {ago:.0f} s ago. {failure}. {look}"]
 
 
 async def _gpus(pods: Sequence[Object], usage: PodUsage) -> list[dict[str, Any]]:
@@ -254,8 +274,10 @@ def _pods(store: Store, namespace: str, name: str) -> list[Object]:
     return store.list(scheme.POD.id, namespace=namespace, labels={names.ISVC_LABEL: name})
 
 
-def _observed(isvc: Object, seen: Observed | None) -> dict[str, Any]:
-    """Return what became of a service's spec; `resourceVersion` is that of the status there is."""
+def _observed(isvc: Object, seen: Observed | None, store: Store) -> dict[str, Any]:
+    """Return what became of a service's spec; `resourceVersion` is that of the status there is,
+    `zero` are the components that should have no replica now.
+    """
     return {
         "namespace": namespace_of(isvc),
         "name": name_of(isvc),
@@ -265,6 +287,7 @@ def _observed(isvc: Object, seen: Observed | None) -> dict[str, Any]:
         "settled": seen is not None and seen.settled,
         "reason": seen.reason if seen else "",
         "message": seen.message if seen else "",
+        "zero": at_zero(isvc, store),
     }
 
 

@@ -137,7 +137,9 @@ async def _start(
     from kserve_local.supervisor.stats import Stats
 
     stats = Stats()
-    gateway = await stack.enter_async_context(_gateway(GatewayProcess(settings, stats), survivors))
+    gateway = await stack.enter_async_context(
+        _gateway(GatewayProcess(settings, stats, seed=settings.seed), survivors)
+    )
 
     from kserve_local.apiserver.app import create_app
     from kserve_local.apiserver.logs import FileLogs
@@ -149,6 +151,7 @@ async def _start(
     from kserve_local.store.events import EventRecorder
     from kserve_local.store.store import open_store
     from kserve_local.supervisor import certificates
+    from kserve_local.supervisor.cold_starts import ColdStarts
     from kserve_local.supervisor.control import ControlPlane, node_facts
     from kserve_local.supervisor.payload_store import PayloadStore
     from kserve_local.supervisor.payloads import routes as payload_routes
@@ -162,7 +165,23 @@ async def _start(
     addresses = AddressPool(settings.state, settings.cache)
     stack.callback(lambda: addresses.close(give_up=not survivors.leave))
     observed = Observations()
-    plane = ControlPlane(settings, store, recorder, backend, gateway, addresses, observed, devices)
+    starts = ColdStarts(store, recorder, gateway.listed)
+    stats.pass_on(starts)
+    gateway.woken = starts.woken
+    await stack.enter_async_context(running(starts.run(), name="cold-starts"))
+    plane = ControlPlane(
+        settings,
+        store,
+        recorder,
+        backend,
+        gateway,
+        addresses,
+        observed,
+        devices,
+        gateway.released,
+        starts.started,
+    )
+    stats.pass_on(plane.autoscaler)
     await stack.enter_async_context(plane.running())
 
     uploads = PayloadStore(settings, store, recorder, gateway.objects, node_facts())
@@ -178,7 +197,7 @@ async def _start(
         token=token,
         log_reader=FileLogs(store, settings.log_dir),
         extra_routes=[
-            *summary_routes(settings, store, backend, stats, observed, usage, stop),
+            *summary_routes(settings, store, backend, stats, observed, usage, starts, stop),
             *metrics_routes(store, usage),
             *payload_routes(settings.state / PAYLOADS, streams),
         ],

@@ -222,6 +222,8 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, on_signal)
     grpc: Any = None
+    # The same for both: a Pod's own address where `http_host` stands for any.
+    host, http_port = listener.getsockname()[:2]
     if grpc_server is not None:
         service = grpc_server.Service(dataplane, loop, version=VERSION, latency=latency)
         grpc = grpc_server.GrpcServer(
@@ -232,12 +234,10 @@ async def _serve(
         )
         port = GRPC_PORT if args.grpc_port is None else args.grpc_port
         port = await grpc.start(args.http_host, port)
-        logger.info("Serving gRPC on %s:%d", args.http_host, port)
+        logger.info("Serving gRPC on %s:%d", host, port)
     listening = await loop.create_server(server.protocol, sock=listener, backlog=2048)
-    host, port = listener.getsockname()[:2]
-    logger.info(
-        "Serving %s on http://%s:%d", ", ".join(dataplane.names()) or "no model", host, port
-    )
+    names = ", ".join(dataplane.names()) or "no model"
+    logger.info("Serving %s on http://%s:%d", names, host, http_port)
     try:
         await stop.wait()
     finally:

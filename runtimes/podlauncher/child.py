@@ -17,8 +17,8 @@ file, JSON that the process backend wrote before the start:
     network      see `network.Network`
     cgroup       folder of a cgroup to join, "" for none
 
-The process adds `pid`, `start_time` and `started_at` to it, so that a supervisor that was killed
-in the middle of a start finds what it had begun.
+The process adds `pid`, `start_time`, `started_at` and `began` to it, so that a supervisor that was
+killed in the middle of a start finds what it had begun. `began` is the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def record(path: str, launch: dict[str, Any], *, marked: bool = True) -> None:
     pid = os.getpid()
     start = procfs.start_time(pid)
     now = time.time()
-    write(path, {**launch, "pid": pid, "start_time": start, "started_at": now, "marked": marked})
+    known = {"pid": pid, "start_time": start, "started_at": now, "began": time.monotonic()}
+    write(path, {**launch, **known, "marked": marked})
 
 
 def write_exit(launch: dict[str, Any], pid: int, start: int | None, code: int, signum: int) -> None:

@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 def main() -> int:
     """Run all benches; return the worst exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, fewer services")
     args = parser.parse_args()
     missing = [tool for tool in ("nginx", "wrk") if shutil.which(tool) is None]
     if missing:
@@ -40,12 +40,15 @@ def main() -> int:
         ("gRPC", "bench_grpc.py"),
         ("graphs", "bench_graph.py"),
         ("the whole stack", "bench_stack.py"),
+        ("scale to zero, many services", "bench_scale.py"),
+        ("simulator", "bench_simulator.py"),
         ("Docker", "bench_docker.py"),
     ):
         print(f"\n== {title}", flush=True)
-        done = subprocess.run(
-            [sys.executable, str(HERE / script), "--rounds", rounds], env=environment, check=False
-        )
+        command = [sys.executable, str(HERE / script), "--rounds", rounds]
+        if args.quick and script == "bench_scale.py":
+            command.append("--quick")
+        done = subprocess.run(command, env=environment, check=False)
         worst = max(worst, done.returncode)
     return worst
 

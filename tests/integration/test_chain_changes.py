@@ -14,6 +14,7 @@ from kserve_local.errors import Invalid
 from tests.fakes.node_agent import node_agent, running
 from tests.integration.test_chain import (
     ISVC,
+    KSVC,
     REVISIONS,
     World,
     iris,
@@ -50,6 +51,66 @@ async def test_no_table_is_without_a_replica_while_a_revision_follows_another(
             (route,) = [r for r in table.routes if HOST in r.hosts]
             assert sum(t.percent for t in route.targets) == 100
             assert all(t.endpoints for t in route.targets), table
+
+
+def share(isvc: Object) -> list[tuple[str, int]]:
+    """Return number and percent of each entry of the predictor's traffic."""
+    predictor = isvc["status"]["components"]["predictor"]
+    return [(t["revisionName"][-5:], t["percent"]) for t in predictor["traffic"]]
+
+
+def gradually(duration: str) -> Object:
+    isvc = iris()
+    isvc["metadata"]["annotations"] = {"serving.knative.dev/rollout-duration": duration}
+    return isvc
+
+
+async def test_a_gradual_rollout_starts_with_a_percent_and_ends_by_itself(tmp_path: Path) -> None:
+    """KServe counts a revision as rolled out when it has all the traffic, not before."""
+    async with world(tmp_path) as w, node_agent(w.store):
+        await w.apply(gradually("2s"))
+        first = await w.until(ISVC, "sklearn-iris", is_loaded)
+        assert share(first) == [("00001", 100)]
+        ksvc = w.store.get(Key(KSVC, "default", "sklearn-iris-predictor"))
+        assert ksvc["metadata"]["annotations"] == {"serving.knative.dev/rollout-duration": "2s"}
+        await w.edit("sklearn-iris", change_uri)
+        begun = await w.until(ISVC, "sklearn-iris", lambda o: len(share(o)) == 2)
+        assert share(begun) == [("00001", 99), ("00002", 1)]
+        assert begun["status"]["components"]["predictor"]["latestRolledoutRevision"][-5:] == "00001"
+        for type_ in ("Ready", "PredictorReady", "PredictorRouteReady"):
+            condition = get_condition(begun, type_) or {}
+            assert (condition["status"], condition["reason"]) == ("Unknown", "RolloutInProgress")
+        assert (get_condition(begun, "IngressReady") or {})["status"] == "True"
+        route = await w.until_route(HOST, lambda r: len(r.targets) == 2)
+        assert [t.percent for t in route.targets] == [99, 1]
+        ended = await w.until(
+            ISVC, "sklearn-iris", lambda o: is_loaded(o) and share(o) == [("00002", 100)]
+        )
+        predictor = ended["status"]["components"]["predictor"]
+        assert predictor["latestRolledoutRevision"][-5:] == "00002"
+        assert predictor["previousRolledoutRevision"][-5:] == "00001"
+        ksvc = w.store.get(Key(KSVC, "default", "sklearn-iris-predictor"))
+        assert ksvc["metadata"]["annotations"] == {"serving.knative.dev/rollout-duration": "2s"}
+
+
+async def test_a_gradual_rollout_goes_on_with_the_next_supervisor(tmp_path: Path) -> None:
+    async with world(tmp_path, clock=lambda: 1000.0) as w, node_agent(w.store):
+        await w.apply(gradually("60s"))
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+        await w.edit("sklearn-iris", change_uri)
+        await w.until(ISVC, "sklearn-iris", lambda o: share(o) == [("00001", 99), ("00002", 1)])
+    async with world(tmp_path, clock=lambda: 1001.0) as w, node_agent(w.store):
+        await w.until(ISVC, "sklearn-iris", lambda o: share(o) == [("00001", 97), ("00002", 3)])
+
+        def at_once(obj: dict[str, Any]) -> None:
+            del obj["metadata"]["annotations"]["serving.knative.dev/rollout-duration"]
+
+        await w.edit("sklearn-iris", at_once)
+        await w.until(ISVC, "sklearn-iris", lambda o: share(o) == [("00002", 100)])
+        ksvc = w.store.get(Key(KSVC, "default", "sklearn-iris-predictor"))
+        assert not ksvc["metadata"].get("annotations")
+        # Only the Knative Service had it: no template changed.
+        assert len(w.store.list(REVISIONS)) == 2
 
 
 async def test_a_new_supervisor_finds_nothing_to_do(tmp_path: Path) -> None:

@@ -145,6 +145,6 @@ def test_a_revision_is_asked_by_name_number_or_tag(iris: Project) -> None:
     printed = iris.run("predict", NAME, "@request.json", "--revision", "1", "--print-curl").stdout
     assert f"Host: latest-{NAME}-predictor.default.localhost" in printed
     wrong = iris.run("predict", NAME, "@request.json", "--revision", "7", check=11)
-    assert f"it goes to: {first}" in wrong.stderr
+    assert f"it has: {first}" in wrong.stderr
     nobody = iris.run("predict", "nobody", "{}", "--revision", "1", check=11)
     assert '"nobody" not found' in nobody.stderr

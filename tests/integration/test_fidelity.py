@@ -430,7 +430,8 @@ def test_knative_refuses_what_its_webhook_refuses(cluster: Cluster) -> None:
     message = (
         "fails to reconcile predictor: fails to reconcile knative service: admission webhook "
         '"validation.webhook.serving.knative.dev" denied the request: validation failed: '
-        "expected 0 <= 700 <= 600: spec.template.spec.timeoutSeconds"
+        "expected 0 <= 700 <= 600: spec.template.spec.responseStartTimeoutSeconds, "
+        "spec.template.spec.timeoutSeconds"
     )
     ready = next(c for c in isvc["status"]["conditions"] if c["type"] == "PredictorReady")
     assert (ready["reason"], ready["message"].splitlines()[0]) == ("ReconcileFailed", message)
@@ -492,11 +493,11 @@ def test_refusals_name_what_they_refuse(cluster: Cluster) -> None:
 def test_fields_without_effect_are_said(cluster: Cluster) -> None:
     obj = json.loads(json.dumps(SPEC))
     obj["metadata"]["name"] = "idle"
-    obj["spec"]["predictor"]["minReplicas"] = 0
+    obj["spec"]["predictor"]["hostPID"] = True
     cluster.apply(obj)
     cluster.until(is_loaded, "idle")
     said = cluster.events("idle")
     assert "NotImplemented" in said
-    assert "there is no scale to zero yet" in said
-    assert "no effect here: minReplicas 0" in cluster.project.run("status").stdout
+    assert "the Pod does not see the machine's processes" in said
+    assert "no effect here: hostPID" in cluster.project.run("status").stdout
     cluster.delete("idle")

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -35,6 +36,7 @@ from tests.integration.gateway_world import HOST, World, iris, world
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PREDICT = b"/v1/models/iris:predict"
+MEBIBYTE = 1 << 20
 REQUEST = "org.kubeflow.serving.inference.request"
 RESPONSE = "org.kubeflow.serving.inference.response"
 
@@ -332,6 +334,30 @@ async def test_a_replica_that_closed_its_resting_connection_is_dialed_again(
                 await asyncio.sleep(0.02)
 
 
+async def test_a_replica_need_not_wait_for_a_slow_upload(gateway: World) -> None:
+    """Nothing of a logged request was sent yet, so an ended connection is no answer to it."""
+    left = asyncio.Event()
+
+    async def impatient(connection: Connection) -> None:
+        if not left.is_set():
+            left.set()
+            return
+        await connection.request()
+        await connection.send(response(b"ok"))
+
+    async with Upstream(impatient) as upstream, Upstream(SINK) as sink:
+        await gateway.publish(with_agent(upstream, *logging(url_of(sink))))
+        async with Client(gateway.port) as client:
+            whole = post(b"x" * 10)
+            await client.send(whole[:-5])
+            await left.wait()
+            # The gateway reads the end of that connection before this part of the body, or after.
+            for byte in whole[-5:]:
+                await asyncio.sleep(0.02)
+                await client.send(bytes((byte,)))
+            assert (await client.answer()).body == b"ok"
+
+
 # Where events go
 
 
@@ -438,6 +464,48 @@ async def test_a_marshaller_of_the_users(gateway: World) -> None:
         assert found.uri.endswith("-request.txt")
         assert found.data == b"1 records"
         assert service.requests[0].target == "/marshal"
+
+
+def memory_kib(pid: int) -> int:
+    """Return the most memory the process ever had resident."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
+async def test_what_an_agent_only_passes_on_goes_at_the_pace_of_the_slowest() -> None:
+    """64 MiB to a replica that reads late, and back to a client that reads late: never kept."""
+    size = 64 * MEBIBYTE
+    late, stuck = asyncio.Event(), asyncio.Event()
+
+    async def handler(connection: Connection) -> None:
+        await connection.head()
+        await late.wait()
+        await connection.reader.readexactly(size)
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(64):
+            connection.writer.write(b"y" * MEBIBYTE)
+            try:
+                async with asyncio.timeout(1.0):
+                    await connection.writer.drain()
+            except TimeoutError:
+                stuck.set()
+                await connection.writer.drain()
+
+    async with world() as gateway, Upstream(handler) as upstream:
+        await gateway.publish(with_agent(upstream, *batching(4, 10)))
+        async with Client(gateway.port) as client:
+            before = memory_kib(gateway.process.pid)
+            head = b"POST /other HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (HOST, size)
+            client.writer.write(head + b"x" * size)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await client.writer.drain()
+            late.set()
+            async with asyncio.timeout(30):
+                await stuck.wait()
+            answer = await client.answer()
+            assert answer.body == b"y" * size
+            assert memory_kib(gateway.process.pid) - before < 16 * 1024
 
 
 # Batcher
@@ -574,6 +642,8 @@ async def test_errors_of_the_model_are_answered_200(
             assert body["message"] == message
             assert body["predictions"] is None
             assert bool(body["batchId"]) is named
+    # The status tells nobody, so the log does.
+    assert "a batch of 2 at /v1/models/iris:predict was answered with" in gateway.log()
 
 
 async def test_a_model_that_hangs_up_is_an_error_in_200(gateway: World) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
 from cryptography import x509
@@ -299,6 +300,20 @@ async def test_every_method_and_path_enters_the_root(gateway: World) -> None:
         assert len(upstream.requests) == 3
 
 
+async def test_a_grpc_call_is_told_that_a_graph_takes_none(gateway: World) -> None:
+    """A cluster's router takes HTTP/1.1 only, which Envoy says in these words."""
+    await gateway.publish(graph_route(only("Sequence")))
+    options = [("grpc.default_authority", HOST)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}", options=options) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await infer(b"", timeout=20)
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "reset reason: protocol error" in (raised.value.details() or "")
+    trailers = dict(raised.value.trailing_metadata() or ())
+    assert trailers["x-kserve-local-hint"] == "an InferenceGraph takes HTTP requests, no gRPC calls"
+
+
 async def test_a_sequence_without_steps_breaks_the_connection(gateway: World) -> None:
     """Upstream's router panics over status 0; the caller sees the proxy before it complain."""
     await gateway.publish(graph_route(only("Sequence")))
@@ -549,7 +564,12 @@ async def test_an_ensemble_that_is_decided_ends_its_other_steps(gateway: World) 
         await connection.gone()
         left.set()
 
-    async with Upstream(slow) as one, Upstream(Steps(statuses={"x": 500})) as two:
+    async def refuses(connection: Connection) -> None:
+        await connection.request()
+        await one.begun.wait()
+        await connection.send(response(b"{}", status="500 Word"))
+
+    async with Upstream(slow) as one, Upstream(refuses) as two:
         spec = only(
             "Ensemble",
             {"serviceUrl": f"http://127.0.0.1:{two.port}/x", "dependency": "Hard"},

@@ -11,7 +11,10 @@ from typing import Any
 import grpc
 import pytest
 
+from kserve_local.gateway import h2_frames as f
+from kserve_local.gateway import h2_headers
 from kserve_local.interfaces.routing import Endpoint, Route
+from tests.fakes.raw_upstream import Client, Connection, Upstream
 from tests.fakes.rpc_upstream import LARGE, SERVICE, RpcUpstream
 from tests.integration.gateway_world import REVISION, World, iris, world
 
@@ -46,6 +49,76 @@ def unary(channel: grpc.aio.Channel, method: str, service: str = SERVICE) -> Any
 async def test_messages_of_any_size_pass_unchanged(size: int):
     message = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     async with world() as own, RpcUpstream() as upstream, client(own) as channel:
+        await own.publish(route(upstream))
+        assert await unary(channel, "Echo")(message, timeout=60) == message
+
+
+async def test_large_answers_use_up_no_window():
+    """What still waits for the client when the replica has ended comes back, too."""
+    async with world() as own, RpcUpstream() as upstream, client(own) as channel:
+        await own.publish(route(upstream))
+        message = b"m" * 5_000_000
+        for _ in range(60):
+            assert await unary(channel, "Echo")(message, timeout=60) == message
+
+
+@asynccontextmanager
+async def calls_unread(own: World, count: int) -> AsyncIterator[Client]:
+    """Begin calls with large answers, of which the client takes no more than ten bytes."""
+    head = h2_headers.write(
+        [
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", f"/{SERVICE}/Repeat".encode()),
+            (b":authority", HOST.encode()),
+            (b"content-type", b"application/grpc"),
+            (b"te", b"trailers"),
+        ]
+    )
+    message = b"\x03" + b"m" * 1_000_000
+    data = b"\0" + len(message).to_bytes(4, "big") + message
+    pieces = [data[n : n + 16384] for n in range(0, len(data), 16384)]
+    async with Client(own.port) as raw:
+        await raw.send(f.PREFACE + f.settings({f.INITIAL_WINDOW_SIZE: 10}))
+        answered = 0
+        reader = f.FrameReader(f.MAX_FRAME)
+        for n in range(count):
+            await raw.send(f.headers(2 * n + 1, head, end=False, max_frame=16384))
+            frames = [f.frame(f.DATA, 0, 2 * n + 1, piece) for piece in pieces]
+            await raw.send(b"".join(frames) + f.frame(f.DATA, f.END_STREAM, 2 * n + 1))
+            async with asyncio.timeout(20):
+                while answered <= n:
+                    for kind, _, _, _ in reader.feed(await raw.reader.read(65536)):
+                        answered += kind == f.DATA
+        yield raw
+
+
+async def test_answers_that_nobody_waits_for_use_up_no_window():
+    async with world() as own, RpcUpstream() as upstream, client(own) as channel:
+        await own.publish(route(upstream))
+        for _ in range(3):
+            async with calls_unread(own, 10):
+                pass
+        message = b"m" * 1_000_000
+        assert await unary(channel, "Echo")(message, timeout=60) == message
+
+
+async def test_a_client_that_does_not_read_holds_up_no_others():
+    async with world() as own, RpcUpstream() as upstream, client(own) as channel:
+        await own.publish(route(upstream))
+        async with calls_unread(own, 24):
+            message = b"m" * 1_000_000
+            assert await unary(channel, "Echo")(message, timeout=60) == message
+
+
+async def test_messages_that_are_never_passed_on_use_up_no_window():
+    async with world() as own, RpcUpstream() as upstream, client(own) as channel:
+        await own.publish(route(state="zero", timeout=0.1))
+        message = b"m" * 900_000
+        for _ in range(25):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await unary(channel, "Echo")(message, timeout=60)
+            assert raised.value.details() == "activator request timeout"
         await own.publish(route(upstream))
         assert await unary(channel, "Echo")(message, timeout=60) == message
 
@@ -195,6 +268,50 @@ async def test_a_replica_that_speaks_no_grpc_is_told():
         assert f"dial tcp 127.0.0.1:{gone.port}: connect: connection refused" in (
             raised.value.details() or ""
         )
+
+
+async def test_a_call_to_a_replica_that_died_is_held_for_the_next():
+    """The table may be behind: a refused connection is not an answer yet, as for REST."""
+    async with world() as own, RpcUpstream() as upstream, client(own) as channel:
+        async with RpcUpstream() as first:
+            await own.publish(route(first))
+            assert await unary(channel, "Echo")(b"x", timeout=60) == b"x"
+        call = asyncio.ensure_future(unary(channel, "Echo")(b"y", timeout=60))
+        await own.figures.until(lambda: REVISION in own.figures.pokes)
+        await own.publish(route(state="starting"))
+        await own.publish(route(upstream))
+        assert await call == b"y"
+
+
+async def test_a_grpc_port_may_listen_a_little_later():
+    async with world() as own, client(own) as channel:
+        upstream = RpcUpstream()
+        async with upstream:
+            pass
+        await own.publish(route(upstream))
+        call = asyncio.ensure_future(unary(channel, "Echo")(b"y", timeout=60))
+        await own.figures.until(lambda: REVISION in own.figures.pokes)
+        async with upstream:
+            assert await call == b"y"
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b""])
+async def test_a_port_that_speaks_another_protocol_is_told(says: bytes):
+    async def replica(connection: Connection) -> None:
+        await connection.head()
+        await connection.send(says)
+
+    async with Upstream(replica) as upstream, world() as own, client(own) as channel:
+        place = Endpoint("pod-1", upstream.address, 1, grpc_port=upstream.port)
+        await own.publish(iris((), endpoints=(place,)))
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await unary(channel, "ModelInfer", "inference.GRPCInferenceService")(b"x", timeout=20)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ("protocol error" in (raised.value.details() or "")) is bool(says)
+        await own.figures.until(lambda: any(s.failure for s in own.figures.stats))
+        failure = next(s.failure for s in own.figures.stats if s.failure)
+        assert failure.startswith("ModelInfer: 502, ")
+        assert f"(port {upstream.port} of Pod pod-1 does not speak HTTP/2" in failure
 
 
 async def test_a_replica_that_stops_hands_its_calls_to_nobody_and_new_ones_to_the_next():

@@ -110,6 +110,19 @@ async def test_large_bodies_pass_both_ways(chunked: bool):
         assert answer.content == data
 
 
+async def test_early_hints_come_before_the_answer():
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    async with Upstream(answering(hints + response(b"ok"))) as upstream, world() as own:
+        await own.publish(iris((upstream,)))
+        async with Client(own.port) as raw:
+            await raw.send(START + headers() + f.goaway(0, 0))
+            found = [(k, p) for k, _, id, p in await frames_until_end(raw) if id == 1]
+    assert [kind for kind, _ in found[:3]] == [f.HEADERS, f.HEADERS, f.DATA]
+    lists = [h2_headers.HeaderReader().read(block) for _, block in found[:2]]
+    assert lists[0] == [(b":status", b"103"), (b"link", b"</x>")]
+    assert lists[1][0] == (b":status", b"200")
+
+
 async def test_answers_of_the_gateway(gateway: tuple[World, Upstream]):
     own, _ = gateway
     async with client(own) as http:
@@ -253,7 +266,7 @@ BROKEN = {
         START + f.frame(f.HEADERS, 5 | f.HAS_PRIORITY, 1, b"\0\0\0\1\0\x82"),
         Code.PROTOCOL_ERROR,
     ),
-    "pings": (START + f.frame(f.PING, 0, 0, b"12345678") * 1200, Code.ENHANCE_YOUR_CALM),
+    "priorities": (START + f.frame(f.PRIORITY, 0, 1, b"\0\0\0\0\1") * 1200, Code.ENHANCE_YOUR_CALM),
     "settings again and again": (START + f.settings({}) * 1200, Code.ENHANCE_YOUR_CALM),
     "rapid resets": (
         START + b"".join(headers(2 * n + 1) + f.rst_stream(2 * n + 1, 8) for n in range(1500)),

@@ -89,6 +89,21 @@ async def test_a_request_id_is_passed_on_and_never_made_up(gateway: World) -> No
         assert [r.header("x-request-id") for r in upstream.requests] == ["", "mine"]
 
 
+async def test_each_request_of_a_client_keeps_its_own_ids(gateway: World) -> None:
+    """Heads that differ in nothing else are read once; the ids are each request's."""
+    async with Upstream(echo) as upstream:
+        await gateway.serve(upstream)
+        async with Client(gateway.port) as client:
+            await client.ask(post(b"x"))
+            for number in range(1, 4):
+                ids = b"X-Request-Id: %d\r\ntraceparent: 00-%032x-%016x-01\r\n" % ((number,) * 3)
+                await client.ask(post(b"x", ids))
+        first, *others = upstream.requests
+        assert first.header("x-request-id") == ""
+        assert [r.header("x-request-id") for r in others] == ["1", "2", "3"]
+        assert [r.header("traceparent")[:35] for r in others] == [f"00-{n:032x}" for n in (1, 2, 3)]
+
+
 async def test_connections_are_kept_on_both_sides(gateway: World) -> None:
     async with Upstream(echo) as upstream:
         await gateway.serve(upstream)

@@ -149,7 +149,7 @@ async def world_of(
                 Interpreter(Path("/usr/bin/python3"), has_kserve=False),
                 node=NodeFacts("kserve-local", "127.0.0.1", "", cpu=2.0, memory_bytes=8 << 30),
                 devices=inventory,
-                drain=0.01,
+                patience=0.01,
             )
             loops = Loops(store, [agent])
             async with (

@@ -63,7 +63,7 @@ async def scaled(path: Path, meter: Any = None) -> AsyncIterator[World]:
 
     try:
         async with (
-            world(path, meter=meter or processes.meter, scaling_speed=15.0) as w,
+            world(path, meter=meter or processes.meter, speed=15.0) as w,
             node_agent(w.store, long_since),
         ):
             yield w

@@ -1,12 +1,14 @@
-"""Tables of Knative Serving's Service and Revision, as far as KServe writes them.
+"""Tables of Knative Serving's Service, Revision and PodAutoscaler, as far as KServe writes them.
 
 Knative's own CRDs take a subset of PodSpec that its webhook narrows further; here the whole PodSpec
-is taken and defaults are left to the controllers. Source: serving.knative.dev/v1.
+is taken and defaults are left to the controllers. Source: serving.knative.dev/v1,
+autoscaling.internal.knative.dev/v1alpha1.
 """
 
 KINDS = {
     "serving.knative.dev/v1/Service": "KnativeService",
     "serving.knative.dev/v1/Revision": "KnativeRevision",
+    "autoscaling.internal.knative.dev/v1alpha1/PodAutoscaler": "KnativePodAutoscaler",
 }
 
 TABLES = (
@@ -75,5 +77,22 @@ KnativeRevision
   metadata core.ObjectMeta
   spec KnativeRevisionSpec
   status KnativeRevisionStatus
+KnativePodAutoscalerSpec
+  containerConcurrency int64
+  protocolType! string
+  reachability string
+  scaleTargetRef! core.ObjectReference
+KnativePodAutoscalerStatus preserve
+  ...DuckStatus
+  actualScale int32
+  desiredScale int32
+  metricsServiceName string
+  serviceName string
+KnativePodAutoscaler
+  apiVersion string
+  kind string
+  metadata core.ObjectMeta
+  spec KnativePodAutoscalerSpec
+  status KnativePodAutoscalerStatus
 """,
 )

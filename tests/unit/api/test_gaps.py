@@ -28,7 +28,8 @@ def service(annotations: dict[str, str] | None = None, **predictor: Any) -> dict
         service(),
         service(minReplicas=2),
         service(hostNetwork=False, hostname="a", subdomain="b", securityContext={"fsGroup": 1}),
-        service(minReplicas=2, maxReplicas=2),
+        service(minReplicas=0),
+        service(minReplicas=2, maxReplicas=3, scaleTarget=1, scaleMetric="rps"),
         service(maxReplicas=1, containerConcurrency=1, timeout=5, canaryTrafficPercent=10),
         service(model={"modelFormat": {"name": "huggingface"}}),
         service(logger={"mode": "all"}, batcher={"maxBatchSize": 4}),
@@ -41,9 +42,10 @@ def test_nothing_to_say(isvc: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("isvc", "words"),
     [
-        (service(minReplicas=0), "one replica keeps running"),
-        (service(maxReplicas=3), "maxReplicas: there is no autoscaler yet"),
-        (service(minReplicas=2, scaleTarget=1), "stays at 2"),
+        (
+            service({"autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev"}),
+            "stays at minReplicas",
+        ),
         (service(logger={"mode": "all", "url": "abfs://c@a/p"}), "objects are not written"),
         (
             service(
@@ -68,7 +70,6 @@ def test_nothing_to_say(isvc: dict[str, Any]) -> None:
             ),
             "hooks preStop",
         ),
-        (service({"serving.knative.dev/rollout-duration": "60s"}), "at once"),
         (service(model={"modelFormat": {"name": "sklearn"}}), "multi-model"),
     ],
 )
@@ -79,10 +80,10 @@ def test_what_has_no_effect_is_said(isvc: dict[str, Any], words: str) -> None:
 
 def test_a_transformer_is_run_and_its_own_fields_are_said_to_be_its_own() -> None:
     isvc = service(minReplicas=1)
-    isvc["spec"]["transformer"] = {"containers": [{"image": "t"}], "minReplicas": 0}
+    isvc["spec"]["transformer"] = {"containers": [{"image": "t"}], "hostPID": True}
     isvc["spec"]["explainer"] = {"containers": [{"image": "e"}]}
     (sentence,) = left_out(isvc)
-    assert sentence.startswith("transformer: minReplicas 0")
+    assert sentence.startswith("transformer: hostPID")
 
 
 def test_a_runtime_without_a_stand_in_is_noted_where_it_is_chosen() -> None:
@@ -131,8 +132,8 @@ NOTED = {
     "transformer, explainer": (
         HEAD
         + MODEL
-        + f"  transformer:\n{CONTAINER}    minReplicas: 0 # HERE\n"
-        + f"  explainer:\n{CONTAINER}    scaleTarget: 5 # HERE\n"
+        + f"  transformer:\n{CONTAINER}    hostPID: true # HERE\n"
+        + f"  explainer:\n{CONTAINER}    hostIPC: true # HERE\n"
     ),
     "logger, batcher": (
         HEAD + MODEL + "    logger:\n      mode: all\n    batcher:\n      maxBatchSize: 4\n"
@@ -140,7 +141,7 @@ NOTED = {
     "logger to Azure": (
         HEAD + MODEL + "    logger:\n      mode: all\n      url: abfs://c@a/p # HERE\n"
     ),
-    "replicas": HEAD + MODEL + "    minReplicas: 0 # HERE\n    maxReplicas: 3 # HERE\n",
+    "replicas": HEAD + MODEL + "    minReplicas: 0\n    maxReplicas: 3\n",
     "mode": (
         HEAD
         + "  annotations:\n    serving.kserve.io/deploymentMode: ModelMesh # HERE\n"
@@ -183,7 +184,7 @@ NOTED = {
     "graph's replicas": (
         f"{SERVING}kind: InferenceGraph\nmetadata: {{name: g}}\nspec:\n"
         "  nodes: {root: {routerType: Sequence, steps: [{serviceName: a}]}}\n"
-        "  minReplicas: 0 # HERE\n  maxReplicas: 3 # HERE\n"
+        "  minReplicas: 0\n  maxReplicas: 3\n"
     ),
     "LLM": (
         "apiVersion: serving.kserve.io/v1alpha2\nkind: LLMInferenceService # HERE\n"

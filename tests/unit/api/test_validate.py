@@ -560,17 +560,17 @@ def test_unknown_flags_are_wrong_usage(project: Path) -> None:
 def test_notes_are_counted_and_change_no_exit_code(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (project / "isvc.yaml").write_text(GOOD + "    minReplicas: 0\n")
+    (project / "isvc.yaml").write_text(GOOD + "    hostIPC: true\n")
     note = (
-        "isvc.yaml:11:5 note kserve-local 0.1 does not run this yet: minReplicas 0: there is no "
-        "scale to zero yet; one replica keeps running"
+        "isvc.yaml:11:5 note kserve-local 0.1 does not run this yet: hostIPC: it has no effect "
+        "here; the Pod does not share the machine's IPC"
     )
     assert run("--strict") == 0
     assert capsys.readouterr().out.splitlines() == [note, "1 object, 0 errors, 0 warnings, 1 note"]
     assert run("--json") == 0
     told = json.loads(capsys.readouterr().out)
     (finding,) = told["data"]["files"][0]["findings"]
-    assert (finding["severity"], finding["field"]) == ("note", "spec.predictor.minReplicas")
+    assert (finding["severity"], finding["field"]) == ("note", "spec.predictor.hostIPC")
     assert told["warnings"] == []
     assert cli.main(["up", "--dry-run"], standalone_mode=False) == 0
     assert note in capsys.readouterr().err

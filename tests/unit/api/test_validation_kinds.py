@@ -329,13 +329,33 @@ PATH = "spec.template.metadata.annotations.autoscaling.knative.dev/"
         ),
         (
             {"initial-scale": "0"},
-            f"{PREFIX}initial-scale=0 not allowed by cluster: {PATH}initial-scale",
+            f"invalid value: 0: {PATH}initial-scale=0 not allowed by cluster",
         ),
-        ({"activation-scale": "1"}, f"expected 2 <= 1 <= 2147483647: {PATH}activation-scale"),
+        (
+            {"initialScale": "-1"},
+            f"invalid value: -1: {PATH}initialScale must be greater than 0",
+        ),
+        (
+            {"activation-scale": "1"},
+            f"activation-scale=1 must be greater than 1: {PATH}activation-scale",
+        ),
+        (
+            {"activation-scale": "2", "min-scale": "3"},
+            f"min-scale=3 is greater than activation-scale=2: {PATH}activation-scale",
+        ),
+        (
+            {"activation-scale": "5", "max-scale": "3"},
+            f"max-scale=3 is less than activation-scale=5: {PATH}activation-scale",
+        ),
+        ({"activation-scale": "x"}, f"invalid value: x: {PATH}activation-scale"),
+        (
+            {"min-scale": "2147483648"},
+            f"expected 0 <= 2147483648 <= 2147483647: {PATH}min-scale",
+        ),
         ({"window": "5s"}, f"expected 6s <= 5s <= 1h0m0s: {PATH}window"),
         (
             {"window": "10s500ms"},
-            f"window=10s500ms must be specified with at most second precision: {PATH}window",
+            f"must be specified with at most second precision: {PATH}window",
         ),
         ({"window": "60"}, f"invalid value: 60: {PATH}window"),
         (
@@ -385,6 +405,17 @@ def test_knative_accepts() -> None:
     assert admit(ksvc({PREFIX + "initial-scale": "0"}), settings) == []
     limited = refusal(ksvc({PREFIX + "max-scale": "6"}), settings)
     assert limited.endswith(f"expected 1 <= 6 <= 5: {PATH}max-scale")
+    unlimited = refusal(ksvc({PREFIX + "max-scale": "0"}), settings)
+    assert unlimited.endswith(f"max-scale=0 (unlimited), must be less than 5: {PATH}max-scale")
+
+
+def test_knative_names_everything_at_once() -> None:
+    """Sorted by message; what is wrong in the same way is said once, for all paths."""
+    wrong = {"target": "x", "panicWindowPercentage": "x", "window": "5s"}
+    assert refusal(ksvc({PREFIX + key: value for key, value in wrong.items()})) == (
+        f"validation failed: expected 6s <= 5s <= 1h0m0s: {PATH}window\n"
+        f"invalid value: x: {PATH}panicWindowPercentage, {PATH}target"
+    )
 
 
 def test_knative_service_level_rules() -> None:
@@ -407,6 +438,24 @@ def test_knative_service_level_rules() -> None:
     twice = [{"percent": 50, "tag": "a"}, {"percent": 50, "tag": "a"}]
     assert 'Multiple definitions for "a"' in refusal(ksvc(traffic=twice))
     assert admit(ksvc(traffic=[{"percent": 100, "tag": "prev"}])) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("three hours", "invalid value: three hours: "),
+        ("1500ms", "rollout-duration=1500ms is not at second precision: "),
+        ("-60s", "rollout-duration=-60s must be positive: "),
+    ],
+)
+def test_a_gradual_rollout_needs_a_duration_in_seconds(text: str, problem: str) -> None:
+    key = "serving.knative.dev/rollout-duration"
+    service = ksvc()
+    service["metadata"]["annotations"] = {key: text}
+    assert refusal(service) == f"validation failed: {problem}metadata.annotations.{key}"
+    for good in ("", "0s", "90s", "1h30m"):
+        service["metadata"]["annotations"] = {key: good, "serving.knative.dev/rolloutDuration": "x"}
+        assert admit(service) == []
 
 
 def test_kinds_without_a_webhook_pass() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from kserve_local.cli import predict_grpc
 from kserve_local.cli.predict import detect_protocol, read_data
-from kserve_local.errors import UsageError
+from kserve_local.errors import TimedOut, UsageError
 
 
 def test_data_may_be_json_or_a_file(tmp_path: Path) -> None:
@@ -42,3 +45,30 @@ def test_unusable_data_is_a_usage_error(data: str | None) -> None:
 )
 def test_the_protocol_is_read_off_the_body(body: bytes, protocol: str) -> None:
     assert detect_protocol(body) == protocol
+
+
+class RpcFailure:
+    """What grpcio raises."""
+
+    def __init__(self, code: str, details: str) -> None:
+        self._code, self._details = code, details
+
+    def code(self) -> Any:
+        return SimpleNamespace(name=self._code)
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+
+@pytest.mark.parametrize("details", ["Deadline Exceeded", "Stream removed (Deadline Exceeded)"])
+def test_our_own_deadline_is_told_as_such(details: str) -> None:
+    """The words are grpcio's and differ between versions."""
+    with pytest.raises(TimedOut, match="no answer within 2 s"):
+        predict_grpc._failed(RpcFailure("DEADLINE_EXCEEDED", details), "http://localhost", 2.0)
+    told = predict_grpc._failed(
+        RpcFailure("DEADLINE_EXCEEDED", "too slow"), "http://localhost", 2.0
+    )
+    assert told == (504, {}, b"DEADLINE_EXCEEDED: too slow")

@@ -9,7 +9,7 @@ import pytest
 
 from kserve_local.api.meta import Object
 from kserve_local.cli.progress import urls
-from kserve_local.cli.up import sample_request
+from kserve_local.cli.up import first_to_try, sample_request
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,20 @@ def test_what_to_try_is_a_sample_that_lies_there_or_the_shape_of_a_request(
     (project / "sub" / "samples").mkdir(parents=True)
     isvc: Object = {"metadata": {}, "spec": {"predictor": {"model": {}}}}
     assert sample_request(isvc, project) == """'{"instances": [[...]]}'"""
-    v2 = {"metadata": {}, "spec": {"predictor": {"model": {"protocolVersion": "v2"}}}}
-    assert '"inputs"' in sample_request(v2, project)
+    for version in ("v2", "grpc-v2"):
+        v2 = {"metadata": {}, "spec": {"predictor": {"model": {"protocolVersion": version}}}}
+        assert '"inputs"' in sample_request(v2, project)
     (project / "request.json").touch()
     assert sample_request(isvc, project) == "'@my project/request.json'"
     (project / "sub" / "samples" / "one.json").touch()
     isvc["metadata"]["annotations"] = {"kserve-local.dev/manifest": "sub/isvc.yaml"}
     assert sample_request(isvc, project) == "'@my project/sub/samples/one.json'"
+
+
+def test_a_graph_is_tried_before_its_steps() -> None:
+    """The sample beside it is a request for the graph."""
+    isvc, graph = {"kind": "InferenceService"}, {"kind": "InferenceGraph"}
+    names = {("default", "a"): isvc, ("default", "b"): isvc, ("default", "c"): graph}
+    assert first_to_try(names) == ("default", "c")
+    assert first_to_try({("default", "b"): isvc, ("default", "a"): isvc}) == ("default", "a")
+    assert first_to_try({}) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kserve_local.api.meta import Key, Object
 from kserve_local.controllers.addresses import (
     NETWORK,
     AddressPool,
+    listed_in,
     listening_addresses,
     service_names,
 )
@@ -156,7 +158,7 @@ def test_listeners_are_read_from_the_kernel(tmp_path: Path) -> None:
         "   1: 0608407F:1F90 0508407F:0001 01 0\n"  # established
         "   2: 0100007F:0016 00000000:0000 0A 0\n"  # 127.0.0.1 is outside
     )
-    assert listening_addresses(table) == {int(ipaddress.ip_address("127.64.8.5"))}
+    assert listed_in(table) == {int(ipaddress.ip_address("127.64.8.5"))}
 
 
 def service(name: str, namespace: str = "default", **spec: Any) -> Object:
@@ -179,3 +181,13 @@ def test_an_external_name_is_where_it_points_to() -> None:
     assert names["iris-predictor.default"] == "127.64.8.1"
     headless = service("h", clusterIP="None")
     assert service_names([headless], namespace="default") == ()
+
+
+def test_the_kernel_and_its_table_agree_on_who_listens() -> None:
+    with socket.socket() as server:
+        server.bind(("127.64.0.77", 0))
+        server.listen()
+        mine = int(ipaddress.ip_address("127.64.0.77"))
+        assert mine in listening_addresses()
+        assert mine in listed_in(Path("/proc/net/tcp"))
+    assert mine not in listening_addresses()

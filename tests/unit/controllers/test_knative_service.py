@@ -9,7 +9,7 @@ import pytest
 
 from kserve_local.api.meta import Object, get_condition, name_of
 from kserve_local.api.names import MANIFEST, SOURCE_URI
-from kserve_local.controllers import garbage, isvc_knative
+from kserve_local.controllers import gradual_rollout, isvc_knative
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import knative_service as k
 
@@ -232,23 +232,81 @@ def test_routing_states_keep_zero_percent_and_release_the_rest() -> None:
     }
 
 
+def rolling(duration: str, *traffic: tuple[str, int], state: str = "") -> Object:
+    """Return a Knative Service whose latest target has this traffic."""
+    service = ksvc("two")
+    service["metadata"]["annotations"] = {
+        "serving.knative.dev/rollout-duration": duration,
+        **({gradual_rollout.STATE: state} if state else {}),
+    }
+    service["status"] = {
+        "latestReadyRevisionName": traffic[0][0],
+        "traffic": [{"latestRevision": True, "revisionName": r, "percent": p} for r, p in traffic],
+    }
+    return service
+
+
+def test_a_gradual_rollout_is_seen_in_traffic_and_conditions() -> None:
+    """Behaviour 21's first steps, through the state that is kept in between."""
+    one = stored(ksvc(), [])
+    two = stored(ksvc("two"), [one])
+    service = rolling("60s", (name_of(one), 100))
+    seen = []
+    for now in (1000.0, 1000.5, 1001.0, 1002.0):
+        rollouts = k.plan_rollouts(service, [one, two], now=now)
+        status = k.plan_status(service, [one, two], hosts=HOSTS, now=NOW, rollouts=rollouts)
+        seen.append([(t["revisionName"], t["percent"]) for t in status["traffic"]])
+        assert condition(status, "RoutesReady") == (
+            "Unknown",
+            "RolloutInProgress",
+            "A gradual rollout of the latest revision(s) is in progress.",
+        )
+        assert condition(status, "Ready")[:2] == ("Unknown", "RolloutInProgress")
+        assert all(t["latestRevision"] for t in status["traffic"])
+        service["metadata"]["annotations"][gradual_rollout.STATE] = gradual_rollout.to_text(
+            rollouts
+        )
+        service["status"] = status
+    assert [dict(step)[name_of(two)] for step in seen] == [1, 1, 3, 5]
+    assert all(sum(p for _, p in step) == 100 for step in seen)
+    states = k.routing_states(service["status"], [one, two])
+    assert set(states.values()) == {k.ACTIVE}
+    # At its end, or when the annotation goes, one Revision has it all.
+    del service["metadata"]["annotations"]["serving.knative.dev/rollout-duration"]
+    assert k.plan_rollouts(service, [one, two], now=1003.0) == {}
+    status = k.plan_status(service, [one, two], hosts=HOSTS, now=NOW)
+    assert [(t["revisionName"], t["percent"]) for t in status["traffic"]] == [(name_of(two), 100)]
+    assert condition(status, "Ready")[0] == "True"
+
+
+def test_a_canary_may_be_rolled_out_gradually_too() -> None:
+    one = stored(ksvc(), [])
+    two = stored(ksvc("two"), [one])
+    service = rolling("60s", (name_of(one), 100))
+    service["spec"]["traffic"] = isvc_knative.traffic(10, rolled_out=name_of(one), tag_latest=False)
+    rollouts = k.plan_rollouts(service, [one, two], now=1000.0)
+    status = k.plan_status(service, [one, two], hosts=HOSTS, now=NOW, rollouts=rollouts)
+    assert [(t["revisionName"], t["percent"], t.get("tag")) for t in status["traffic"]] == [
+        (name_of(one), 9, None),
+        (name_of(two), 1, None),
+        (name_of(one), 90, "prev"),
+    ]
+
+
+def test_the_first_revision_needs_no_rollout() -> None:
+    one = stored(ksvc(), [])
+    service = ksvc()
+    service["metadata"]["annotations"] = {"serving.knative.dev/rollout-duration": "60s"}
+    (rollout,) = k.plan_rollouts(service, [one], now=1000.0).values()
+    assert rollout.done
+    waiting = stored(ksvc(), [], ready="Unknown")
+    assert k.plan_rollouts(service, [waiting], now=1000.0) == {}
+
+
 def test_cluster_local_services_have_no_public_url() -> None:
     service = ksvc()
     service["metadata"]["labels"] = {"networking.knative.dev/visibility": "cluster-local"}
     assert HOSTS.url(service) == "http://iris-predictor.default.svc.cluster.local"
-
-
-def test_only_so_many_unused_revisions_are_kept() -> None:
-    revisions: list[Object] = []
-    for n in range(6):
-        revisions.append(stored(ksvc(str(n)), revisions))
-    revisions[0]["metadata"]["annotations"][names.NO_GC] = "true"
-    status = {
-        "latestCreatedRevisionName": name_of(revisions[5]),
-        "traffic": [{"revisionName": name_of(revisions[1]), "percent": 100}],
-    }
-    surplus = garbage.surplus_revisions(revisions, status, keep=2)
-    assert [name_of(r) for r in surplus] == [name_of(revisions[2])]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +345,8 @@ def test_scaling_fields_become_annotations() -> None:
         "autoscaling.knative.dev/metric": "rps",
         "autoscaling.knative.dev/window": "30s",
     }
+    zero = isvc_knative.template_annotations(component, given, allow_zero=True)
+    assert zero["autoscaling.knative.dev/initial-scale"] == "0"
     assert isvc_knative.template_annotations({"maxReplicas": 0}, {}) == {
         "autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev",
         "autoscaling.knative.dev/min-scale": "1",

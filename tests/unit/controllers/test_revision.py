@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kserve_local.api.meta import Object, get_condition
+from kserve_local.api.names import SCALE
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import revision as r
 
@@ -86,10 +87,55 @@ def condition(status: dict[str, Any], type_: str) -> tuple[str, str, str]:
         ("active", {"min_scale": "0", "initial_scale": "2"}, 2),
         ("active", {"initial_scale": "5", "max_scale": "2"}, 2),
         ("active", {"initial_scale": "no number"}, 1),
+        ("active", {"min_scale": "0", "initial_scale": "0"}, 0),
     ],
 )
-def test_scale(state: str, annotations: dict[str, str], replicas: int) -> None:
-    assert r.scale(revision(state, **annotations)) == replicas
+def test_what_a_revision_starts_with(
+    state: str, annotations: dict[str, str], replicas: int
+) -> None:
+    assert r.replicas(revision(state, **annotations), None) == replicas
+
+
+@pytest.mark.parametrize(
+    ("state", "desired", "override", "replicas"),
+    [
+        ("active", 4, "", 4),
+        ("active", 0, "", 0),
+        ("active", -1, "", 1),
+        ("reserve", 4, "", 0),
+        ("reserve", 2, "2", 0),
+        ("reserve", 0, "0", 0),
+        ("active", 0, "0", 0),
+    ],
+)
+def test_replicas_are_the_autoscalers(
+    state: str, desired: int, override: str, replicas: int
+) -> None:
+    autoscaler: Object = {
+        "metadata": {"annotations": {SCALE: override} if override else {}},
+        "status": {"annotations": {"kserve-local.dev/replicas": str(desired)}},
+    }
+    assert r.replicas(revision(state), autoscaler) == replicas
+
+
+@pytest.mark.parametrize(
+    ("state", "reach"), [("active", "Reachable"), ("reserve", "Unreachable"), ("pending", None)]
+)
+def test_the_autoscaler_is_what_a_cluster_shows(state: str, reach: str | None) -> None:
+    made = r.autoscaler_for(revision(state, target="5"))
+    assert (made["apiVersion"], made["kind"]) == (
+        "autoscaling.internal.knative.dev/v1alpha1",
+        "PodAutoscaler",
+    )
+    assert made["metadata"]["name"] == "iris-predictor-00001"
+    assert made["metadata"]["annotations"] == {
+        "autoscaling.knative.dev/min-scale": "1",
+        "autoscaling.knative.dev/target": "5",
+    }
+    assert names.ROUTING_STATE not in made["metadata"]["labels"]
+    assert made["spec"].get("reachability") == reach
+    assert made["spec"]["containerConcurrency"] == 2
+    assert made["spec"]["scaleTargetRef"]["name"] == "iris-predictor-00001-deployment"
 
 
 def test_the_deployment_is_what_a_cluster_shows() -> None:

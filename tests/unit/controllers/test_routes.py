@@ -89,7 +89,7 @@ def routes(service: Object | None, *backings: Backing, of: Object | None = None)
 
 
 def test_every_way_of_addressing_leads_to_the_service() -> None:
-    entry, component = routes(ksvc((ONE, 100, "")), backing(ONE, pod()))
+    entry, component, own = routes(ksvc((ONE, 100, "")), backing(ONE, pod()))
     assert entry.hosts == (
         "iris.default.example.com",
         "iris.default.localhost",
@@ -100,8 +100,8 @@ def test_every_way_of_addressing_leads_to_the_service() -> None:
     assert entry.path == "/serving/default/iris"
     assert entry.models == ("iris",)
     assert "iris-predictor.default" in component.hosts
-    assert component.path == ""
-    assert component.models == ()
+    assert component.path == own.path == ""
+    assert component.models == own.models == ()
     (target,) = entry.targets
     assert target.id == f"default/{ONE}"
     assert target.endpoints == (Endpoint("p", "127.64.0.2", 8080, 8081),)
@@ -110,7 +110,7 @@ def test_every_way_of_addressing_leads_to_the_service() -> None:
 
 def test_weights_add_up_tags_get_hosts_and_zero_percent_is_left_out() -> None:
     one, two = backing(ONE, pod("a")), backing(TWO, pod("b"))
-    entry, _, tagged = routes(ksvc((TWO, 10, ""), (ONE, 90, "prev")), one, two)
+    entry, _, tagged, *_ = routes(ksvc((TWO, 10, ""), (ONE, 90, "prev")), one, two)
     assert {t.id[-1]: t.percent for t in entry.targets} == {"2": 10, "1": 90}
     assert tagged.hosts[0] == "prev-iris-predictor.default.example.com"
     assert [(t.id, t.percent) for t in tagged.targets] == [(f"default/{ONE}", 100)]
@@ -120,9 +120,36 @@ def test_weights_add_up_tags_get_hosts_and_zero_percent_is_left_out() -> None:
     assert [(t.id, t.percent) for t in entry.targets] == [(f"default/{TWO}", 100)]
 
 
+def test_a_revision_is_reached_by_its_own_name_inside_the_cluster() -> None:
+    """As by its Service on a cluster: whatever its share is, and not from outside."""
+    one, two = backing(ONE, pod("a", "127.64.0.2")), backing(TWO, pod("b", "127.64.0.3"))
+    *_, first, second = routes(ksvc((TWO, 0, ""), (ONE, 100, "prev")), one, two)
+    for name, route in ((ONE, first), (TWO, second)):
+        assert route.hosts == (
+            f"{name}.default",
+            f"{name}.default.svc",
+            f"{name}.default.svc.cluster.local",
+        )
+        assert [(t.id, t.percent) for t in route.targets] == [(f"default/{name}", 100)]
+        assert not route.names_service
+
+
+def test_a_gradual_rollout_divides_every_host_of_the_latest_target() -> None:
+    one, two = backing(ONE, pod("a", "127.64.0.2")), backing(TWO, pod("b", "127.64.0.3"))
+    traffic = ksvc((ONE, 9, "latest"), (TWO, 1, "latest"), (ONE, 90, "prev"))
+    entry, component, latest, prev, *_ = routes(traffic, one, two)
+    divided = [(f"default/{ONE}", 99), (f"default/{TWO}", 1)]
+    assert [(t.id, t.percent) for t in entry.targets] == divided
+    assert [(t.id, t.percent) for t in component.targets] == divided
+    # Of what the target has: 9 of 10.
+    assert latest.hosts[0] == "latest-iris-predictor.default.example.com"
+    assert [t.percent for t in latest.targets] == [90, 10]
+    assert [(t.id, t.percent) for t in prev.targets] == [(f"default/{ONE}", 100)]
+
+
 def test_a_pod_on_its_way_out_takes_no_more_requests() -> None:
     leaving = pod("a", deletionTimestamp="2026-01-01T00:00:00Z")
-    entry, _ = routes(ksvc((ONE, 100, "")), backing(ONE, leaving, pod("b", "127.64.0.3")))
+    entry, *_ = routes(ksvc((ONE, 100, "")), backing(ONE, leaving, pod("b", "127.64.0.3")))
     assert [e.pod for e in entry.targets[0].endpoints] == ["b"]
 
 
@@ -180,13 +207,13 @@ def new_pod(
     ],
 )
 def test_state_without_a_ready_pod(given: Backing, state: str, reason: str) -> None:
-    entry, _ = routes(ksvc((ONE, 100, "")), given)
+    entry, *_ = routes(ksvc((ONE, 100, "")), given)
     assert (entry.targets[0].state, entry.targets[0].reason) == (state, reason)
     assert entry.targets[0].percent == 100
 
 
 def test_a_first_revision_is_waited_for_before_it_is_routed() -> None:
-    entry, _ = routes(ksvc(), backing(ONE))
+    entry, *_ = routes(ksvc(), backing(ONE))
     assert [(t.id, t.state) for t in entry.targets] == [(f"default/{ONE}", "starting")]
 
 
@@ -214,7 +241,7 @@ def test_stopped_or_deleted_services_have_no_route() -> None:
 
 def test_cluster_local_services_have_no_public_host() -> None:
     local = isvc(labels={"networking.knative.dev/visibility": "cluster-local"})
-    entry, _ = routes(ksvc(), backing(ONE), of=local)
+    entry, *_ = routes(ksvc(), backing(ONE), of=local)
     assert entry.hosts == ("iris.default", "iris.default.svc", "iris.default.svc.cluster.local")
 
 
@@ -369,7 +396,7 @@ def test_each_component_has_its_hosts_and_the_entry_leads_to_the_transformer() -
     by_host = {r.hosts[0]: r for r in found[1:]}
     assert by_host.keys() == {
         f"{tag}iris-{c}.default.example.com" for c in served for tag in ("", "latest-")
-    }
+    } | {f"iris-{c}-00001.default" for c in served}
     for component in served:
         for tag in ("", "latest-"):
             route = by_host[f"{tag}iris-{component}.default.example.com"]

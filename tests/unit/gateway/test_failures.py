@@ -55,8 +55,21 @@ def test_a_hop_without_an_answer_says_why_in_the_words_of_the_answer() -> None:
             "ModelInfer ended with NOT_FOUND: gone",
         ),
         ([(b"grpc-status", b"13")], "ModelInfer ended with INTERNAL"),
+        (
+            [(b"grpc-status", b"13"), (b"grpc-message", b"no%20%C3%A4%0Aat%1B%5B0m%20all")],
+            "ModelInfer ended with INTERNAL: no \u00e4 at?[0m all",
+        ),
         ([(b"grpc-status", b"99")], "ModelInfer ended with 99"),
     ],
 )
 def test_a_grpc_call_fails_in_its_trailers(trailers: list[tuple[bytes, bytes]], text: str) -> None:
-    assert failures.of_rpc(INFER, trailers) == text
+    assert failures.of_rpc(INFER, trailers, inner=True) == text
+
+
+@pytest.mark.parametrize(
+    ("code", "counts"), [(3, False), (5, False), (1, False), (2, True), (14, True)]
+)
+def test_a_clients_own_fault_is_no_failure_of_a_call(code: int, counts: bool) -> None:
+    trailers = [(b"grpc-status", b"%d" % code)]
+    assert bool(failures.of_rpc(INFER, trailers, inner=False)) is counts
+    assert failures.of_rpc(INFER, trailers, inner=True)

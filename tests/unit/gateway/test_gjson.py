@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -142,10 +142,10 @@ def test_every_key_is_reached_by_its_escaped_name(members: dict[str, int]) -> No
 )
 def test_a_hostile_path_ends_soon(document: bytes, path: str) -> None:
     """Doubling, nesting and patterns are bounded: an answer or a refusal, never a hang."""
-    begun = perf_counter()
+    begun = process_time()
     with contextlib.suppress(gjson.PathTooCostly):
         gjson.exists(document, path)
-    assert perf_counter() - begun < 10.0
+    assert process_time() - begun < 10.0
 
 
 def test_a_path_knows_every_modifier_there_is() -> None:
@@ -158,9 +158,9 @@ def test_an_ordinary_condition_takes_linear_time() -> None:
 
     def seconds(rows: int) -> float:
         document = json.dumps({"predictions": [{"label": "cat", "p": i} for i in range(rows)]})
-        begun = perf_counter()
+        begun = process_time()
         assert not gjson.exists(document.encode(), 'predictions.#(label=="dog")')
-        return perf_counter() - begun
+        return process_time() - begun
 
     small = min(seconds(2_000) for _ in range(3))
     large = min(seconds(20_000) for _ in range(3))

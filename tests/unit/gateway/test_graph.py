@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kserve_local.gateway import graph
 from kserve_local.gateway.graph import GraphError, Step
-from kserve_local.gateway.graph_client import Header, StepClient, Take, parse_url
+from kserve_local.gateway.graph_client import Header, StepClient, parse_url
 from kserve_local.gateway.graph_router import (
     GraphRouter,
     Hop,
@@ -21,6 +21,7 @@ from kserve_local.gateway.graph_router import (
     propagated,
 )
 from kserve_local.gateway.graph_server import GraphHost, TooMuch
+from kserve_local.gateway.step_connection import Take
 
 
 def test_defaults_are_upstreams() -> None:
@@ -172,10 +173,10 @@ async def test_bodies_of_all_graphs_are_bounded() -> None:
             take(1000)
             return 200, body
 
-    async def inside() -> None:
+    def inside(near: asyncio.Protocol) -> asyncio.Transport:
         raise AssertionError
 
-    client = StepClient(knows=lambda host: False, inside=inside)  # type: ignore[arg-type]
+    client = StepClient(knows=lambda host: False, inside=inside)
     host = GraphHost(client, point=lambda: 0, memory=2500)
     spec = {"nodes": {"root": {"routerType": "Sequence", "steps": [{"serviceUrl": "x"}] * 3}}}
     router = GraphRouter(graph.read_graph(spec), Echo(), point=lambda: 0)

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kserve_local.gateway import errors, h2_headers
+from kserve_local.gateway import errors, h2_headers, http2
 from kserve_local.gateway import h2_frames as f
+from kserve_local.gateway.h2_connection import CONNECTION_WINDOW, UNREAD, H2Connection
 from kserve_local.gateway.h2_frames import Code, ConnectionBroken, FrameReader
 from kserve_local.gateway.h2_headers import HeaderReader, Malformed
 from kserve_local.gateway.http1 import ClientConnection
+from kserve_local.gateway.http2 import Http2Client
 from kserve_local.gateway.proxy import Dataplane
 from kserve_local.gateway.table import rpc_model_of
 from kserve_local.interfaces.routing import Route, RouteTable, Target
@@ -167,7 +169,7 @@ class Transport(asyncio.Transport):
         self.protocol = protocol
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return len(self.written)
 
     def can_write_eof(self) -> bool:
         return False
@@ -177,13 +179,14 @@ class Transport(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-def plane() -> Dataplane:
-    """Return a data plane whose one service waits for its first replica."""
+def plane(*names: str) -> Dataplane:
+    """Return a data plane whose services (`iris`) wait for their first replicas."""
     own = Dataplane(poke=lambda target: None, max_held=1000)
-    target = Target("default/iris-predictor-00001", 100, (), state="starting")
-    own.apply(
-        RouteTable(1, (Route("default", "iris", "predictor", ("iris",), (target,), "", ("iris",)),))
-    )
+    routes = []
+    for name in names or ("iris",):
+        target = Target(f"default/{name}-predictor-00001", 100, (), state="starting")
+        routes.append(Route("default", name, "predictor", (name,), (target,), "", (name,)))
+    own.apply(RouteTable(1, tuple(routes)))
     return own
 
 
@@ -202,6 +205,12 @@ def headers_frame(stream: int, grpc: bool, end: bool) -> tuple[int, int, int, by
 
 GOOD = st.one_of(
     st.builds(headers_frame, st.sampled_from([1, 3, 5, 7]), st.booleans(), st.booleans()),
+    st.tuples(
+        st.just(f.DATA),
+        st.sampled_from([f.PADDED, f.PADDED | f.END_STREAM]),
+        st.sampled_from([1, 3, 5]),
+        st.binary(max_size=20).map(lambda data: b"\x04" + data + b"\0\0\0\0"),
+    ),
     st.tuples(
         st.just(f.DATA), st.sampled_from([0, 1]), st.sampled_from([1, 3, 5]), st.binary(max_size=40)
     ),
@@ -242,6 +251,11 @@ def test_a_connection_stands_whatever_comes(
                 at += cut
         state = own.targets["default/iris-predictor-00001"]
         assert len(state.in_flight) <= len(transport.protocol.streams) or transport.closed
+        if isinstance(peer := transport.protocol, H2Connection):
+            # What came is unread, or was given back to the connection's window.
+            unread = sum(stream.unread for stream in peer.streams.values())
+            if not transport.closed:
+                assert peer.receive_window + peer._credit + unread == CONNECTION_WINDOW
         transport.closed = True
         transport.protocol.connection_lost(None)
         assert not state.in_flight
@@ -258,3 +272,71 @@ def test_a_connection_stands_whatever_comes(
                 assert int.from_bytes(payload, "big") > 0
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", [b"", b"x", b"/x HTTP/1.1", b"http://other/x", b"/\xff", b"**"])
+def test_a_path_that_is_none(path: bytes):
+    pairs = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"i")]
+    with pytest.raises(Malformed):
+        h2_headers.request(pairs)
+
+
+def connected(*names: str) -> tuple[Http2Client, Transport]:
+    """Return a connection that has begun, with a client that takes what it likes."""
+    transport = Transport()
+    client = Http2Client(plane(*names), lambda target: errors.Answer(200))
+    client.connection_made(transport)
+    client.data_received(f.PREFACE + f.settings({}))
+    return client, transport
+
+
+async def test_a_body_in_tiny_frames_is_looked_at_a_few_times(monkeypatch: pytest.MonkeyPatch):
+    """Else each of its bytes costs as much as all that came before it."""
+    looks: list[int] = []
+
+    def model_of(body: bytes) -> str | None:
+        looks.append(len(body))
+        return None
+
+    monkeypatch.setattr(http2, "model_of", model_of)
+    client, _ = connected("iris", "wine")
+    block = h2_headers.write(
+        [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/openai/v1/completions"),
+         (b":authority", b"localhost")]
+    )  # fmt: skip
+    client.data_received(f.headers(1, block, end=False, max_frame=16384))
+    for _ in range(3000):
+        client.data_received(f.frame(f.DATA, 0, 1, b"x"))
+    client.data_received(f.frame(f.DATA, f.END_STREAM, 1, b"x"))
+    assert looks[-1] == 3001
+    assert len(looks) < 20
+
+
+async def test_as_many_pings_as_a_reading_peer_likes():
+    client, transport = connected()
+    for _ in range(5000):
+        client.data_received(f.frame(f.PING, 0, 0, b"12345678"))
+    kinds = [kind for kind, _, _, _ in FrameReader(f.MAX_FRAME).feed(bytes(transport.written))]
+    assert kinds.count(f.PING) == 5000
+    assert not transport.closed
+
+
+@pytest.mark.parametrize("kind", [f.PING, f.HEADERS], ids=["pings", "requests"])
+async def test_a_peer_that_asks_and_never_reads_is_left(kind: int):
+    client, transport = connected()
+    client.pause_writing()
+    most = 0
+    for stream in range(1, 400_000, 2):
+        if transport.closed:
+            break
+        if kind == f.PING:
+            client.data_received(f.frame(f.PING, 0, 0, b"12345678"))
+        else:
+            block = h2_headers.write(
+                [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"),
+                 (b":authority", b"nobody")]
+            )  # fmt: skip
+            client.data_received(f.headers(stream, block, end=True, max_frame=16384))
+        most = len(transport.written)
+    assert transport.closed
+    assert most < UNREAD + 100_000

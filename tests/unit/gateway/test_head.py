@@ -13,6 +13,7 @@ from kserve_local.gateway.head import (
     host_name,
     parse_request,
     parse_response,
+    part_ids,
     refuse_early,
 )
 
@@ -128,6 +129,43 @@ def test_responses_read_the_same_again(raw: bytes) -> None:
 def test_which_headers_pass(line: bytes, kept: bool) -> None:
     head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n")
     assert (line in head.lines) is kept
+
+
+@pytest.mark.parametrize(
+    ("lines", "ids"),
+    [
+        (b"a: 1\r\nTraceparent: 00-ab\r\n", b"Traceparent: 00-ab\r\n"),
+        (b"x-request-id: 7\r\na: 1\r\n", b"x-request-id: 7\r\n"),
+        (
+            b"X-Request-Id: 7\r\na: 1\r\ntraceparent:\r\n",
+            b"X-Request-Id: 7\r\ntraceparent:\r\n",
+        ),
+        (b"a: 1\r\n", b""),
+        (b"a: x-request-id: 7\r\n", b""),
+        (b"x-request-id-too: 7\r\n", b""),
+        (b"x-request-id: a\r\nx-request-id: b\r\nx-request-id: c\r\n", b""),
+        (b"x-request-id: 7\r\nconnection: close, X-Request-Id\r\n", b""),
+        (b"traceparent: 00-ab\r\nTraceState: v=1\r\n", b""),
+        (b"traceparent: a\nb\r\n", b""),
+        (b"traceparent: a\x00b\r\n", b""),
+    ],
+)
+def test_ids_are_parted_from_a_head(lines: bytes, ids: bytes) -> None:
+    """What is left is what the other requests of the same caller are; nothing is lost."""
+    begun = b"GET / HTTP/1.1\r\nHost: a\r\n"
+    raw = begun + lines + b"\r\n"
+    left, found = part_ids(raw)
+    assert found == ids
+    assert sorted((left[:-2] + found).split(b"\r\n")) == sorted(raw[:-2].split(b"\r\n"))
+    if ids:
+        assert left == begun + b"a: 1\r\n\r\n" or left == begun + b"\r\n"
+
+
+def test_parting_ids_lets_no_malformed_head_pass() -> None:
+    """A folded line does not become the part of another header."""
+    left, _ = part_ids(b"GET / HTTP/1.1\r\nHost: a\r\nx-request-id: 7\r\n b\r\n\r\n")
+    with pytest.raises(HeadError, match="folded"):
+        parse_request(left)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from kserve_local.controllers.isvc_knative import Component
 from kserve_local.interfaces.stats import RequestStat
 from kserve_local.supervisor.component_summary import Part, blamed, failing_hops
 from kserve_local.supervisor.stats import Stats
+from kserve_local.supervisor.summary import failing_steps
 
 
 def part(component: Component, **more: Any) -> Part:
@@ -63,3 +64,15 @@ def test_a_failure_is_remembered_for_a_minute() -> None:
     assert stats.failure("default/r") == (10.0, "boom")
     now = 161.0
     assert stats.failure("default/r") is None
+
+
+def test_a_graphs_failed_request_is_told() -> None:
+    now = [100.0]
+    stats = Stats(lambda: now[0])
+    assert failing_steps(["default/g-00001"], "g", stats) == []
+    told = "POST / was answered with 500"
+    stats.record((RequestStat("default/g-00001", 1.0, 0.0, 1, failure=told),))
+    now[0] += 5
+    assert failing_steps(["default/g-00002", "default/g-00001"], "g", stats) == [
+        f"a request failed 5 s ago. {told}. See kserve-local predict g @FILE --trace"
+    ]

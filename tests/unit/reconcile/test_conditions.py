@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kserve_local.controllers.conditions import ConditionSet
+from kserve_local.reconcile.conditions import ConditionSet
 
 T1, T2 = "2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z"
 

@@ -1,6 +1,6 @@
 """HorizontalPodAutoscaler -> replicas of its Deployment, by what the Pods really use.
 
-Reads HPAs, their Deployment and Pods, and what each Pod uses from the backend; writes the
+Reads HPAs, their Deployment and Pods, and what each Pod uses (`Meter`); writes the
 Deployment's `spec.replicas`, the HPA's status and Events. The decision is
 `kserve_local.autoscaler.hpa`, taken every 15 s as by Kubernetes' controller, whose conditions and
 Events these are. Whose HPA it is makes no difference: KServe's, KEDA's, or one of the user's own.
@@ -37,9 +37,6 @@ from kserve_local.autoscaler.hpa import (
     PodFigures,
     Proposal,
 )
-from kserve_local.controllers import pod_state
-from kserve_local.controllers.deployment import replicas_of
-from kserve_local.controllers.knative_service import with_status
 from kserve_local.interfaces.backend import Usage
 from kserve_local.reconcile.controller import Watch, itself
 from kserve_local.reconcile.result import DONE, Result
@@ -47,6 +44,7 @@ from kserve_local.store.events import EventRecorder
 from kserve_local.store.store import Store
 
 COMPONENT = "horizontal-pod-autoscaler"
+_ENDED = ("Failed", "Succeeded")
 _ORDER = ("AbleToScale", "ScalingActive", "ScalingLimited")
 
 Meter = Callable[[str], Awaitable[Usage | None]]
@@ -142,7 +140,7 @@ class HPAController:
         pods = [
             p
             for p in self._store.owned_by(uid_of(deployment), POD.id)
-            if not pod_state.is_terminating(p) and not pod_state.is_dead(p)
+            if not p["metadata"].get("deletionTimestamp") and _phase(p) not in _ENDED
         ]
         used = await self._measure(pods, memory)
         now = self._clock() * self._speed
@@ -214,10 +212,21 @@ class HPAController:
         if decision.why:
             wanted["lastScaleTime"] = timestamp()
         if wanted != before:
-            await self._store.update_status(with_status(hpa, wanted))
+            metadata = {k: v for k, v in hpa["metadata"].items() if k != "resourceVersion"}
+            await self._store.update_status({**hpa, "metadata": metadata, "status": wanted})
 
     async def _event(self, hpa: Object, type_: Any, reason: str, message: str) -> None:
         await self._events.event(hpa, type_, reason, message, component=COMPONENT)
+
+
+def replicas_of(deployment: Object) -> int:
+    """Return `spec.replicas`, 1 when not given."""
+    given = deployment["spec"].get("replicas")
+    return 1 if given is None else int(given)
+
+
+def _phase(pod: Object) -> str:
+    return str((pod.get("status") or {}).get("phase") or "Pending")
 
 
 def bounds_of(hpa: Object) -> Bounds:
@@ -271,7 +280,7 @@ def figures_of(
         usage=usage,
         request=request,
         lacks_request=lacks,
-        pending=status.get("phase") in (None, "Pending"),
+        pending=_phase(pod) == "Pending",
         ready=None if ready is None else ready.get("status") == "True",
         started=_seconds(status.get("startTime"), speed),
         turned=_seconds((ready or {}).get("lastTransitionTime"), speed) or 0.0,

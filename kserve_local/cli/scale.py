@@ -1,0 +1,177 @@
+"""`kserve-local scale`: a number of replicas by hand, kept apart from the spec."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kserve_local.cli.options import Common, common
+from kserve_local.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from kserve_local.api.meta import Object
+    from kserve_local.client.client import Client
+
+AUTO = "auto"
+ZERO = "zero"
+MOST = 1000
+COMPONENTS = ("predictor", "transformer", "explainer")
+
+
+class Replicas(click.ParamType[str]):
+    """A number of replicas, `auto` or `zero`."""
+
+    name = "replicas"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if text in (AUTO, ZERO):
+            return text
+        if text.isdecimal() and int(text) <= MOST:
+            return str(int(text)) if int(text) else ZERO
+        self.fail(f"{text!r} is no number from 0 to {MOST}, {AUTO} or {ZERO}.", param, ctx)
+
+
+@click.command("scale")
+@click.argument("name")
+@click.argument("replicas", type=Replicas(), metavar="N|auto|zero")
+@click.option(
+    "--component",
+    type=click.Choice(COMPONENTS),
+    help="Default: the predictor; for auto and zero, all.",
+)
+@click.option("--revision", help="Its name or number (default: those that have traffic).")
+@common
+def command(
+    flags: Common, name: str, replicas: str, component: str | None, revision: str | None
+) -> int:
+    """Give the service NAME so many replicas, whatever the autoscaler says.
+
+    No YAML is changed and no revision made. A number holds until `auto`, or until an edit of the
+    spec makes a new revision; zero holds until the next request.
+    """
+    from kserve_local.api import names as api_names
+    from kserve_local.api import pod_autoscaler, scheme
+    from kserve_local.api.meta import labels_of, name_of
+    from kserve_local.cli.session import is_revision, run, service_name
+
+    settings = flags.settings_of_running()
+    out = flags.output("scale")
+    namespace = flags.namespace or settings.namespace
+    name = service_name(name)
+    value = {AUTO: None, ZERO: "0"}.get(replicas, replicas)
+
+    async def work(client: Client) -> list[dict[str, Any]]:
+        found = await _autoscalers(client, namespace, name)
+        wanted = [
+            a
+            for a in found
+            if _is_of(a, component or ("" if value in (None, "0") else "predictor"))
+        ]
+        if component and not wanted:
+            raise UsageError(f'"{name}" has no {component}')
+        if revision:
+            chosen = [a for a in wanted if is_revision(revision, name_of(a))]
+            if not chosen:
+                known = ", ".join(sorted(name_of(a) for a in wanted))
+                raise NotFound(f'"{name}" has no revision {revision}; there are: {known}')
+            idle = [name_of(a) for a in chosen if not _may_have_traffic(a)]
+            if idle:
+                raise UsageError(
+                    f"{idle[0]} has no traffic, and so no replicas",
+                    hint=f"kserve-local rollout status {name}",
+                )
+        else:
+            chosen = [a for a in wanted if _may_have_traffic(a)] or _newest(wanted)
+        changed = []
+        for autoscaler in chosen:
+            before = pod_autoscaler.override(autoscaler)
+            patch = {"metadata": {"annotations": {api_names.SCALE: value}}}
+            await client.patch(scheme.POD_AUTOSCALER, name_of(autoscaler), patch, namespace)
+            changed.append(
+                {
+                    "component": labels_of(autoscaler).get(api_names.COMPONENT_LABEL, ""),
+                    "revision": name_of(autoscaler),
+                    "replicas": replicas,
+                    "before": pod_autoscaler.replicas(autoscaler),
+                    "override": before,
+                }
+            )
+        return changed
+
+    changed = run(settings, work)
+    if flags.as_json:
+        out.envelope({"scaled": changed})
+        return 0
+    for entry in changed:
+        out.data(f"{entry['revision']}: {_told(entry)}")
+    if value is None:
+        return 0
+    until = "until the next request" if value == "0" else "until a new revision"
+    out.say(f"holds {until}; to the autoscaler again: kserve-local scale {name} auto")
+    return 0
+
+
+async def _autoscalers(client: Client, namespace: str, name: str) -> list[Object]:
+    """Return the PodAutoscalers of a service.
+
+    Raises:
+        NotFound: There is no such service.
+        UsageError: It has none.
+    """
+    from kserve_local.api import names as api_names
+    from kserve_local.api import scheme
+    from kserve_local.api.meta import labels_of
+    from kserve_local.cli.session import list_services
+
+    kinds = {
+        str(s["kind"])
+        for s in await list_services(client, namespace=namespace)
+        if s["metadata"]["name"] == name
+    }
+    if not kinds:
+        raise NotFound(f'inferenceservices.serving.kserve.io "{name}" not found')
+    found = [
+        a
+        for a in await client.list(scheme.POD_AUTOSCALER, namespace=namespace)
+        if name in (labels_of(a).get(api_names.ISVC_LABEL), labels_of(a).get(api_names.GRAPH_LABEL))
+    ]
+    if not found:
+        raise UsageError(
+            f'"{name}" has no revision to scale',
+            hint=f"kserve-local status {name}",
+        )
+    return found
+
+
+def _is_of(autoscaler: Object, component: str) -> bool:
+    from kserve_local.api import names as api_names
+    from kserve_local.api.meta import labels_of
+
+    # A graph's revisions have no component.
+    own = labels_of(autoscaler).get(api_names.COMPONENT_LABEL, "")
+    return not component or not own or own == component
+
+
+def _may_have_traffic(autoscaler: Object) -> bool:
+    from kserve_local.api.pod_autoscaler import UNREACHABLE
+
+    return bool(autoscaler["spec"].get("reachability") != UNREACHABLE)
+
+
+def _newest(autoscalers: list[Object]) -> list[Object]:
+    from kserve_local.api.meta import name_of
+
+    return sorted(autoscalers, key=name_of)[-1:]
+
+
+def _told(entry: dict[str, Any]) -> str:
+    before = entry["before"]
+    was = f" (was {before})" if before >= 0 else ""
+    if entry["replicas"] == AUTO:
+        if entry["override"] is None:
+            return "the autoscaler's, as before"
+        return "the autoscaler's again"
+    count = 0 if entry["replicas"] == ZERO else int(entry["replicas"])
+    return f"{count} replica{'' if count == 1 else 's'}{was}"
