@@ -130,6 +130,8 @@ class InferenceServiceConfig:
         annotations_disallowed / labels_disallowed: What is not passed on to pods.
         auto_mount_service_account_token: False also when key `security` is absent.
         gpu_resource_types: Resource names that count as GPUs.
+        scale_up_window / scale_down_window: Stabilization seconds that KEDA gets, as written.
+        metric_scaler_endpoint: Where KEDA asks for metrics of Pods.
     """
 
     default_deployment_mode: str = names.KNATIVE_MODE
@@ -158,6 +160,9 @@ class InferenceServiceConfig:
     auto_mount_service_account_token: bool = False
     service_cluster_ip_none: bool = False
     gpu_resource_types: tuple[str, ...] = GPU_RESOURCE_TYPES
+    scale_up_window: str = ""
+    scale_down_window: str = ""
+    metric_scaler_endpoint: str = ""
 
     def deployment_mode(self, annotation: str | None, status_mode: str = "") -> str:
         """Return the mode in force: status, then a known annotation value, then the default.
@@ -214,6 +219,8 @@ def _parse(data: tuple[tuple[str, str], ...]) -> InferenceServiceConfig:
     router = keys.get("router") or {}
     metrics = keys.get("metricsAggregator") or {}
     art = _dict((keys.get("explainers") or {}).get("art"))
+    scaler = keys.get("autoscaler") or {}
+    collector = keys.get("opentelemetryCollector") or {}
     return InferenceServiceConfig(
         default_deployment_mode=mode,
         max_surge=str(rollout.get("maxSurge") or ""),
@@ -274,6 +281,9 @@ def _parse(data: tuple[tuple[str, str], ...]) -> InferenceServiceConfig:
             *GPU_RESOURCE_TYPES,
             *((keys.get("multiNode") or {}).get("customGPUResourceTypeList") or ()),
         ),
+        scale_up_window=str(scaler.get("scaleUpStabilizationWindowSeconds") or ""),
+        scale_down_window=str(scaler.get("scaleDownStabilizationWindowSeconds") or ""),
+        metric_scaler_endpoint=str(collector.get("metricScalerEndpoint") or ""),
     )
 
 

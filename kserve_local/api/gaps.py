@@ -13,7 +13,7 @@ from typing import Any
 
 from kserve_local import __version__
 from kserve_local.api import names, scheme
-from kserve_local.api.config import InferenceServiceConfig
+from kserve_local.api.config import InferenceServiceConfig, normal_mode
 from kserve_local.api.inferenceservice import COMPONENTS, framework_of, is_multi_model
 from kserve_local.api.meta import Object, annotations_of
 
@@ -57,7 +57,7 @@ def gaps_of(obj: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
     if scheme.of(obj) in UNAVAILABLE:
         yield Gap(("kind",), f"{kind}; it is checked and stored, and nothing runs for it")
     elif scheme.of(obj) is scheme.INFERENCE_SERVICE:
-        yield from _of_mode(obj, config) or _of_service(obj)
+        yield from _of_mode(obj, config) or _of_service(obj, config)
     elif scheme.of(obj) is scheme.INFERENCE_GRAPH:
         yield from _of_mode(obj, config)
 
@@ -65,15 +65,26 @@ def gaps_of(obj: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
 def _of_mode(obj: Object, config: InferenceServiceConfig) -> list[Gap]:
     written = annotations_of(obj).get(names.DEPLOYMENT_MODE)
     mode = config.deployment_mode(written)
-    if mode == names.KNATIVE_MODE:
+    if mode != names.MODEL_MESH_MODE:
         return []
     path: Path_ = ("metadata", "annotations", names.DEPLOYMENT_MODE) if written else ("spec",)
-    return [Gap(path, f"deploymentMode {written or mode}; only Knative mode is there")]
+    return [
+        Gap(path, f"deploymentMode {written or mode}; only Knative and Standard mode are there")
+    ]
 
 
-def _of_service(isvc: Object) -> Iterator[Gap]:
+def _is_standard(obj: Object, config: InferenceServiceConfig | None = None) -> bool:
+    """Whether an object is of Standard mode; its status or its annotation says so once stored."""
+    mode = str((obj.get("status") or {}).get("deploymentMode") or "")
+    written = annotations_of(obj).get(names.DEPLOYMENT_MODE)
+    if config is not None:
+        mode = config.deployment_mode(written, mode)
+    return (mode or normal_mode(written or "")) == names.STANDARD_MODE
+
+
+def _of_service(isvc: Object, config: InferenceServiceConfig) -> Iterator[Gap]:
     for component in COMPONENTS:
-        yield from _of_component(isvc, component)
+        yield from _of_component(isvc, component, standard=_is_standard(isvc, config))
 
 
 def left_out(obj: Object) -> list[str]:
@@ -89,18 +100,37 @@ def left_out_of(isvc: Object, component: str) -> list[str]:
     Those of a transformer or explainer say whose they are.
     """
     whose = "" if component == "predictor" else f"{component}: "
-    return [whose + gap.text for gap in _of_component(isvc, component)]
+    gaps = _of_component(isvc, component, standard=_is_standard(isvc))
+    return [whose + gap.text for gap in gaps]
 
 
-def _of_component(isvc: Object, component: str) -> Iterator[Gap]:
+def _of_component(isvc: Object, component: str, *, standard: bool) -> Iterator[Gap]:
     spec = isvc["spec"].get(component)
     if spec is None:
         return
     at: Path_ = ("spec", component)
+    if standard:
+        yield from _of_keda(isvc, spec, at)
     yield from _of_pod(spec, at)
     yield from _of_logger((*at, "logger"), spec.get("logger") or {})
     if component == "predictor":
         yield from _of_predictor(isvc, spec, at)
+
+
+def _of_keda(isvc: Object, component: Mapping[str, Any], at: Path_) -> Iterator[Gap]:
+    """Yield what KEDA would ask for in the world outside."""
+    given = {**annotations_of(isvc), **(component.get("annotations") or {})}
+    if given.get(names.AUTOSCALER_CLASS) != "keda":
+        return
+    metrics = (component.get("autoScaling") or {}).get("metrics") or ()
+    for number, metric in enumerate(metrics):
+        kind = metric.get("type")
+        if kind in ("External", "PodMetric"):
+            text = (
+                f"autoScaling.metrics[{number}] of type {kind}: nothing is asked for it, so it "
+                "scales nothing; cpu and memory do"
+            )
+            yield Gap((*at, "autoScaling", "metrics", number), text)
 
 
 _OF_POD = {

@@ -27,7 +27,7 @@ from kserve_local.api import (
     validation_resources,
 )
 from kserve_local.api import inferenceservice as shape
-from kserve_local.api.config import InferenceServiceConfig
+from kserve_local.api.config import InferenceServiceConfig, IngressConfig
 from kserve_local.api.config import parse as parse_config
 from kserve_local.api.manifest import Document
 from kserve_local.api.meta import Object, annotations_of, name_of, namespace_of
@@ -398,20 +398,36 @@ class _Reviewer:
         )
 
     def name(self, obj: Object) -> Iterator[Finding]:
-        """Judge the name that KServe's controller gives the Knative Service."""
+        """Judge the name that KServe's controller gives the workload, by what must hold it."""
         if obj["kind"] != "InferenceService":
             return
         mode = self.project.config.deployment_mode(annotations_of(obj).get(names.DEPLOYMENT_MODE))
-        if mode != names.KNATIVE_MODE:
+        if mode == names.MODEL_MESH_MODE:
             return
         variant = obj["spec"]["predictor"].get("name") or ""
         given = [c for c in shape.COMPONENTS if obj["spec"].get(c) is not None]
         made = [names.component_name(name_of(obj), c, variant) for c in given]
         name = max(made, key=len)
+        if mode == names.STANDARD_MODE:
+            yield from self.host(obj, name)
+            return
         if len(name) > _LABEL:
             problem = name_problem(name, scheme.KNATIVE_SERVICE)
             longest = len(name_of(obj)) - len(name) + _LABEL
             message = f'the name is too long: the Knative Service "{name}" {problem}'
+            step = f"Next step: a name of at most {longest} characters"
+            yield self.finding(("metadata", "name"), message, "runtime", details=[step])
+
+    def host(self, obj: Object, workload: str) -> Iterator[Finding]:
+        """Judge the host that Standard mode gives a workload by the domain template as shipped."""
+        if self.project.config.ingress.domain_template != IngressConfig().domain_template:
+            return
+        label = f"{workload}-{namespace_of(obj) or 'default'}"
+        if len(label) > _LABEL:
+            longest = len(name_of(obj)) - len(label) + _LABEL
+            message = (
+                f'the name is too long: the host\'s label "{label}" has over {_LABEL} characters'
+            )
             step = f"Next step: a name of at most {longest} characters"
             yield self.finding(("metadata", "name"), message, "runtime", details=[step])
 

@@ -1,7 +1,8 @@
 """Which resource types exist: group/version/kind/plural, scope, short names, subresources. Pure
 data.
 
-Sources: KServe v0.20 CRDs (control-plane.md section 1), Knative Serving 1.21, Kubernetes 1.33.
+Sources: KServe v0.20 CRDs (control-plane.md section 1), Knative Serving 1.21, Kubernetes 1.33,
+Gateway API v1, KEDA 2.18.
 """
 
 from __future__ import annotations
@@ -47,11 +48,12 @@ class ResourceType:
     @property
     def custom(self) -> bool:
         """Defined by a CRD on a cluster: no strategic merge patch, PUT needs a resourceVersion."""
-        return "." in self.group and not self.group.endswith(".k8s.io")
+        return self.group in _CRD_GROUPS
 
 
 _SERVING = "serving.kserve.io"
 _KNATIVE = "serving.knative.dev"
+_CRD_GROUPS = frozenset((_SERVING, _KNATIVE, "gateway.networking.k8s.io", "keda.sh"))
 
 NAMESPACE = ResourceType(
     "", ("v1",), "Namespace", "namespaces", "namespace", namespaced=False, short_names=("ns",)
@@ -91,6 +93,34 @@ DEPLOYMENT = ResourceType(
     "deployment",
     short_names=("deploy",),
     categories=("all",),
+)
+HORIZONTAL_POD_AUTOSCALER = ResourceType(
+    "autoscaling",
+    ("v2",),
+    "HorizontalPodAutoscaler",
+    "horizontalpodautoscalers",
+    "horizontalpodautoscaler",
+    short_names=("hpa",),
+    categories=("all",),
+)
+INGRESS = ResourceType(
+    "networking.k8s.io", ("v1",), "Ingress", "ingresses", "ingress", short_names=("ing",)
+)
+HTTP_ROUTE = ResourceType(
+    "gateway.networking.k8s.io",
+    ("v1",),
+    "HTTPRoute",
+    "httproutes",
+    "httproute",
+    categories=("gateway-api",),
+)
+SCALED_OBJECT = ResourceType(
+    "keda.sh",
+    ("v1alpha1",),
+    "ScaledObject",
+    "scaledobjects",
+    "scaledobject",
+    short_names=("so",),
 )
 KNATIVE_SERVICE = ResourceType(
     _KNATIVE,
@@ -222,6 +252,10 @@ ALL: tuple[ResourceType, ...] = (
     POD,
     SERVICE,
     DEPLOYMENT,
+    HORIZONTAL_POD_AUTOSCALER,
+    INGRESS,
+    HTTP_ROUTE,
+    SCALED_OBJECT,
     KNATIVE_SERVICE,
     REVISION,
     POD_AUTOSCALER,

@@ -7,6 +7,7 @@ shows only the first, one without a match nothing, as upstream.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -285,6 +286,53 @@ def _node_status(node: Object, now: datetime) -> Cell:
     return "Ready" if ready == "True" else "NotReady" if ready else "Unknown"
 
 
+def _hpa_reference(hpa: Object, now: datetime) -> Cell:
+    target = _at(hpa, "spec", "scaleTargetRef") or {}
+    return f"{target.get('kind', '')}/{target.get('name', '')}"
+
+
+def _hpa_targets(hpa: Object, now: datetime) -> Cell:
+    """Return each metric as `cpu: 12%/80%`, `<unknown>` before it was measured."""
+    current = {
+        (m.get("resource") or {}).get("name"): (m.get("resource") or {}).get("current") or {}
+        for m in _at(hpa, "status", "currentMetrics") or ()
+    }
+    shown = []
+    for metric in _at(hpa, "spec", "metrics") or ():
+        resource = metric.get("resource") or {}
+        name, target = resource.get("name"), resource.get("target") or {}
+        found = current.get(name, {})
+        if target.get("averageUtilization") is not None:
+            now_ = found.get("averageUtilization")
+            text = "<unknown>" if now_ is None else f"{now_}%"
+            shown.append(f"{name}: {text}/{target['averageUtilization']}%")
+        else:
+            shown.append(
+                f"{name}: {found.get('averageValue') or '<unknown>'}/{target.get('averageValue')}"
+            )
+    return ", ".join(shown) or "<none>"
+
+
+def _ingress_hosts(ingress: Object, now: datetime) -> Cell:
+    hosts = [r["host"] for r in _at(ingress, "spec", "rules") or () if r.get("host")]
+    more = f" + {len(hosts) - 3} more..." if len(hosts) > 3 else ""
+    return (",".join(hosts[:3]) + more) or "*"
+
+
+def _ingress_address(ingress: Object, now: datetime) -> Cell:
+    points = _at(ingress, "status", "loadBalancer", "ingress") or ()
+    return ",".join(p.get("ip") or p.get("hostname") or "" for p in points)
+
+
+def _hostnames(route: Object, now: datetime) -> Cell:
+    names = _at(route, "spec", "hostnames")
+    return "" if names is None else json.dumps(names, separators=(",", ":"))
+
+
+def _condition_status(type_: str) -> Callable[[Object, datetime], Cell]:
+    return lambda obj, now: str((get_condition(obj, type_) or {}).get("status") or "")
+
+
 COLUMNS: dict[str, tuple[Column, ...]] = {
     scheme.INFERENCE_SERVICE.id: (
         _NAME,
@@ -351,6 +399,38 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("Containers", "string", _containers("name"), priority=1),
         Column("Images", "string", _containers("image"), priority=1),
         Column("Selector", "string", _selector("spec", "selector", "matchLabels"), priority=1),
+    ),
+    scheme.HORIZONTAL_POD_AUTOSCALER.id: (
+        _NAME,
+        Column("Reference", "string", _hpa_reference),
+        Column("Targets", "string", _hpa_targets),
+        Column("MinPods", "string", _text("spec", "minReplicas")),
+        Column("MaxPods", "string", _text("spec", "maxReplicas")),
+        Column("Replicas", "string", _number("status", "currentReplicas")),
+        _AGE,
+    ),
+    scheme.INGRESS.id: (
+        _NAME,
+        Column("Class", "string", _or_none("spec", "ingressClassName")),
+        Column("Hosts", "string", _ingress_hosts),
+        Column("Address", "string", _ingress_address),
+        Column("Ports", "string", lambda o, now: "80, 443" if _at(o, "spec", "tls") else "80"),
+        _AGE,
+    ),
+    scheme.HTTP_ROUTE.id: (_NAME, Column("Hostnames", "string", _hostnames), _CR_AGE),
+    scheme.SCALED_OBJECT.id: (
+        _NAME,
+        Column("ScaleTargetKind", "string", _text("status", "scaleTargetKind")),
+        Column("ScaleTargetName", "string", _text("spec", "scaleTargetRef", "name")),
+        Column("Min", "integer", _text("spec", "minReplicaCount")),
+        Column("Max", "integer", _text("spec", "maxReplicaCount")),
+        Column("Ready", "string", _condition_status("Ready")),
+        Column("Active", "string", _condition_status("Active")),
+        Column("Fallback", "string", _condition_status("Fallback")),
+        Column("Paused", "string", _condition_status("Paused")),
+        Column("Triggers", "string", _text("status", "triggersTypes")),
+        Column("Authentications", "string", _text("status", "authenticationsTypes")),
+        _CR_AGE,
     ),
     scheme.SERVICE.id: (
         _NAME,

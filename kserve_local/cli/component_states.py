@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from kserve_local.api.inferenceservice import COMPONENTS
 from kserve_local.api.meta import Object, condition_is, get_condition
 
+_GIVEN_UP = ("ReconcileFailed", "FailedCreate", "ProgressDeadlineExceeded")
+"""Reasons by which a component of Standard mode, which has no Configuration, has failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class ComponentState:
@@ -39,6 +42,9 @@ def states_of(isvc: Object) -> list[ComponentState]:
         latest = str(status.get("latestCreatedRevision") or "")
         kind = component.capitalize()
         configuration = get_condition(isvc, f"{kind}ConfigurationReady") or {}
+        own = get_condition(isvc, f"{kind}Ready") or {}
+        if own.get("reason") in _GIVEN_UP:
+            configuration = own
         current = latest == str(status.get("latestReadyRevision") or "")
         found.append(
             ComponentState(

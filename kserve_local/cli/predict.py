@@ -419,15 +419,31 @@ def _revision_host(settings: Settings, name: str, namespace: str, revision: str)
     from kserve_local.cli.session import is_revision, run
     from kserve_local.client.client import Client
 
-    async def fetch(client: Client) -> tuple[list[Any], list[Any]]:
-        await client.get(scheme.INFERENCE_SERVICE, name, namespace)
+    async def fetch(client: Client) -> tuple[Any, list[Any], list[Any]]:
+        isvc = await client.get(scheme.INFERENCE_SERVICE, name, namespace)
         labels = f"{names.ISVC_LABEL}={name},component=predictor"
+        kind = scheme.DEPLOYMENT if is_standard(isvc) else scheme.KNATIVE_SERVICE
         return (
-            await client.list(scheme.KNATIVE_SERVICE, namespace=namespace, labels=labels),
+            isvc,
+            await client.list(kind, namespace=namespace, labels=labels),
             await client.list(scheme.REVISION, namespace=namespace, labels=labels),
         )
 
-    services, revisions = run(settings, fetch)
+    def is_standard(isvc: Any) -> bool:
+        return (isvc.get("status") or {}).get("deploymentMode") == names.STANDARD_MODE
+
+    isvc, services, revisions = run(settings, fetch)
+    if is_standard(isvc):
+        found = [str(s["metadata"]["name"]) for s in services]
+        for workload in found:
+            if revision in (workload, workload.removeprefix(f"{name}-")):
+                return f"{workload}.{namespace}.svc.cluster.local"
+            if workload == names.predictor_name(name, revision):
+                return f"{workload}.{namespace}.svc.cluster.local"
+        raise NotFound(
+            f'{name} has no Deployment "{revision}"; it has: {", ".join(sorted(found)) or "none"}',
+            hint=f"kserve-local status {name}",
+        )
     traffic = [
         (service["metadata"]["name"], entry)
         for service in services

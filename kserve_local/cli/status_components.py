@@ -40,14 +40,22 @@ def _line(service: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
 
 
 def revisions_of(service: dict[str, Any]) -> str:
-    """Return the revisions that take requests: `00002 10% · 00001 90%`, by component if several."""
+    """Return the revisions that take requests: `00002 10% · 00001 90%`, by component if several.
+
+    Standard mode has Deployments in their place: `predictor 75% · v2-predictor 25%`.
+    """
     if service.get("apart"):
         return "-"
     shown = [r for r in service["revisions"] if r["percent"] or r["replicas"]]
     by_component: dict[str, list[str]] = {}
     for revision in shown:
-        text = f"{revision['name'].rpartition('-')[2]} {revision['percent']}%"
+        text = f"{_short(service['name'], revision['name'])} {revision['percent']}%"
         by_component.setdefault(revision.get("component", ""), []).append(text)
     if len(by_component) < 2:
         return " · ".join(text for texts in by_component.values() for text in texts) or "-"
     return ", ".join(f"{name} {' · '.join(texts)}" for name, texts in by_component.items())
+
+
+def _short(service: str, revision: str) -> str:
+    number = revision.rpartition("-")[2]
+    return number if number.isdecimal() else revision.removeprefix(f"{service}-")

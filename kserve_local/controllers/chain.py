@@ -1,4 +1,4 @@
-"""The Knative chain as a list of controllers, and the one object all of them stand on.
+"""The chain as a list of controllers, and the one object all of them stand on.
 
 Reads and writes through the store only. The supervisor gives what differs between a real project
 and a test: the Pod webhook, addresses, where routes go.
@@ -15,12 +15,15 @@ from kserve_local.api.meta import Key, Object
 from kserve_local.api.scheme import SERVICE
 from kserve_local.controllers import knative_names
 from kserve_local.controllers.deployment import DeploymentController
+from kserve_local.controllers.httproute import HTTPRouteController
 from kserve_local.controllers.inferencegraph import InferenceGraphController
 from kserve_local.controllers.inferenceservice import InferenceServiceController
+from kserve_local.controllers.keda import KEDAController
 from kserve_local.controllers.knative_service import KnativeServiceController
 from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.revision import RevisionController
 from kserve_local.controllers.routes import RoutesController
+from kserve_local.controllers.standard_apply import StandardSettings
 from kserve_local.controllers.unavailable import UnavailableController
 from kserve_local.errors import AlreadyExists
 from kserve_local.interfaces.routing import RouteSink
@@ -39,6 +42,8 @@ class ChainSettings:
         host_address: This machine's address as replicas with a network of their own see it
             (`Backend.host_address`).
         mutate: The Pod webhook (`pod_mutators.mutate` with its config and lookup bound).
+        service_ip: The address of a Service of Standard mode (`AddressPool.service_ip`); empty:
+            it has none.
         clock: Epoch seconds, for gradual rollouts.
     """
 
@@ -46,6 +51,7 @@ class ChainSettings:
     progress_deadline: float = 600.0
     host_address: Callable[[], str] = str
     mutate: Callable[[Object], Object] = lambda pod: pod
+    service_ip: Callable[[Key], str] = lambda key: ""
     clock: Callable[[], float] = time.time
 
 
@@ -61,12 +67,19 @@ def knative_chain(
     Args:
         observed: Where the first of them tells what became of each spec.
     """
+    standard = StandardSettings(
+        domain=settings.domain,
+        progress_deadline=settings.progress_deadline,
+        service_ip=settings.service_ip,
+    )
     return [
-        InferenceServiceController(store, events, observed),
-        InferenceGraphController(store, events, observed),
+        InferenceServiceController(store, events, observed, standard),
+        InferenceGraphController(store, events, observed, standard),
         KnativeServiceController(store, events, domain=settings.domain, clock=settings.clock),
         RevisionController(store, events, progress_deadline=settings.progress_deadline),
         DeploymentController(store, events, mutate=settings.mutate),
+        HTTPRouteController(store),
+        KEDAController(store),
         RoutesController(store, sink, domain=settings.domain, host_address=settings.host_address),
         *(UnavailableController(store, events, kind) for kind in UNAVAILABLE),
     ]

@@ -197,6 +197,48 @@ def knative_service(
     Args:
         spec: The graph's spec, resolved.
     """
+    pod = router_pod(spec, config)
+    if spec.get("timeout") is not None:
+        pod["timeoutSeconds"] = spec["timeout"]
+    labels = {k: v for k, v in labels_of(graph).items() if k != names.KNATIVE_VISIBILITY}
+    own = {names.GRAPH_LABEL: name_of(graph), names.KIND_LABEL: graph["kind"]}
+    given = passed_on(annotations_of(graph))
+    return {
+        "apiVersion": KNATIVE_SERVICE.api_version,
+        "kind": KNATIVE_SERVICE.kind,
+        "metadata": {
+            "name": name_of(graph),
+            "namespace": namespace_of(graph),
+            "labels": dict(labels_of(graph)),
+            "annotations": {},
+            "ownerReferences": [owner_reference(graph)],
+        },
+        "spec": {
+            "template": {
+                "metadata": {
+                    "labels": {**labels, **own},
+                    "annotations": isvc_knative.template_annotations(spec, given),
+                },
+                "spec": pod,
+            },
+        },
+    }
+
+
+def passed_on(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Return the annotations of a graph that its Pods get.
+
+    What `apply` and we remember of the YAML is no reason for new ones.
+    """
+    return {k: v for k, v in annotations.items() if k not in (names.LAST_APPLIED, names.MANIFEST)}
+
+
+def router_pod(spec: Mapping[str, Any], config: InferenceServiceConfig) -> dict[str, Any]:
+    """Return the PodSpec of a router.
+
+    Args:
+        spec: The graph's spec, resolved.
+    """
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": config.router.image,
@@ -229,33 +271,4 @@ def knative_service(
     }
     if config.router_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in config.router_pull_secrets]
-    if spec.get("timeout") is not None:
-        pod["timeoutSeconds"] = spec["timeout"]
-    labels = {k: v for k, v in labels_of(graph).items() if k != names.KNATIVE_VISIBILITY}
-    own = {names.GRAPH_LABEL: name_of(graph), names.KIND_LABEL: graph["kind"]}
-    given = {
-        # What `apply` and we remember of the YAML is no reason for a new Revision.
-        k: v
-        for k, v in annotations_of(graph).items()
-        if k not in (names.LAST_APPLIED, names.MANIFEST)
-    }
-    return {
-        "apiVersion": KNATIVE_SERVICE.api_version,
-        "kind": KNATIVE_SERVICE.kind,
-        "metadata": {
-            "name": name_of(graph),
-            "namespace": namespace_of(graph),
-            "labels": dict(labels_of(graph)),
-            "annotations": {},
-            "ownerReferences": [owner_reference(graph)],
-        },
-        "spec": {
-            "template": {
-                "metadata": {
-                    "labels": {**labels, **own},
-                    "annotations": isvc_knative.template_annotations(spec, given),
-                },
-                "spec": pod,
-            },
-        },
-    }
+    return pod

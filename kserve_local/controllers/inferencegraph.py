@@ -1,8 +1,8 @@
-"""InferenceGraph -> the Knative Service of its router, and the status that a KServe user reads.
+"""InferenceGraph -> the workload of its router, and the status that a KServe user reads.
 
 Reads InferenceGraphs, the InferenceServices their steps name, runtimes, the ConfigMap
-`inferenceservice-config` and the Knative Service below; writes that, Events and the graph's
-status. Conditions, Events and what is waited for are KServe v0.20's
+`inferenceservice-config` and the Knative Service or Deployment below; writes that, Events and the
+graph's status. Conditions, Events and what is waited for are KServe v0.20's
 (pkg/controller/v1alpha1/inferencegraph; control-plane.md 9.2, 11).
 
 One thing is faster: the services a graph waits for wake it.
@@ -31,17 +31,21 @@ from kserve_local.api.meta import (
 from kserve_local.api.scheme import (
     CLUSTER_SERVING_RUNTIME,
     CONFIG_MAP,
+    DEPLOYMENT,
     INFERENCE_GRAPH,
     INFERENCE_SERVICE,
     KNATIVE_SERVICE,
+    SERVICE,
     SERVING_RUNTIME,
     key_of,
 )
-from kserve_local.controllers import graph_knative
+from kserve_local.controllers import graph_knative, graph_standard
+from kserve_local.controllers.isvc_ingress import with_domain
 from kserve_local.controllers.isvc_knative import is_stopped
 from kserve_local.controllers.isvc_status import NOT_AVAILABLE
 from kserve_local.controllers.knative_service import with_status
 from kserve_local.controllers.observed import Observations
+from kserve_local.controllers.standard_apply import StandardObjects, StandardSettings
 from kserve_local.errors import (
     AlreadyExists,
     Conflict,
@@ -91,6 +95,19 @@ def plan_status(graph: Object, ksvc: Object | None, *, now: str) -> dict[str, An
     return status
 
 
+def plan_standard_status(graph: Object, deployment: Object, url: str, *, now: str) -> Object:
+    """Return the status of a graph of Standard mode whose Deployment says that it is available."""
+    before: Mapping[str, Any] = graph.get("status") or {}
+    known = {str(c["type"]): c for c in before.get("conditions") or ()}
+    seen = (deployment.get("status") or {}).get("observedGeneration")
+    return {
+        **{k: copy.deepcopy(v) for k, v in before.items() if k != "conditions"},
+        "url": url,
+        **({"observedGeneration": seen} if seen else {}),
+        "conditions": [_timed(c, known.get(c["type"]), now) for c in graph_standard.conditions()],
+    }
+
+
 def _timed(condition: dict[str, Any], before: Mapping[str, Any] | None, now: str) -> dict[str, Any]:
     if condition.get("lastTransitionTime"):
         return condition
@@ -100,23 +117,32 @@ def _timed(condition: dict[str, Any], before: Mapping[str, Any] | None, now: str
 
 
 class InferenceGraphController:
-    """Writes the next link: the Knative Service of a graph's router, and the graph's status.
+    """Writes the next link: the workload of a graph's router, and the graph's status.
 
     Args:
         observed: Where it tells what became of each spec.
+        standard: What Standard mode needs to know of the project.
     """
 
     name = "inferencegraph"
 
     def __init__(
-        self, store: Store, events: EventRecorder, observed: Observations | None = None
+        self,
+        store: Store,
+        events: EventRecorder,
+        observed: Observations | None = None,
+        standard: StandardSettings | None = None,
     ) -> None:
+        self._standard = standard or StandardSettings()
+        self._objects = StandardObjects(store, self._standard)
         self._store = store
         self._events = events
         self._observed = observed or Observations()
         self.watches = (
             Watch(INFERENCE_GRAPH.id, itself),
             Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_GRAPH.id)),
+            Watch(DEPLOYMENT.id, controlling(INFERENCE_GRAPH.id)),
+            Watch(SERVICE.id, controlling(INFERENCE_GRAPH.id)),
             Watch(INFERENCE_SERVICE.id, self._users),
         )
 
@@ -127,7 +153,7 @@ class InferenceGraphController:
                 yield key_of(graph)
 
     async def reconcile(self, key: Key) -> Result:
-        """Bring the Knative Service to what the graph asks for and say how it stands."""
+        """Bring the workload to what the graph asks for and say how it stands."""
         graph = self._store.find(key)
         if graph is None:
             self._observed.forget(key)
@@ -143,10 +169,14 @@ class InferenceGraphController:
         mode = config.deployment_mode(annotations_of(graph).get(names.DEPLOYMENT_MODE))
         if is_stopped(graph):
             return await self._stop(graph)
-        if mode != names.KNATIVE_MODE:
+        if mode == names.MODEL_MESH_MODE:
             return await self._refuse(graph, mode)
+        in_standard_mode = mode == names.STANDARD_MODE
         try:
-            ksvc = await self._apply(graph, config)
+            if in_standard_mode:
+                below = await self._apply_standard(graph, config)
+            else:
+                below = await self._apply(graph, config)
         except Conflict:
             raise
         except NotFound as error:
@@ -155,15 +185,27 @@ class InferenceGraphController:
             return await self._waits(graph, NOT_READY, error)
         except KServeLocalError as error:
             return await self._failed(graph, "InternalError", error)
-        await self._write(graph, plan_status(graph, ksvc, now=timestamp()))
-        seen = (ksvc.get("status") or {}).get("observedGeneration")
-        self._observed.carried_out(graph, settled=seen == ksvc["metadata"].get("generation"))
+        settled = (below.get("status") or {}).get("observedGeneration") == below["metadata"].get(
+            "generation"
+        )
+        if not in_standard_mode:
+            await self._write(graph, plan_status(graph, below, now=timestamp()))
+        elif graph_standard.is_ready(below):
+            url = graph_standard.url_of(graph, with_domain(config, self._standard.domain))
+            await self._write(graph, plan_standard_status(graph, below, url, now=timestamp()))
+        else:
+            settled = False
+        self._observed.carried_out(graph, settled=settled)
         return DONE
 
-    async def _apply(self, graph: Object, config: InferenceServiceConfig) -> Object:
-        """Create or update the Knative Service; return it as stored."""
+    def _resolved(self, graph: Object) -> dict[str, Any]:
+        """Return the graph's spec with the URLs of its steps.
+
+        Raises:
+            NotFound, ServiceUnavailable: A step's service is missing or has no address.
+        """
         namespace = namespace_of(graph)
-        spec = graph_knative.resolved(
+        return graph_knative.resolved(
             graph,
             service=lambda name: self._store.find(Key(INFERENCE_SERVICE.id, namespace, name)),
             runtime=lambda name: (
@@ -171,7 +213,18 @@ class InferenceGraphController:
                 or self._store.find(Key(CLUSTER_SERVING_RUNTIME.id, "", name))
             ),
         )
-        wanted = graph_knative.knative_service(graph, spec, config)
+
+    async def _apply_standard(self, graph: Object, config: InferenceServiceConfig) -> Object:
+        """Create or update the router's workload; return its Deployment as stored."""
+        config = with_domain(config, self._standard.domain)
+        # A name that makes no host is refused before anything is written, as upstream.
+        graph_standard.url_of(graph, config)
+        workload = graph_standard.workload(graph, self._resolved(graph), config)
+        return await self._objects.apply(workload, config)
+
+    async def _apply(self, graph: Object, config: InferenceServiceConfig) -> Object:
+        """Create or update the Knative Service; return it as stored."""
+        wanted = graph_knative.knative_service(graph, self._resolved(graph), config)
         existing = self._store.find(key_of(wanted))
         if existing is None:
             self._review(wanted, None, config)
@@ -226,11 +279,9 @@ class InferenceGraphController:
         return RETRY
 
     async def _stop(self, graph: Object) -> Result:
-        for ksvc in self._store.owned_by(uid_of(graph), KNATIVE_SERVICE.id):
-            try:
-                await self._store.delete(key_of(ksvc), uid=uid_of(ksvc))
-            except NotFound:
-                continue
+        # A cluster leaves the HPA behind; its Deployment is gone, so it does nothing.
+        kinds = (KNATIVE_SERVICE.id, DEPLOYMENT.id, SERVICE.id)
+        await self._objects.remove_owned(graph, kinds)
         await self._write(graph, plan_status(graph, None, now=timestamp()))
         self._observed.carried_out(graph)
         return DONE

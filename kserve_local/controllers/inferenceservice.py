@@ -1,10 +1,11 @@
-"""InferenceService -> a Knative Service for each component, and the status that users read.
+"""InferenceService -> a workload for each component, and the status that users read.
 
 Reads InferenceServices, runtimes, storage containers, the ConfigMap `inferenceservice-config`, the
-Knative Services below and the predictor's newest Pods; writes the Knative Services, the Service
-`<isvc>`, the finalizer, Events, and the InferenceService's status. Order of steps, what is written
-when a step fails, conditions and Events are KServe v0.20's controller's
-(pkg/controller/v1beta1/inferenceservice; control-plane.md sections 3.3, 5, 6.1, 11).
+objects below and the predictor's newest Pods; writes the Knative Services and the Service `<isvc>`
+(in Standard mode `isvc_standard` writes its own objects), the finalizer, Events, and the
+InferenceService's status. Order of steps, what is written when a step fails, conditions and Events
+are KServe v0.20's controller's (pkg/controller/v1beta1/inferenceservice; control-plane.md sections
+3.3, 5, 6.1, 11).
 
 Two things are faster than upstream: Pods and runtimes wake the reconcile, so that a failure is in
 the status at once instead of at the next retry.
@@ -20,7 +21,6 @@ from typing import Any
 
 from kserve_local.api import gaps, names, pod_autoscaler, validation
 from kserve_local.api.config import InferenceServiceConfig, parse
-from kserve_local.api.inferenceservice import framework_of
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -33,12 +33,15 @@ from kserve_local.api.meta import (
     timestamp,
     uid_of,
 )
-from kserve_local.api.runtime_selection import Selection, SelectionError, next_step, select
+from kserve_local.api.runtime_selection import SelectionError, next_step
 from kserve_local.api.scheme import (
     CLUSTER_SERVING_RUNTIME,
     CLUSTER_STORAGE_CONTAINER,
     CONFIG_MAP,
+    DEPLOYMENT,
+    HTTP_ROUTE,
     INFERENCE_SERVICE,
+    INGRESS,
     KNATIVE_SERVICE,
     POD,
     SERVICE,
@@ -46,14 +49,18 @@ from kserve_local.api.scheme import (
     TRAINED_MODEL,
     key_of,
 )
-from kserve_local.controllers import component_pods, isvc_knative, isvc_status, podspec
+from kserve_local.controllers import isvc_knative, isvc_parts, isvc_standard, isvc_status
 from kserve_local.controllers.garbage import ISVC_FINALIZER, TRAINED_MODEL_PARENT
 from kserve_local.controllers.isvc_knative import COMPONENTS, Component, components_of
+from kserve_local.controllers.isvc_parts import Cluster, ReconcileFailed
+from kserve_local.controllers.isvc_standard import StandardMode
+from kserve_local.controllers.isvc_standard_status import StandardDraft
 from kserve_local.controllers.isvc_status import StatusDraft
 from kserve_local.controllers.knative_service import with_status
 from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.controllers.revision import pods_of
+from kserve_local.controllers.standard_apply import StandardSettings
 from kserve_local.errors import (
     AlreadyExists,
     Conflict,
@@ -72,22 +79,10 @@ logger = logging.getLogger(__name__)
 COMPONENT = "v1beta1Controllers"
 """`source.component` of the Events, as KServe's recorder is named."""
 
-_NOT_YET = {
-    names.STANDARD_MODE: (
-        "deploymentMode Standard is not available in this version of kserve-local; remove the "
-        f"annotation {names.DEPLOYMENT_MODE} to run the service in Knative mode"
-    ),
-    names.MODEL_MESH_MODE: (
-        "deploymentMode ModelMesh is not available in kserve-local; remove the annotation "
-        f"{names.DEPLOYMENT_MODE} to run the service in Knative mode"
-    ),
-}
-
-
-class ReconcileFailed(Forbidden):
-    """A Knative Service was refused; the component's condition says so with the reason of this
-    name.
-    """
+_NO_MESH = (
+    "deploymentMode ModelMesh is not available in kserve-local; remove the annotation "
+    f"{names.DEPLOYMENT_MODE} to run the service in Knative mode"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +96,35 @@ class _Made:
 
 
 class InferenceServiceController:
-    """Writes the next link: the Knative Services of an InferenceService, and its status."""
+    """Writes the next link: the workloads of an InferenceService, and its status.
+
+    Args:
+        observed: Where it tells what became of each spec.
+        standard: What Standard mode needs to know of the project.
+    """
 
     name = "inferenceservice"
 
     def __init__(
-        self, store: Store, events: EventRecorder, observed: Observations | None = None
+        self,
+        store: Store,
+        events: EventRecorder,
+        observed: Observations | None = None,
+        standard: StandardSettings | None = None,
     ) -> None:
         self._store = store
         self._events = events
         self._observed = observed or Observations()
+        self._standard = StandardMode(store, standard or StandardSettings())
         self._made: dict[tuple[Key, Component], _Made] = {}
+        self._said: dict[Key, tuple[str, Any]] = {}
         self.watches = (
             Watch(INFERENCE_SERVICE.id, itself),
             Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_SERVICE.id)),
             Watch(SERVICE.id, controlling(INFERENCE_SERVICE.id)),
+            Watch(DEPLOYMENT.id, controlling(INFERENCE_SERVICE.id)),
+            Watch(INGRESS.id, controlling(INFERENCE_SERVICE.id)),
+            Watch(HTTP_ROUTE.id, controlling(INFERENCE_SERVICE.id)),
             Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
             Watch(SERVING_RUNTIME.id, self._users),
             Watch(CLUSTER_SERVING_RUNTIME.id, self._users),
@@ -137,11 +146,13 @@ class InferenceServiceController:
                 yield key_of(isvc)
 
     async def reconcile(self, key: Key) -> Result:
-        """Bring the Knative Services to what the spec asks for and say how the service stands."""
+        """Bring the workloads to what the spec asks for and say how the service stands."""
         isvc = self._store.find(key)
         if isvc is None:
             for component in COMPONENTS:
                 self._made.pop((key, component), None)
+            self._standard.forget(key)
+            self._said.pop(key, None)
             self._observed.forget(key)
             return DONE
         if isvc["metadata"].get("deletionTimestamp"):
@@ -158,18 +169,20 @@ class InferenceServiceController:
             )
         except Invalid as error:
             return await self._internal_error(isvc, error)
-        draft = StatusDraft(isvc, now=timestamp())
         mode = config.deployment_mode(
             annotations_of(isvc).get(names.DEPLOYMENT_MODE),
             (isvc.get("status") or {}).get("deploymentMode") or "",
         )
+        if mode == names.STANDARD_MODE:
+            return await self._in_standard_mode(isvc, self._standard.config(config))
+        draft = StatusDraft(isvc, now=timestamp())
         if mode == names.KNATIVE_MODE:
             draft.mode(mode)
         if isvc_knative.is_stopped(isvc):
             return await self._stop(isvc, draft)
         draft.running()
         if mode != names.KNATIVE_MODE:
-            return await self._refuse(isvc, draft, _NOT_YET[mode])
+            return await self._refuse(isvc, draft, _NO_MESH)
         below: list[Object] = []
         for component in components_of(isvc):
             try:
@@ -189,6 +202,63 @@ class InferenceServiceController:
         await self._write(isvc, draft)
         self._observed.carried_out(isvc, settled=all(map(_is_observed, below)))
         return DONE
+
+    async def _in_standard_mode(self, isvc: Object, config: InferenceServiceConfig) -> Result:
+        """One pass of Standard mode, in KServe's order."""
+        mode = self._standard
+        draft = StandardDraft(isvc, now=timestamp())
+        draft.mode(names.STANDARD_MODE)
+        if isvc_knative.is_stopped(isvc):
+            await mode.stop(isvc)
+            draft.stop()
+            await self._write(isvc, draft)
+            self._observed.carried_out(isvc)
+            return DONE
+        draft.running()
+        cluster = self._cluster(isvc, config)
+        below: list[Object] = []
+        for component in components_of(isvc):
+            try:
+                below.append(await mode.component(isvc, component, draft, cluster))
+            except Conflict:
+                raise
+            except KServeLocalError as error:
+                return await self._failed(isvc, component, draft, error)
+            if component == "predictor" and not draft.model(mode.pods(isvc), None):
+                self._observed.carried_out(isvc, settled=False)
+                return Result(requeue_after=1.0)
+        await mode.remove_absent(isvc, draft)
+        try:
+            await mode.ingress(isvc, draft, config)
+        except Conflict:
+            raise
+        except KServeLocalError as error:
+            await self._write(isvc, draft)
+            return await self._internal_error(
+                isvc, Forbidden(f"fails to reconcile ingress: {error}")
+            )
+        await self._write(isvc, draft)
+        await self._say_of_spec(isvc)
+        settled = draft.is_blocked or all(map(isvc_standard.is_settled, below))
+        self._observed.carried_out(isvc, settled=settled)
+        return DONE
+
+    async def _say_of_spec(self, isvc: Object) -> None:
+        """Say once a spec what of it has no effect here."""
+        spec = (uid_of(isvc), isvc["metadata"].get("generation"))
+        if self._said.get(key_of(isvc)) == spec:
+            return
+        self._said[key_of(isvc)] = spec
+        for component in components_of(isvc):
+            await self._say_left_out(isvc, component)
+
+    def _cluster(self, isvc: Object, config: InferenceServiceConfig) -> Cluster:
+        return Cluster(
+            config,
+            self._store.list(CLUSTER_STORAGE_CONTAINER.id),
+            self._store.list(SERVING_RUNTIME.id, namespace=namespace_of(isvc)),
+            self._store.list(CLUSTER_SERVING_RUNTIME.id),
+        )
 
     # -- steps ------------------------------------------------------------------------------------
 
@@ -284,23 +354,12 @@ class InferenceServiceController:
         key = (key_of(isvc), component)
         made = self._made.get(key)
         if made is None or made.inputs != inputs:
-            kind, name = "", ""
+            cluster = Cluster(config, containers, runtimes, cluster_runtimes)
+            selection = isvc_parts.chosen(isvc, cluster) if is_predictor else None
+            kind, name = (selection.kind, selection.name) if selection else ("", "")
             if is_predictor:
-                selection: Selection | None = None
-                if framework_of(isvc["spec"]["predictor"]) is not None:
-                    selection = select(isvc, runtimes=runtimes, cluster_runtimes=cluster_runtimes)
-                    kind, name = selection.kind, selection.name
                 draft.runtime(kind, name)
-                parts = podspec.predictor_pod(
-                    isvc, selection, config=config, storage_containers=containers
-                )
-            else:
-                pod = (
-                    component_pods.transformer_pod
-                    if component == "transformer"
-                    else component_pods.explainer_pod
-                )
-                parts = pod(isvc, config=config, storage_containers=containers)
+            parts = isvc_parts.build(isvc, component, cluster, selection)
             wanted = isvc_knative.knative_service(
                 isvc,
                 component,

@@ -1,4 +1,4 @@
-"""InferenceServices, InferenceGraphs, Revisions and ready Pods -> the gateway's RouteTable.
+"""InferenceServices, InferenceGraphs, workloads and ready Pods -> the gateway's RouteTable.
 
 Reads the store; writes nothing to it and publishes whole snapshots to a RouteSink. `compile_routes`
 is pure and works on one InferenceService, so that a change costs the routes of one service; the
@@ -7,13 +7,13 @@ are collected for a few milliseconds (longer where a table is expensive to hand 
 
 Hosts and weights are KServe's and Knative's (control-plane.md 4.2, 6.1; traffic.md 4.2, 7.2); what
 a cluster answers while nothing is ready is not copied: a request waits here while a replica starts.
+Standard mode's routes, where none waits, are compiled in `standard_routes`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kserve_local.api import names, pod_autoscaler
+from kserve_local.api.config import parse
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -33,8 +34,12 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.api.scheme import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    HTTP_ROUTE,
     INFERENCE_GRAPH,
     INFERENCE_SERVICE,
+    INGRESS,
     KNATIVE_SERVICE,
     POD,
     POD_AUTOSCALER,
@@ -49,12 +54,15 @@ from kserve_local.controllers import (
     isvc_status,
     knative_names,
     pod_state,
+    standard_routes,
 )
-from kserve_local.controllers.agent_injector import agent_args
+from kserve_local.controllers.endpoints import endpoints_of, model_names, reason_text
 from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT, newest, number_of
 from kserve_local.controllers.revision import pods_of, replicas
-from kserve_local.interfaces.routing import Endpoint, Route, RouteSink, RouteTable, Target
+from kserve_local.controllers.standard_routes import Below, Standing
+from kserve_local.errors import Invalid
+from kserve_local.interfaces.routing import Route, RouteSink, RouteTable, Target
 from kserve_local.reconcile.controller import Watch, controlling, itself, labelled
 from kserve_local.reconcile.result import DONE, Result
 from kserve_local.store.store import Store
@@ -119,7 +127,7 @@ def compile_routes(
             hosts=entry_hosts(isvc, public),
             targets=targets[entry],
             path=f"/serving/{namespace}/{name}",
-            models=model_names(isvc, below[entry].backings),
+            models=model_names(isvc, _newest_spec(below[entry].backings)),
             explain=targets.get("explainer", ()),
         )
     ]
@@ -188,7 +196,7 @@ def compile_graph(
     targets = _revision_targets(Served(ksvc, backings))
     if not targets:
         ready = get_condition(graph, "Ready") or {}
-        reason = _reason_text(ready) if ready.get("status") == "False" else ""
+        reason = reason_text(ready) if ready.get("status") == "False" else ""
         if missing and ksvc is None:
             reason = f"Failed to find graph service {missing[0]}"
         state = "failed" if reason else "starting"
@@ -229,26 +237,9 @@ def entry_hosts(isvc: Object, domain: str) -> tuple[str, ...]:
     return (*hosts, *(h.lower() for h in hosts_of(shown, namespace, domain)[:2]))
 
 
-def model_names(isvc: Object, backings: Mapping[str, Backing]) -> tuple[str, ...]:
-    """Return the model names that plain `/v1/models/<name>` may mean: those the server was given.
-
-    `--model_name` (ours and KServe's servers), MLSERVER_MODEL_NAME, else the service's name.
-    """
+def _newest_spec(backings: Mapping[str, Backing]) -> list[Mapping[str, Any]]:
     latest = newest([b.revision for b in backings.values()])
-    if latest is None:
-        return (name_of(isvc),)
-    container = pod_state.serving_container(latest["spec"])
-    words = [*(container.get("command") or ()), *(container.get("args") or ())]
-    for at, word in enumerate(words):
-        for flag in ("--model_name", "--model-name", "--served-model-name"):
-            if word.startswith(f"{flag}="):
-                return (word.partition("=")[2],)
-            if word == flag and at + 1 < len(words):
-                return (words[at + 1],)
-    for entry in container.get("env") or ():
-        if entry.get("name") == "MLSERVER_MODEL_NAME" and entry.get("value"):
-            return (entry["value"],)
-    return (name_of(isvc),)
+    return [] if latest is None else [latest["spec"]]
 
 
 def _traffic(ksvc: Object | None) -> Sequence[Mapping[str, Any]]:
@@ -288,11 +279,11 @@ def _without_revision(isvc: Object, component: Component) -> Target:
     predictor = get_condition(isvc, isvc_status.PREDICTOR_READY) or {}
     reason = ""
     if model.get("transitionStatus") == "InvalidSpec":
-        reason = _reason_text(model.get("lastFailureInfo") or {})
+        reason = reason_text(model.get("lastFailureInfo") or {})
     elif own.get("status") == "False":
-        reason = _reason_text(own)
+        reason = reason_text(own)
     elif predictor.get("reason") == isvc_status.RECONCILE_FAILED:
-        reason = _reason_text(predictor)
+        reason = reason_text(predictor)
     return Target(
         id=f"{namespace_of(isvc)}/{isvc_knative.service_name(isvc, component)}",
         percent=100,
@@ -303,11 +294,7 @@ def _without_revision(isvc: Object, component: Component) -> Target:
 
 def _target(backing: Backing, percent: int) -> Target:
     revision = backing.revision
-    endpoints = tuple(
-        endpoint_of(pod)
-        for pod in sorted(backing.pods, key=name_of)
-        if pod_state.is_ready(pod) and address_of(pod)
-    )
+    endpoints = endpoints_of(backing.pods)
     spec = revision["spec"]
     state, reason = ("ready", "") if endpoints else _state(backing)
     graph, propagate = graph_pod.routes_by(spec) or (None, ())
@@ -340,74 +327,13 @@ def _state(backing: Backing) -> tuple[str, str]:
     for pod in pod_state.newest_first(live)[:1]:
         failure = pod_state.is_not_coming(pod) if served else pod_state.failure_of(pod)
         if failure is not None:
-            return "failed", _reason_text(failure.info())
+            return "failed", reason_text(failure.info())
     if served:
         return "starting", ""
     ready = get_condition(revision, "Ready") or {}
     if ready.get("status") == "False":
-        return "failed", _reason_text(ready)
+        return "failed", reason_text(ready)
     return "starting", ""
-
-
-def _reason_text(info: Mapping[str, Any]) -> str:
-    return ": ".join(filter(None, (str(info.get("reason", "")), str(info.get("message", "")))))
-
-
-def address_of(pod: Object) -> str:
-    """Return the Pod's address; the node's where Pods have none of their own."""
-    status = pod.get("status") or {}
-    return str(status.get("podIP") or status.get("hostIP") or "")
-
-
-def endpoint_of(pod: Object) -> Endpoint:
-    """Return how to reach a ready Pod: the serving container's port, and its gRPC port."""
-    container = pod_state.serving_container(pod["spec"])
-    real = _real_ports(pod)
-    port = pod_state.serving_port(container)
-    # Without an address of its own a Pod has the ports only that it names.
-    grpc = _named_grpc_port(container) or (0 if real else _told_grpc_port(container))
-    return Endpoint(
-        pod=name_of(pod),
-        address=address_of(pod),
-        port=real.get(port, port),
-        grpc_port=real.get(grpc, grpc),
-        agent=agent_args(pod),
-    )
-
-
-def _named_grpc_port(container: Mapping[str, Any]) -> int:
-    """Return the port that is named as gRPC's, 0 without; a cluster reaches no other."""
-    for port in container.get("ports") or ():
-        if str(port.get("name", "")).startswith(("grpc", "h2c")):
-            return int(port["containerPort"])
-    return 0
-
-
-def _told_grpc_port(container: Mapping[str, Any]) -> int:
-    """Return where a server was told to serve gRPC, else KServe's default."""
-    words = [str(w) for w in (*(container.get("command") or ()), *(container.get("args") or ()))]
-    for n, word in enumerate(words):
-        flag, _, value = word.partition("=")
-        if flag in _GRPC_FLAGS:
-            value = value or (words[n + 1] if n + 1 < len(words) else "")
-            if value.isdigit():
-                return int(value)
-    for entry in container.get("env") or ():
-        value = str(entry.get("value") or "")
-        if entry.get("name") == "MLSERVER_GRPC_PORT" and value.isdigit():
-            return int(value)
-    return DEFAULT_GRPC_PORT
-
-
-_GRPC_FLAGS = frozenset(("--grpc_port", "--grpc-port"))
-DEFAULT_GRPC_PORT = 8081
-
-
-def _real_ports(pod: Object) -> dict[int, int]:
-    text = annotations_of(pod).get(names.PORTS)
-    if not text:
-        return {}
-    return {int(k): int(v) for k, v in json.loads(text).items()}
 
 
 class RoutesController:
@@ -437,7 +363,13 @@ class RoutesController:
             Watch(REVISION.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
             Watch(POD_AUTOSCALER.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
             Watch(POD.id, labelled(INFERENCE_SERVICE.id, names.ISVC_LABEL)),
+            Watch(DEPLOYMENT.id, controlling(INFERENCE_SERVICE.id)),
+            Watch(SERVICE.id, controlling(INFERENCE_SERVICE.id)),
+            Watch(INGRESS.id, controlling(INFERENCE_SERVICE.id)),
+            Watch(HTTP_ROUTE.id, controlling(INFERENCE_SERVICE.id)),
             Watch(INFERENCE_GRAPH.id, itself),
+            Watch(DEPLOYMENT.id, controlling(INFERENCE_GRAPH.id)),
+            Watch(SERVICE.id, controlling(INFERENCE_GRAPH.id)),
             Watch(INFERENCE_SERVICE.id, self._waiting_graphs),
             Watch(KNATIVE_SERVICE.id, controlling(INFERENCE_GRAPH.id)),
             Watch(REVISION.id, labelled(INFERENCE_GRAPH.id, names.GRAPH_LABEL)),
@@ -450,12 +382,16 @@ class RoutesController:
         self._domain = domain
         self._clock = clock
         self._routes: dict[Key, tuple[Route, ...]] | None = None
+        self._service_hosts: dict[Key, dict[str, str]] = {}
         self._version = 0
         self._quiet_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def _waiting_graphs(self, isvc: Object) -> Iterable[Key]:
-        """Map an InferenceService to the graphs that are still without a Knative Service."""
+        """Map an InferenceService to the graphs that are still without a Knative Service.
+
+        One of Standard mode never has any; its routes are cheap to look at.
+        """
         for graph in self._store.list(INFERENCE_GRAPH.id, namespace=namespace_of(isvc)):
             key = Key(KNATIVE_SERVICE.id, namespace_of(graph), name_of(graph))
             if name_of(isvc) in graph_knative.services_of(graph) and self._store.find(key) is None:
@@ -483,6 +419,8 @@ class RoutesController:
         return DONE
 
     def _routes_of(self, key: Key, obj: Object) -> tuple[Route, ...]:
+        if self._is_standard(obj):
+            return self._standard_routes(key, obj)
         if key.resource != INFERENCE_GRAPH.id:
             services = {
                 c: self._served(key.namespace, isvc_knative.service_name(obj, c))
@@ -499,6 +437,45 @@ class RoutesController:
             obj, served.ksvc, served.backings, domain=self._domain, missing=missing
         )
 
+    def _is_standard(self, obj: Object) -> bool:
+        """Whether it is of Standard mode; a graph's status does not say."""
+        mode = (obj.get("status") or {}).get("deploymentMode") or ""
+        given = annotations_of(obj).get(names.DEPLOYMENT_MODE)
+        if mode or given in names.MODES:
+            return (mode or given) == names.STANDARD_MODE
+        try:
+            config = parse(
+                self._store.find(Key(CONFIG_MAP.id, names.KSERVE_NAMESPACE, names.CONFIG_MAP))
+            )
+        except Invalid:
+            return False
+        return config.deployment_mode(given) == names.STANDARD_MODE
+
+    def _standard_routes(self, key: Key, obj: Object) -> tuple[Route, ...]:
+        owned = {
+            kind: {name_of(o): o for o in self._store.owned_by(uid_of(obj), kind.id)}
+            for kind in (DEPLOYMENT, SERVICE, INGRESS, HTTP_ROUTE)
+        }
+        self._service_hosts[key] = {
+            address: f"{name}.{key.namespace}"
+            for name, service in owned[SERVICE].items()
+            if (address := str(service["spec"].get("clusterIP") or "None")) != "None"
+        }
+        standing = {
+            name: Standing(d, self._store.owned_by(uid_of(d), POD.id))
+            for name, d in owned[DEPLOYMENT].items()
+        }
+        if key.resource == INFERENCE_GRAPH.id:
+            exists = key.name in owned[SERVICE]
+            return standard_routes.compile_graph(obj, standing.get(key.name), exists=exists)
+        below = Below(
+            workloads=standing,
+            services=frozenset(owned[SERVICE]),
+            ingress=owned[INGRESS].get(key.name),
+            http_routes=owned[HTTP_ROUTE],
+        )
+        return standard_routes.compile_service(obj, below, domain=self._domain)
+
     def close(self) -> None:
         """Publish what is still waiting and stop."""
         if self._timer is not None:
@@ -510,6 +487,7 @@ class RoutesController:
         """Compile one service; return whether its routes are other ones now."""
         assert self._routes is not None
         obj = self._store.find(key)
+        self._service_hosts.pop(key, None)
         if obj is None:
             return self._routes.pop(key, None) is not None
         routes = self._routes_of(key, obj)
@@ -562,10 +540,13 @@ class RoutesController:
         self._quiet_until = self._clock() + COALESCE + COALESCE_PER_ROUTE * len(routes)
 
     def _listen(self) -> dict[str, str]:
-        """Return the local gateway's addresses under its own name: callers there name a Host."""
+        """Return which host a call to an address is for: that of a Service, or the local gateway,
+        whose callers name a Host.
+        """
         host = knative_names.LOCAL_GATEWAY.removesuffix(".svc.cluster.local")
         name, _, namespace = host.partition(".")
         gateway = self._store.find(Key(SERVICE.id, namespace, name))
         address = str(((gateway or {}).get("spec") or {}).get("clusterIP") or "")
         addresses = [a for a in (address, self._host_address()) if a and a != "None"]
-        return dict.fromkeys(addresses, knative_names.LOCAL_GATEWAY)
+        listen = {k: v for of in self._service_hosts.values() for k, v in of.items()}
+        return {**listen, **dict.fromkeys(addresses, knative_names.LOCAL_GATEWAY)}

@@ -35,6 +35,11 @@ def find(
     Args:
         service: On a Service's own address: the host its requests are for at the latest.
     """
+    if service and names_this_machine(host):
+        # By the address itself, or by the name alone that it has within its namespace.
+        own = table.find(service, target)
+        if isinstance(own, Found):
+            return own
     found = table.find(host, target)
     if not isinstance(found, Found) and service:
         found = table.find(service, target)

@@ -30,8 +30,12 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 TIMEOUT = b"activator request timeout"
 DIRECT_TIMEOUT = b"request timeout"
 """What the activator says, and queue-proxy where the activator is out of the path."""
-PROTOCOL_ERROR = (
-    b"upstream connect error or disconnect/reset before headers. reset reason: protocol error"
+_RESET = b"upstream connect error or disconnect/reset before headers. reset reason: "
+PROTOCOL_ERROR = _RESET + b"protocol error"
+UPSTREAM_RESET = _RESET + b"connection termination"
+CONNECT_FAILED = (
+    _RESET + b"remote connection failure, transport failure reason: delayed connect error: "
+    b"Connection refused"
 )
 
 
@@ -112,9 +116,19 @@ def failed(reason: str, *, openai: bool) -> Answer:
     )
 
 
-def no_upstream() -> Answer:
-    """Envoy's words for a route without endpoints."""
-    return Answer(503, b"no healthy upstream", kind=b"text/plain")
+def no_upstream(why: str = "") -> Answer:
+    """Envoy's words for a route without endpoints; the hint header is ours."""
+    return Answer(503, b"no healthy upstream", kind=b"text/plain", headers=_hint(why))
+
+
+def connect_failed(why: str) -> Answer:
+    """Envoy's words for an upstream that takes no connection; `why` is Go's for the hint."""
+    return Answer(503, CONNECT_FAILED, kind=b"text/plain", headers=_hint(why))
+
+
+def upstream_reset() -> Answer:
+    """Envoy's words for a connection that ended before an answer."""
+    return Answer(503, UPSTREAM_RESET, kind=b"text/plain")
 
 
 def protocol_error(hint: str = "") -> Answer:
@@ -150,6 +164,11 @@ def queue_full() -> Answer:
 def timed_out(text: bytes = TIMEOUT) -> Answer:
     """The total limit, before anything was answered."""
     return Answer(504, text)
+
+
+def upstream_timed_out() -> Answer:
+    """Envoy's words for a route's limit, before anything was answered."""
+    return Answer(504, b"upstream request timeout", kind=b"text/plain")
 
 
 def is_openai(target: bytes) -> bool:

@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.05
 MAX_TRIES = 8
+MESH_RETRIES = 2
+"""How often Istio tries another replica when one takes no connection."""
 DIALS = 7
 """Attempts, in about 2 s, at a gRPC port that refuses; whether the HTTP port does is not known."""
 
@@ -122,7 +124,7 @@ class Exchange:
         self.tries = 0
         self.refused_at = 0.0
         self.started = started = perf_counter()
-        self.deadline = started + target.timeout
+        self.deadline = started + (target.timeout if route.limit is None else route.limit)
 
     def send(self, pieces: list[bytes]) -> None:
         """Pass body bytes on, or keep them until there is a connection."""
@@ -215,14 +217,16 @@ class TargetState:
         elif self.removed:
             for exchange in self.breaker:
                 self.hand_over(exchange)
-        elif judge(self.spec.state, listed=len(self.endpoints)) is Verdict.FAIL:
+        elif self.spec.plain or judge(self.spec.state, listed=len(self.endpoints)) is Verdict.FAIL:
             for exchange in self.breaker:
                 self.plane.answer(exchange, self.failure(exchange))
         else:
             self.wake(perf_counter())
 
     def failure(self, exchange: Exchange) -> errors.Answer:
-        """Return the answer for a revision that cannot come."""
+        """Return the answer for a revision that cannot come, or that nobody waits for."""
+        if self.spec.plain:
+            return errors.no_upstream(self.spec.reason)
         return errors.failed(self.spec.reason, openai=errors.is_openai(exchange.head.target))
 
     def start(self, exchange: Exchange) -> None:
@@ -265,6 +269,9 @@ class TargetState:
 
     def hold(self, exchange: Exchange) -> None:
         """Queue the request until a replica can take it."""
+        if self.spec.plain:
+            self.insist(exchange)
+            return
         listed = len(self.endpoints)
         verdict = judge(self.spec.state, listed=listed)
         if verdict is Verdict.FAIL:
@@ -276,6 +283,14 @@ class TargetState:
         exchange.client.held(exchange)
         if verdict is Verdict.WAKE:
             self.wake(perf_counter())
+
+    def insist(self, exchange: Exchange) -> None:
+        """Try a replica although each refused before, as Envoy does when no host is healthy."""
+        place = self.balancer.pick(list(self.endpoints.values()))
+        if place is None:
+            self.plane.answer(exchange, self.failure(exchange))
+        else:
+            self.dispatch(exchange, place)
 
     def hand_over(self, exchange: Exchange) -> None:
         """Let a held request follow its route, now that this revision is gone.
@@ -379,10 +394,11 @@ class TargetState:
         for exchange in list(self.in_flight):
             if exchange.deadline <= now:
                 self.plane.expire(exchange)
-        if not len(self.breaker):
+        if not len(self.breaker) and not self.spec.plain:
             return
         if not self.endpoints:
-            self.wake(now)
+            if not self.spec.plain:
+                self.wake(now)
             return
         for place in self.endpoints.values():
             if place.refused and not place.connecting and place.retry_at <= now:
@@ -537,7 +553,8 @@ class Dataplane:
             except (OSError, TimeoutError) as error:
                 attempts += 1
                 believed = port != endpoint.port and not place.retired
-                if believed and attempts < DIALS and any(not e.finished for e in pool.waiting):
+                held = believed and not place.target.spec.plain
+                if held and attempts < DIALS and any(not e.finished for e in pool.waiting):
                     # It may have died, or not listen yet: the table says so in a moment.
                     place.target.wake(perf_counter())
                     await asyncio.sleep(backoff(attempts - 1, first=0.05, cap=0.5))
@@ -614,6 +631,11 @@ class Dataplane:
         place.retry_at = now + backoff(place.attempts, first=0.05, cap=1.0)
         place.attempts += 1
         target = place.target
+        if target.spec.plain:
+            target.settle()
+            if exchange is not None and not exchange.finished:
+                self._elsewhere(place, exchange)
+            return
         if exchange is not None and not exchange.finished:
             # Not a byte was sent, so another replica, or this one later, may have it.
             if exchange.place is not None:
@@ -624,6 +646,18 @@ class Dataplane:
             # The table may be behind: whoever watches the replicas should look now.
             target.wake(now)
         target.settle()
+
+    def _elsewhere(self, place: EndpointState, exchange: Exchange) -> None:
+        """Give a request that a replica refused to another one, as Istio retries, or end it."""
+        target = place.target
+        if exchange.place is not None:
+            target.left(exchange, exchange.place)
+        other = target.balancer.pick(target.usable)
+        if other is None or exchange.tries >= MESH_RETRIES:
+            self.answer(exchange, errors.connect_failed(place.error))
+            return
+        exchange.tries += 1
+        target.dispatch(exchange, other)
 
     def _own(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -660,13 +694,18 @@ class Dataplane:
         """The total limit is over: 504, or the text glued to an answer that has begun."""
         if exchange.finished or exchange.status == 101:
             return
+        plain = exchange.target.spec.plain
         text = errors.DIRECT_TIMEOUT if exchange.target.spec.direct else errors.TIMEOUT
         if not exchange.status:
-            self.answer(exchange, errors.timed_out(text))
+            over = errors.upstream_timed_out() if plain else errors.timed_out(text)
+            self.answer(exchange, over)
             return
         upstream = exchange.upstream
         if upstream is not None:
             upstream.detach()
+        if plain:
+            self._cut(exchange)
+            return
         exchange.target.finished(exchange, perf_counter())
         client = exchange.client
         if exchange.declared:
@@ -697,6 +736,9 @@ class Dataplane:
             exchange.target.left(exchange, place)
             exchange.target.breaker.give_back(exchange)
             exchange.target.settle()
+            return
+        if exchange.target.spec.plain:
+            self.answer(exchange, errors.upstream_reset())
             return
         self.answer(exchange, errors.bad_gateway(_read_error(place, error)))
 
@@ -769,7 +811,7 @@ class Dataplane:
 
 def _mark_of(spec: Target) -> bytes:
     """Return the header line by which a replica sees that the activator is in the path."""
-    return b"" if spec.direct else b"K-Proxy-Request: activator\r\n"
+    return b"" if spec.direct or spec.plain else b"K-Proxy-Request: activator\r\n"
 
 
 def _address_order(address: str) -> tuple[int, ...]:

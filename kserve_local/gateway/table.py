@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ class CompiledRoute:
         found: The match by host, which every request of the route shares.
         explain: Where `:explain` goes instead; None: no difference.
         inner: By a component's own name, as one component asks another.
+        limit: Seconds a request may take here; None: what its target says.
         hosts, domains, path: By which it is looked up.
     """
 
@@ -61,6 +63,7 @@ class CompiledRoute:
         "hosts",
         "ids",
         "inner",
+        "limit",
         "lines",
         "path",
         "route",
@@ -70,6 +73,7 @@ class CompiledRoute:
     def __init__(self, route: Route) -> None:
         self.route = route
         self.found = Found(self)
+        self.limit = math.inf if route.timeout == 0 else route.timeout
         self.hosts = tuple(host.encode() for host in route.hosts)
         self.domains = frozenset(host.split(b".", 2)[-1] for host in self.hosts)
         self.path = route.path.encode()
@@ -96,7 +100,13 @@ class CompiledRoute:
         self.explain: CompiledRoute | None = None
         if route.explain:
             self.explain = CompiledRoute(
-                replace(route, component=EXPLAINER, targets=route.explain, explain=())
+                replace(
+                    route,
+                    component=EXPLAINER,
+                    targets=route.explain,
+                    explain=(),
+                    timeout=route.explain_timeout,
+                )
             )
 
     def draw(self, random: float) -> int:

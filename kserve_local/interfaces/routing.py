@@ -51,6 +51,8 @@ class Target:
         graph: Of an InferenceGraph's revision: its spec, services resolved. The gateway itself is
             the router then; `endpoints` only say that it is there.
         propagate: Of a graph: Go regular expressions of the headers that go to its steps.
+        plain: Nothing of Knative's stands before the replicas. No request is held: without a
+            replica it is refused at once, and what goes wrong is told in Envoy's words.
         direct: The activator is out of the path: each replica queues for itself, and whoever
             chooses one knows nothing of their limits.
     """
@@ -64,6 +66,7 @@ class Target:
     timeout: float = 300.0
     graph: Mapping[str, Any] | None = None
     propagate: tuple[str, ...] = ()
+    plain: bool = False
     direct: bool = False
 
 
@@ -83,6 +86,9 @@ class Route:
         explain: Where `:explain` of KServe's first protocol goes instead; empty: no difference.
         names_service: Replicas are told the service (headers `KServe-Isvc-*`), as by the cluster's
             rule for the service as a whole; that of a component adds none.
+        timeout: Seconds a request may take on this route, whatever its targets say; 0: any time;
+            None: what they say.
+        explain_timeout: The same for `explain`.
     """
 
     namespace: str
@@ -94,6 +100,8 @@ class Route:
     models: tuple[str, ...] = ()
     explain: tuple[Target, ...] = ()
     names_service: bool = True
+    timeout: float | None = None
+    explain_timeout: float | None = None
 
     def every_target(self) -> tuple[Target, ...]:
         """Return the targets of all its requests."""

@@ -22,8 +22,16 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.api.pods import CREATING, preparation
-from kserve_local.controllers import isvc_knative, isvc_status, pod_state
+from kserve_local.controllers import (
+    isvc_canary,
+    isvc_knative,
+    isvc_status,
+    pod_state,
+    standard_objects,
+)
+from kserve_local.controllers.deployment import replicas_of
 from kserve_local.controllers.isvc_knative import Component
+from kserve_local.controllers.isvc_standard_status import STILL_COMING
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.interfaces.backend import ReplicaStatus
 from kserve_local.store.store import Store
@@ -139,7 +147,8 @@ async def _part(
     for pod in pods:
         if uid_of(pod) in replicas and (used := await usage.of(pod)) is not None:
             memory += used.memory_bytes
-    revisions = _revisions(component, status, pods, replicas)
+    standard = _standard_traffic(isvc, component, store)
+    revisions = _revisions(component, status, pods, replicas, standard)
     for entry in revisions:
         entry |= wanted_of(store, namespace, str(entry["name"]))
     targets = [f"{namespace}/{r['name']}" for r in revisions]
@@ -150,7 +159,7 @@ async def _part(
     stuck = [
         failure
         for pod in waiting
-        if pod_state.revision_of(pod) == latest and (failure := failure_of(pod))
+        if latest in ("", pod_state.revision_of(pod)) and (failure := failure_of(pod))
     ]
     conditions = [
         get_condition(isvc, types[component]) or {}
@@ -167,7 +176,7 @@ async def _part(
         revisions=revisions,
         wanted=any(r["desired"] for r in revisions),
         served=any(r["replicas"] for r in revisions),
-        failed=conditions[1].get("status") == "False" and conditions[1].get("reason") != "Stopped",
+        failed=_has_failed(conditions[1]),
         unhealthy=last_probe,
         stuck=next(iter(stuck), None),
         preparing=preparing,
@@ -216,6 +225,11 @@ def failing_hops(parts: Sequence[Part], name: str) -> list[str]:
     return [f"a request failed {ago:.0f} s ago. {hops}. See kserve-local logs {name} {look}"]
 
 
+def _has_failed(ready: Mapping[str, Any]) -> bool:
+    reason = str(ready.get("reason") or "")
+    return ready.get("status") == "False" and reason not in ("Stopped", *STILL_COMING)
+
+
 def _why(
     conditions: Sequence[Mapping[str, Any]],
     stuck: Failure | None,
@@ -223,7 +237,7 @@ def _why(
     preparing: str,
 ) -> tuple[str, str]:
     for condition in conditions:
-        if condition.get("status") == "False" and condition.get("message"):
+        if _has_failed(condition) and condition.get("message"):
             return str(condition.get("reason", "")), str(condition["message"])
     if stuck is not None:
         return stuck.reason, stuck.message
@@ -238,9 +252,21 @@ def failure_of(pod: Object) -> Failure | None:
 
 
 def desired(store: Store, namespace: str, revision: str) -> int:
-    """Return how many replicas a Revision should have now; its condition Ready does not tell."""
+    """Return how many replicas a Revision should have now; its condition Ready does not tell.
+
+    Standard mode's Deployments stand for themselves.
+    """
+    found = store.find(Key(scheme.DEPLOYMENT.id, namespace, revision))
+    if found is not None:
+        return replicas_of(found)
     found = store.find(Key(scheme.REVISION.id, namespace, revision))
     return int(((found or {}).get("status") or {}).get("desiredReplicas") or 0)
+
+
+def workload_of(pod: Object) -> str:
+    """Return the Revision of a Pod, or its Deployment in Standard mode."""
+    app = labels_of(pod).get(names.APP_LABEL, "")
+    return labels_of(pod).get(names.REVISION_LABEL) or standard_objects.workload_of(app)
 
 
 def wanted_of(store: Store, namespace: str, revision: str) -> dict[str, Any]:
@@ -302,13 +328,30 @@ def restarts(pods: Sequence[Object]) -> dict[str, Any]:
     }
 
 
+def _standard_traffic(isvc: Object, component: Component, store: Store) -> dict[str, int] | None:
+    """Return the percent of requests of each Deployment of a component, None in Knative mode."""
+    own = isvc.get("status") or {}
+    if own.get("deploymentMode") != names.STANDARD_MODE:
+        return None
+    stable = isvc_knative.service_name(isvc, component)
+    if component != "predictor":
+        return {stable: 100}
+    # With an Ingress canaries get nothing.
+    split = store.find(Key(scheme.HTTP_ROUTE.id, namespace_of(isvc), name_of(isvc))) is not None
+    ready = {s["name"] for s in own.get("canaryStatuses") or () if s.get("ready") and split}
+    shares = dict(isvc_canary.shares(isvc, ready))
+    every = {c.workload: shares.get(c.workload, 0) for c in isvc_canary.canaries_of(isvc)}
+    return {stable: 100 - sum(shares.values()), **every}
+
+
 def _revisions(
     component: str,
     status: Mapping[str, Any],
     pods: Sequence[Object],
     replicas: Mapping[str, ReplicaStatus],
+    standard: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
-    percents: dict[str, int] = {}
+    percents = dict(standard or ())
     for entry in status.get("traffic") or ():
         revision = str(entry.get("revisionName", ""))
         percents[revision] = percents.get(revision, 0) + int(entry.get("percent") or 0)
@@ -325,7 +368,7 @@ def _revisions(
 
     found = {name: fresh(name, percent) for name, percent in percents.items()}
     for pod in pods:
-        name = labels_of(pod).get(names.REVISION_LABEL, "")
+        name = workload_of(pod)
         entry = found.setdefault(name, fresh(name, 0))
         entry["pods"].append(name_of(pod))
         replica = replicas.get(uid_of(pod))

@@ -5,6 +5,7 @@ Builds each with what it needs and keeps them running while the block is open.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from kserve_local.api import builtin, scheme
 from kserve_local.api.config import InferenceServiceConfig, parse
 from kserve_local.api.meta import Key, Object, timestamp
 from kserve_local.apiserver.discovery import VERSION
+from kserve_local.autoscaler.hpa_loop import HPAController
 from kserve_local.autoscaler.loop import Autoscaler
 from kserve_local.backends.engine_images import engine_images
 from kserve_local.controllers import pod_mutators
@@ -26,8 +28,8 @@ from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.pod import NodeAgent
 from kserve_local.controllers.pod_containers import Interpreter
-from kserve_local.errors import NotFound
-from kserve_local.interfaces.backend import Backend
+from kserve_local.errors import KServeLocalError, NotFound
+from kserve_local.interfaces.backend import Backend, Usage
 from kserve_local.interfaces.devices import DeviceInventory
 from kserve_local.interfaces.routing import RouteSink
 from kserve_local.reconcile.controller import Engine
@@ -78,6 +80,7 @@ class ControlPlane:
                 progress_deadline=settings.progress_deadline,
                 host_address=backend.host_address,
                 mutate=self._mutate,
+                service_ip=addresses.service_ip,
             ),
             observed,
         )
@@ -101,7 +104,13 @@ class ControlPlane:
             grace=settings.scale_to_zero_grace,
             pinned=settings.pinned,
         )
-        self._engine = Engine(store, [*chain, self.autoscaler, self._agent])
+        hpas = HPAController(
+            store,
+            recorder,
+            meter=functools.partial(_used, backend),
+            speed=settings.scaling_speed,
+        )
+        self._engine = Engine(store, [*chain, self.autoscaler, hpas, self._agent])
 
     def _config(self) -> InferenceServiceConfig:
         return parse(self._store.find(_CONFIG) or builtin.config_map())
@@ -120,6 +129,11 @@ class ControlPlane:
         At a clean end the Pods are deleted, since nothing of them runs on: the next start makes
         new ones instead of reporting the old ones as failed.
         """
+        for service in self._store.list(scheme.SERVICE.id):
+            address = str(service["spec"].get("clusterIP") or "None")
+            if address != "None":
+                # Before any Service is looked at: what is in use must not be given away.
+                self._addresses.keep_service(scheme.key_of(service), address)
         await ensure_local_gateway(self._store, self._addresses.service_ip)
         await _tell_of_node(self._store, self._facts, self._devices)
         async with AsyncExitStack() as stack:
@@ -130,6 +144,14 @@ class ControlPlane:
         for pod in self._store.list(scheme.POD.id):
             with suppress(NotFound):
                 await self._store.delete(scheme.key_of(pod), grace=0)
+
+
+async def _used(backend: Backend, uid: str) -> Usage | None:
+    """Return what a Pod has used; None: it has ended, or its engine does not answer."""
+    try:
+        return await backend.usage(uid)
+    except KServeLocalError:
+        return None
 
 
 def node_facts() -> NodeFacts:

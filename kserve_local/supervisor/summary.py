@@ -20,7 +20,6 @@ from kserve_local.api.meta import (
     Object,
     annotations_of,
     get_condition,
-    labels_of,
     name_of,
     namespace_of,
     uid_of,
@@ -28,6 +27,7 @@ from kserve_local.api.meta import (
 from kserve_local.api.pods import CREATING
 from kserve_local.apiserver.app import json_route
 from kserve_local.controllers import empty_models, isvc_knative, isvc_status, pod_state
+from kserve_local.controllers.isvc_standard_status import STILL_COMING
 from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.interfaces.backend import Backend, ReplicaStatus
@@ -36,6 +36,7 @@ from kserve_local.store.store import Store
 from kserve_local.supervisor import agents
 from kserve_local.supervisor.cold_starts import ColdStarts
 from kserve_local.supervisor.component_summary import (
+    Part,
     at_zero,
     blamed,
     failing_hops,
@@ -45,6 +46,7 @@ from kserve_local.supervisor.component_summary import (
     restarts,
     scaled_by_hand,
     wanted_of,
+    workload_of,
 )
 from kserve_local.supervisor.pod_usage import PodUsage
 from kserve_local.supervisor.stale import changed_since_start
@@ -132,6 +134,8 @@ async def _service(
         absent=missing or failed,
     )
     served = any(p.served for p in parts) and not missing
+    if _is_coming(isvc, parts):
+        ready = {}
     return {
         "kind": "InferenceService",
         "namespace": namespace,
@@ -160,6 +164,18 @@ async def _service(
     }
 
 
+def _is_coming(isvc: Object, parts: Sequence[Part]) -> bool:
+    """Whether a service is not Ready because its Pods are not yet: Standard mode says False then,
+    as it does of one that has failed.
+    """
+    ready = get_condition(isvc, "Ready") or {}
+    if (isvc.get("status") or {}).get("deploymentMode") != names.STANDARD_MODE:
+        return False
+    if ready.get("status") != "False" or ready.get("reason") == "Stopped":
+        return False
+    return not any(p.failed or p.stuck is not None for p in parts)
+
+
 async def _graph(
     graph: Object, store: Store, stats: Stats, observed: Observed | None
 ) -> dict[str, Any]:
@@ -177,7 +193,10 @@ async def _graph(
     for target in own.get("traffic") or ():
         entry(str(target.get("revisionName", "")))["percent"] += int(target.get("percent") or 0)
     for pod in pods:
-        found = entry(labels_of(pod).get(names.REVISION_LABEL, ""))
+        found = entry(workload_of(pod))
+        if ksvc is None:
+            # In Standard mode there is one Deployment, which takes everything.
+            found["percent"] = 100
         found["pods"].append(name_of(pod))
         found["replicas"] += 1 if pod_state.is_ready(pod) else 0
     shown = sorted(revisions.values(), key=lambda r: str(r["name"]), reverse=True)
@@ -317,7 +336,11 @@ def why(
             its predictor counts for its ingress only.
     """
     conditions = (isvc.get("status") or {}).get("conditions") or ()
-    false = [c for c in conditions if c.get("status") == "False" and c.get("message")]
+    false = [
+        c
+        for c in conditions
+        if c.get("status") == "False" and c.get("message") and c.get("reason") not in STILL_COMING
+    ]
     model = (isvc.get("status") or {}).get("modelStatus") or {}
     invalid = model.get("transitionStatus") == "InvalidSpec"
     if observed is not None and observed.message and not invalid:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from kserve_local.aio import running as keep_running
 from kserve_local.api.builtin import builtin_objects
 from kserve_local.api.meta import Key, Object, get_condition, name_of
+from kserve_local.autoscaler.hpa_loop import HPAController, Meter, no_meter
 from kserve_local.controllers.chain import ChainSettings, ensure_local_gateway, knative_chain
 from kserve_local.errors import AlreadyExists
 from kserve_local.interfaces.routing import RouteTable
@@ -96,7 +95,15 @@ class World:
 
 
 @asynccontextmanager
-async def world(path: Path, **settings: Any) -> AsyncIterator[World]:
+async def world(
+    path: Path, *, meter: Meter = no_meter, speed: float = 1.0, **settings: Any
+) -> AsyncIterator[World]:
+    """Run the chain and the HPAs' loop.
+
+    Args:
+        meter: What Pods use.
+        speed: Of the HPAs' clock.
+    """
     async with open_store(path / "state.db") as store:
         for obj in builtin_objects():
             try:
@@ -105,8 +112,10 @@ async def world(path: Path, **settings: Any) -> AsyncIterator[World]:
                 continue
         await ensure_local_gateway(store, lambda key: "127.64.255.1")
         tables = Tables()
-        chain = knative_chain(store, EventRecorder(store), tables, ChainSettings(**settings))
-        engine = Engine(store, chain)
+        recorder = EventRecorder(store)
+        chain = knative_chain(store, recorder, tables, ChainSettings(**settings))
+        hpas = HPAController(store, recorder, meter=meter, speed=speed)
+        engine = Engine(store, [*chain, hpas])
         async with keep_running(engine.run(), name="controllers"):
             yield World(store, tables, engine)
 
@@ -550,11 +559,10 @@ async def until_none(w: World, resource: str) -> None:
                 return
 
 
-@pytest.mark.parametrize("mode", ["Standard", "RawDeployment"])
-async def test_other_modes_say_that_they_are_not_there_yet(tmp_path: Path, mode: str) -> None:
+async def test_model_mesh_says_that_it_is_not_there(tmp_path: Path) -> None:
     async with world(tmp_path) as w, node_agent(w.store):
         isvc = iris()
-        isvc["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": mode}
+        isvc["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "ModelMesh"}
         await w.apply(isvc)
         isvc = await w.until(
             ISVC,

@@ -9,7 +9,16 @@ from typing import Any
 
 from kserve_local.api.meta import Key, condition_is, get_condition
 from tests.fakes.node_agent import node_agent
-from tests.integration.test_chain import ISVC, KSVC, REVISIONS, World, iris, is_loaded, world
+from tests.integration.test_chain import (
+    ISVC,
+    KSVC,
+    REVISIONS,
+    World,
+    iris,
+    is_loaded,
+    without_times,
+    world,
+)
 from tests.integration.test_chain_changes import settled
 
 GRAPH = "inferencegraphs.serving.kserve.io"
@@ -132,14 +141,35 @@ async def test_stop_and_resume(tmp_path: Path) -> None:
         assert route.targets[0].id == "default/chain-00001"
 
 
-async def test_standard_mode_says_that_it_is_not_there(tmp_path: Path) -> None:
-    """As for InferenceServices."""
-    async with world(tmp_path) as w:
+async def test_a_graph_of_standard_mode_is_a_deployment_without_ingress(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, node_agent(w.store):
         mode = {"serving.kserve.io/deploymentMode": "RawDeployment"}
+        stop = {"serving.kserve.io/stop": "true"}
         await w.apply(chain({"serviceUrl": "http://a/"}, annotations=mode))
-        graph = await w.until(GRAPH, "chain", lambda o: get_condition(o, "Ready") is not None)
-        assert (get_condition(graph, "Ready") or {})["reason"] == "NotImplemented"
+        graph = await w.until(GRAPH, "chain", is_ready)
+        status = without_times(graph["status"])
+        assert status == {
+            "conditions": [
+                {"type": "Ready", "status": "True"},
+                {"type": "Stopped", "status": "False"},
+            ],
+            "observedGeneration": 1,
+            "url": "http://chain-default.example.com",
+        }
         assert w.store.find(Key(KSVC, "default", "chain")) is None
+        deployment = w.store.get(Key("deployments.apps", "default", "chain"))
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert (container["name"], container["args"][0]) == ("chain", "--graph-json")
+        assert w.store.find(Key("horizontalpodautoscalers.autoscaling", "default", "chain"))
+        assert not w.store.list("ingresses.networking.k8s.io")
+        route = await w.until_route("chain.default.svc", lambda r: r.targets[0].endpoints)
+        assert (route.targets[0].id, route.targets[0].plain) == ("default/chain", True)
+        assert route.targets[0].graph["nodes"]["root"]["routerType"] == "Sequence"
+        assert w.route("chain-default.example.com") is None
+        await edit(w, lambda obj: obj["metadata"]["annotations"].update(stop))
+        graph = await w.until(GRAPH, "chain", lambda o: not is_ready(o))
+        assert "url" not in graph["status"]
+        assert w.store.find(Key("deployments.apps", "default", "chain")) is None
 
 
 async def test_a_settled_graph_is_left_alone(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from kserve_local.aio import running as keep_running
 from kserve_local.api.meta import Key, Object, get_condition, parse_timestamp
 from kserve_local.backends.process import ProcessBackend
 from kserve_local.controllers.addresses import AddressPool
+from kserve_local.controllers.endpoints import endpoint_of
 from kserve_local.controllers.environment import NodeFacts
 from kserve_local.controllers.pod import NodeAgent
 from kserve_local.controllers.pod_containers import Interpreter
-from kserve_local.controllers.routes import endpoint_of
 from kserve_local.interfaces.routing import Endpoint
 from kserve_local.interfaces.storage import StorageInitializer
 from kserve_local.reconcile.controller import Engine

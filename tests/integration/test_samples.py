@@ -12,6 +12,7 @@ from tests.integration.project import project, sample, wait_until
 
 NAMES = [
     "sklearn-iris",
+    "iris-standard",
     "xgboost-iris",
     "lightgbm-iris",
     "onnx-iris",

@@ -18,6 +18,7 @@ from kserve_local.api.schemagen import (
     types_knative,
     types_llm,
     types_serving,
+    types_standard,
 )
 from kserve_local.api.schemagen.tables import Node, TableReader, Types, relaxed
 
@@ -45,13 +46,13 @@ def build() -> tuple[Types, dict[str, Node]]:
     for table in types_knative.TABLES:
         reader.read(table)
     core.inside_crds(reader)
-    for table in (*types_serving.TABLES, *types_gateway.TABLES):
+    for table in (*types_serving.TABLES, *types_gateway.TABLES, *types_standard.TABLES):
         reader.read(table)
     for name in _TEMPLATED:
         relaxed(types, name, without=_CHECKS, prefix="Relaxed.")
     for table in types_llm.TABLES:
         reader.read(table)
-    for tables in (types_knative, types_serving, types_llm):
+    for tables in (types_knative, types_standard, types_serving, types_llm):
         kinds |= tables.KINDS
     return types, {key: {"$ref": name} for key, name in kinds.items()}
 

@@ -20,6 +20,7 @@ ROOTS = (
     "V2MetricTarget", "V1DeploymentStrategy", "V1TypedLocalObjectReference",
     "V1Namespace", "V1Node", "V1ServiceAccount", "V1Secret", "V1ConfigMap",
     "V1PersistentVolumeClaim", "CoreV1Event", "V1Pod", "V1Service", "V1Deployment",
+    "V2HorizontalPodAutoscaler", "V1Ingress",
 )  # fmt: skip
 
 KINDS = {
@@ -33,6 +34,8 @@ KINDS = {
     "v1/Pod": "Pod",
     "v1/Service": "Service",
     "apps/v1/Deployment": "Deployment",
+    "autoscaling/v2/HorizontalPodAutoscaler": "HorizontalPodAutoscaler",
+    "networking.k8s.io/v1/Ingress": "Ingress",
 }
 
 _MODEL = re.compile(r"(?:Core)?V\d+(?:(?:alpha|beta)\d+)?([A-Z]\w*)")

@@ -133,9 +133,31 @@ NOTED = {
     "replicas": HEAD + MODEL + "    minReplicas: 0\n    maxReplicas: 3\n",
     "mode": (
         HEAD
-        + "  annotations:\n    serving.kserve.io/deploymentMode: RawDeployment # HERE\n"
+        + "  annotations:\n    serving.kserve.io/deploymentMode: ModelMesh # HERE\n"
         + MODEL
         + "    logger: {mode: all}\n"
+    ),
+    "Standard mode": (
+        HEAD
+        + "  annotations:\n    serving.kserve.io/deploymentMode: RawDeployment\n"
+        + MODEL
+        + "    minReplicas: 0\n    maxReplicas: 3\n    scaleTarget: 60\n    scaleMetric: cpu\n"
+    ),
+    "KEDA": (
+        HEAD
+        + "  annotations:\n    serving.kserve.io/deploymentMode: Standard\n"
+        + "    serving.kserve.io/autoscalerClass: keda\n"
+        + MODEL
+        + "    autoScaling:\n      metrics:\n"
+        + "      - type: Resource\n        resource: {name: cpu, target: {type: Utilization,"
+        + " averageUtilization: 50}}\n"
+        + "      - type: External # HERE\n        external: {metric: {backend: prometheus, query:"
+        + " q, serverAddress: http://p}, target: {type: Value, value: '5'}}\n"
+    ),
+    "Standard graph": (
+        f"{SERVING}kind: InferenceGraph\nmetadata:\n  name: g\n"
+        "  annotations:\n    serving.kserve.io/deploymentMode: Standard\n"
+        "spec: {nodes: {root: {routerType: Sequence, steps: [{serviceName: a}]}}, minReplicas: 0}\n"
     ),
     "no storage": HEAD + "spec:\n  predictor:\n    sklearn: # HERE\n      protocolVersion: v1\n",
     "Azure": HEAD + MODEL.replace("s3://a/b", "https://x.blob.core.windows.net/y/b # HERE"),
@@ -145,7 +167,7 @@ NOTED = {
     ),
     "graph's mode": (
         f"{SERVING}kind: InferenceGraph\nmetadata:\n  name: g\n"
-        "  annotations:\n    serving.kserve.io/deploymentMode: Standard # HERE\n"
+        "  annotations:\n    serving.kserve.io/deploymentMode: ModelMesh # HERE\n"
         "spec: {nodes: {root: {routerType: Sequence, steps: [{serviceName: a}]}}}\n"
     ),
     "graph's replicas": (

@@ -295,6 +295,17 @@ def test_a_name_that_leaves_no_room_for_the_knative_service_is_an_error(extra: i
     assert report.valid
 
 
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_name_too_long_for_standard_modes_host_is_told(extra: int) -> None:
+    """Its label is NAME-predictor-NAMESPACE."""
+    mode = "serving.kserve.io/deploymentMode: Standard"
+    name = "a" * (45 + extra)
+    text = GOOD.replace("name: iris", f"name: {name}\n  annotations: {{{mode}}}")
+    (report,) = review({"f.yaml": load(text)})
+    told = [f.details for f in report.findings if "too long" in f.message]
+    assert told == [("Next step: a name of at most 45 characters",)] * extra
+
+
 # --- runtimes --------------------------------------------------------------------------------
 
 

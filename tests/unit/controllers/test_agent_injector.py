@@ -14,11 +14,11 @@ from kserve_local.api.config import parse
 from kserve_local.api.meta import Object
 from kserve_local.controllers import pod_state
 from kserve_local.controllers.agent_injector import agent_args, agent_of
+from kserve_local.controllers.endpoints import endpoint_of
 from kserve_local.controllers.pod_containers import all_containers, played_sidecars
 from kserve_local.controllers.pod_mutators import mutate
 from kserve_local.controllers.pod_plan import Seen, plan_pod
 from kserve_local.controllers.podspec import batcher_annotations, logger_annotations
-from kserve_local.controllers.routes import endpoint_of
 from kserve_local.gateway.agent_settings import read_args
 from kserve_local.interfaces.backend import ContainerStatus, ReplicaStatus
 

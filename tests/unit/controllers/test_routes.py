@@ -8,14 +8,8 @@ import pytest
 
 from kserve_local.api.meta import Key, Object
 from kserve_local.controllers import knative_names as names
-from kserve_local.controllers.routes import (
-    Backing,
-    RoutesController,
-    Served,
-    compile_routes,
-    endpoint_of,
-    model_names,
-)
+from kserve_local.controllers.endpoints import endpoint_of, model_names
+from kserve_local.controllers.routes import Backing, RoutesController, Served, compile_routes
 from kserve_local.interfaces.routing import Endpoint, Route, RouteTable
 
 ONE, TWO = "iris-predictor-00001", "iris-predictor-00002"
@@ -261,7 +255,7 @@ def test_cluster_local_services_have_no_public_host() -> None:
     ],
 )
 def test_the_model_name_is_what_the_server_was_told(args: tuple[str, ...], model: str) -> None:
-    assert model_names(isvc(), {ONE: backing(ONE, args=args)}) == (model,)
+    assert model_names(isvc(), [backing(ONE, args=args).revision["spec"]]) == (model,)
 
 
 def test_ports_are_the_pods_own_or_where_they_really_are() -> None:

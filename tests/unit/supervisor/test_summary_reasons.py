@@ -157,3 +157,20 @@ def test_only_who_wants_no_replica_is_at_zero(
 )
 def test_the_headline_is_the_line_that_says_most(message: str, line: str) -> None:
     assert headline(message) == line
+
+
+def test_a_service_of_standard_mode_that_starts_has_not_failed() -> None:
+    """Its conditions say False from the first moment on."""
+    conditions = [
+        {
+            "type": "PredictorReady",
+            "status": "False",
+            "reason": "MinimumReplicasUnavailable",
+            "message": "Deployment does not have minimum availability.",
+        },
+        {"type": "Ready", "status": "False", "reason": "Predictor ingress not created"},
+    ]
+    isvc = {"metadata": {}, "status": {"conditions": conditions, "deploymentMode": "Standard"}}
+    assert why(isvc, absent=True) == ("Predictor ingress not created", "")
+    stuck = Failure("ModelLoadFailed", "no such file")
+    assert why(isvc, stuck=stuck, absent=True) == ("ModelLoadFailed", "no such file")
