@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kserve_local.api import quantity
+from kserve_local.api import pod_autoscaler, quantity
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -111,6 +111,11 @@ class HPAController:
             self._memories.pop(key, None)
             return DONE
         now = self._clock()
+        count = pod_autoscaler.override(hpa)
+        if count is not None:
+            await self._by_hand(hpa, count)
+            self._memories.pop(key, None)
+            return DONE
         memory = self._memories.get(key)
         if memory is not None and memory.uid == uid_of(hpa) and now < memory.due:
             return Result(requeue_after=memory.due - now)
@@ -126,6 +131,16 @@ class HPAController:
         else:
             await self._decide(hpa, deployment, memory, first=first)
         return Result(requeue_after=self._period)
+
+    async def _by_hand(self, hpa: Object, count: int) -> None:
+        """Have as many replicas as a user asked for."""
+        deployment = self._target(hpa)
+        if deployment is None or replicas_of(deployment) == count:
+            return
+        spec = {**deployment["spec"], "replicas": count}
+        await self._store.update({**deployment, "spec": spec})
+        text = f"New size: {count}; reason: kserve-local scale"
+        await self._event(hpa, "Normal", "SuccessfulRescale", text)
 
     def _target(self, hpa: Object) -> Object | None:
         ref: Mapping[str, Any] = hpa["spec"].get("scaleTargetRef") or {}

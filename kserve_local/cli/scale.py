@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 ZERO = "zero"
+KNATIVE, STANDARD = "Knative", "Standard"
 MOST = 1000
 COMPONENTS = ("predictor", "transformer", "explainer")
 
@@ -49,7 +50,8 @@ def command(
     """Give the service NAME so many replicas, whatever the autoscaler says.
 
     No YAML is changed and no revision made. A number holds until `auto`, or until an edit of the
-    spec makes a new revision; zero holds until the next request.
+    spec makes a new revision; zero holds until the next request. In Standard mode both hold until
+    `auto`: nothing wakes a service at zero there.
     """
     from kserve_local.api import names as api_names
     from kserve_local.api import pod_autoscaler, scheme
@@ -64,6 +66,10 @@ def command(
 
     async def work(client: Client) -> list[dict[str, Any]]:
         found = await _autoscalers(client, namespace, name)
+        if not found:
+            return await _scale_hpas(
+                client, namespace, name, replicas, component=component, revision=revision
+            )
         wanted = [
             a
             for a in found
@@ -96,6 +102,7 @@ def command(
                     "replicas": replicas,
                     "before": pod_autoscaler.replicas(autoscaler),
                     "override": before,
+                    "mode": KNATIVE,
                 }
             )
         return changed
@@ -108,17 +115,19 @@ def command(
         out.data(f"{entry['revision']}: {_told(entry)}")
     if value is None:
         return 0
+    standard = any(entry["mode"] == STANDARD for entry in changed)
     until = "until the next request" if value == "0" else "until a new revision"
+    if standard:
+        until = "until auto, and requests get 503 meanwhile" if value == "0" else "until auto"
     out.say(f"holds {until}; to the autoscaler again: kserve-local scale {name} auto")
     return 0
 
 
 async def _autoscalers(client: Client, namespace: str, name: str) -> list[Object]:
-    """Return the PodAutoscalers of a service.
+    """Return the PodAutoscalers of a service; none in Standard mode.
 
     Raises:
         NotFound: There is no such service.
-        UsageError: It has none.
     """
     from kserve_local.api import names as api_names
     from kserve_local.api import scheme
@@ -132,17 +141,82 @@ async def _autoscalers(client: Client, namespace: str, name: str) -> list[Object
     }
     if not kinds:
         raise NotFound(f'inferenceservices.serving.kserve.io "{name}" not found')
-    found = [
+    return [
         a
         for a in await client.list(scheme.POD_AUTOSCALER, namespace=namespace)
         if name in (labels_of(a).get(api_names.ISVC_LABEL), labels_of(a).get(api_names.GRAPH_LABEL))
     ]
-    if not found:
-        raise UsageError(
-            f'"{name}" has no revision to scale',
-            hint=f"kserve-local status {name}",
+
+
+async def _scale_hpas(
+    client: Client,
+    namespace: str,
+    name: str,
+    replicas: str,
+    *,
+    component: str | None,
+    revision: str | None,
+) -> list[dict[str, Any]]:
+    """Scale the Deployments of a service in Standard mode, past their HPAs.
+
+    Raises:
+        UsageError: There is none, or no HPA scales it.
+        NotFound: It has no Deployment `revision`.
+    """
+    from kserve_local.api import names as api_names
+    from kserve_local.api import pod_autoscaler, scheme
+    from kserve_local.api.meta import labels_of, name_of
+
+    value = {AUTO: None, ZERO: "0"}.get(replicas, replicas)
+    wanted = component or ("" if value in (None, "0") else "predictor")
+    own = [
+        d
+        for d in await client.list(scheme.DEPLOYMENT, namespace=namespace)
+        if name in (labels_of(d).get(api_names.ISVC_LABEL), labels_of(d).get(api_names.GRAPH_LABEL))
+    ]
+    if not own:
+        raise UsageError(f'"{name}" has nothing to scale', hint=f"kserve-local status {name}")
+    chosen = [d for d in own if _is_of(d, wanted)]
+    if component and not chosen:
+        raise UsageError(f'"{name}" has no {component}')
+    if revision:
+        chosen = [d for d in chosen if name_of(d) == revision]
+        if not chosen:
+            known = ", ".join(sorted(map(name_of, own)))
+            raise NotFound(f'"{name}" has no Deployment {revision}; there are: {known}')
+    hpas = {
+        str(h["spec"]["scaleTargetRef"]["name"]): h
+        for h in await client.list(scheme.HORIZONTAL_POD_AUTOSCALER, namespace=namespace)
+    }
+    changed = []
+    for deployment in chosen:
+        target = name_of(deployment)
+        if target not in hpas:
+            raise UsageError(
+                f"{target} has no autoscaler whose place a number could take",
+                hint=f"minReplicas says how many replicas it has, or: kserve-local kubectl scale "
+                f"deployment {target} --replicas=N",
+            )
+        hpa = hpas[target]
+        before = pod_autoscaler.override(hpa)
+        patch = {"metadata": {"annotations": {api_names.SCALE: value}}}
+        await client.patch(scheme.HORIZONTAL_POD_AUTOSCALER, name_of(hpa), patch, namespace)
+        now = int(deployment["spec"].get("replicas") or 0)
+        if value is None and before == 0:
+            # An HPA leaves a Deployment without replicas alone.
+            least = {"spec": {"replicas": int(hpa["spec"].get("minReplicas") or 1)}}
+            await client.patch(scheme.DEPLOYMENT, target, least, namespace)
+        changed.append(
+            {
+                "component": labels_of(deployment).get(api_names.COMPONENT_LABEL, ""),
+                "revision": target,
+                "replicas": replicas,
+                "before": now,
+                "override": before,
+                "mode": STANDARD,
+            }
         )
-    return found
+    return changed
 
 
 def _is_of(autoscaler: Object, component: str) -> bool:

@@ -272,6 +272,10 @@ def workload_of(pod: Object) -> str:
 def wanted_of(store: Store, namespace: str, revision: str) -> dict[str, Any]:
     """Return how many replicas a Revision should have, and the number set by hand (None: none)."""
     autoscaler = store.find(Key(scheme.POD_AUTOSCALER.id, namespace, revision))
+    for name in (revision, f"keda-hpa-{revision}"):
+        autoscaler = autoscaler or store.find(
+            Key(scheme.HORIZONTAL_POD_AUTOSCALER.id, namespace, name)
+        )
     return {
         "desired": desired(store, namespace, revision),
         "override": pod_autoscaler.override(autoscaler),
@@ -279,7 +283,9 @@ def wanted_of(store: Store, namespace: str, revision: str) -> dict[str, Any]:
 
 
 def at_zero(service: Object, store: Store) -> list[str]:
-    """Return the components (of a graph: `graph`) whose Revisions with traffic have no replica."""
+    """Return the components (of a graph: `graph`) that should have no replica: whose Revisions
+    with traffic, or Standard mode's Deployment, are scaled to zero.
+    """
     namespace = namespace_of(service)
     if service["kind"] == scheme.INFERENCE_GRAPH.kind:
         ksvcs = {"graph": name_of(service)}
@@ -294,6 +300,8 @@ def at_zero(service: Object, store: Store) -> list[str]:
         routed = [
             str(t.get("revisionName")) for t in (ksvc.get("status") or {}).get("traffic") or ()
         ]
+        if not routed and store.find(Key(scheme.DEPLOYMENT.id, namespace, name)) is not None:
+            routed = [name]
         if routed and not any(desired(store, namespace, revision) for revision in routed):
             found.append(component)
     return found

@@ -100,6 +100,25 @@ def test_the_command_line_knows_it(standard: Project) -> None:
     assert "predictor 100%" in standard.run("status").stdout
 
 
+def test_scale_goes_past_the_hpa(standard: Project) -> None:
+    def count() -> int:
+        return sum(r["replicas"] for r in standard.service("iris")["revisions"])
+
+    wait_until(lambda: count() == 1)
+    assert "iris-predictor: 2 replicas (was 1)" in standard.run("scale", "iris", "2").stdout
+    wait_until(lambda: count() == 2, why="maxReplicas is 1, and does not count")
+    assert "has 2 replicas by hand" in standard.run("status", "iris").stdout
+    done = standard.run("scale", "iris", "zero")
+    assert "requests get 503 meanwhile" in done.stderr
+    wait_until(lambda: standard.service("iris")["state"] == "Zero")
+    answer = standard.call("/v1/models/iris:predict", ROWS, host=host("iris"))
+    assert answer == (503, "no healthy upstream")
+    standard.run("scale", "iris", "auto")
+    wait_until(lambda: count() == 1)
+    refused = standard.run("scale", "nobody", "1", check=None)
+    assert "nobody-predictor has no autoscaler" in refused.stderr
+
+
 def apply(p: Project, name: str, spec: dict[str, Any]) -> None:
     manifest = json.loads((p.folder / "services.yaml").read_text())
     for item in manifest["items"]:

@@ -16,7 +16,7 @@ def part(component: Component, **more: Any) -> Part:
         "name": f"iris-{component}", "pods": (), "revisions": ({"name": "r", "replicas": 1},),
         "wanted": True, "served": True, "failed": False, "unhealthy": None, "stuck": None,
         "preparing": "", "reason": "", "message": "", "url": "", "memory": 0, "rps": 0.0,
-        "p95": 0.0, "failure": None, **more,
+        "p95": 0.0, "failure": None, "last_start": None, **more,
     }  # fmt: skip
     return Part(component=component, **values)
 
