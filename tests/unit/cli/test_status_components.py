@@ -49,7 +49,7 @@ def test_components_have_lines_where_they_are_told_apart(
     parts: list[dict[str, Any]], wide: bool, labels: list[str]
 ) -> None:
     lines = with_components([service(*parts)], wide=wide)
-    assert [_row(line, "8080", False)[0] for line in lines] == labels
+    assert [_row(line, "8080", False, "-")[0] for line in lines] == labels
 
 
 def test_a_component_shows_its_own_address_gpus_and_failure() -> None:
@@ -57,12 +57,12 @@ def test_a_component_shows_its_own_address_gpus_and_failure() -> None:
     shown = service(part("predictor"), broken, component="transformer", **why("boom"))
     whole, predictor, transformer = with_components([shown], wide=True)
     assert [len(line["gpus"]) for line in (whole, predictor, transformer)] == [1, 1, 0]
-    row = _row(transformer, "8080", False)
+    row = _row(transformer, "8080", False, "-")
     assert (row[1], row[3]) == ("False", "iris-transformer.default.localhost:8080")
     assert row[-1] == "RevisionFailed: boom"
     # On a line of its own the component says it; in one line for all, the line says whose it is.
-    assert _row(whole, "8080", False)[-1] == "RevisionFailed: boom"
-    assert _row(shown, "8080", False)[-1] == "transformer: RevisionFailed: boom"
+    assert _row(whole, "8080", False, "-")[-1] == "RevisionFailed: boom"
+    assert _row(shown, "8080", False, "-")[-1] == "transformer: RevisionFailed: boom"
 
 
 def why(message: str) -> dict[str, str]:
