@@ -138,11 +138,26 @@ async def _autoscalers(client: Client, namespace: str, name: str) -> list[Object
         if name in (labels_of(a).get(api_names.ISVC_LABEL), labels_of(a).get(api_names.GRAPH_LABEL))
     ]
     if not found:
+        deployments = await client.list(scheme.DEPLOYMENT, namespace=namespace)
+        own = [d["metadata"]["name"] for d in deployments if _controller_of(d) == name]
+        if own:
+            raise UsageError(
+                f'"{name}" runs in Standard mode, where an HPA or its spec says how many replicas '
+                "there are",
+                hint="change minReplicas and maxReplicas, or, with the annotation "
+                "serving.kserve.io/autoscalerClass: external, "
+                f"kubectl scale deployment {own[0]} --replicas N",
+            )
         raise UsageError(
             f'"{name}" has no revision to scale',
             hint=f"kserve-local status {name}",
         )
     return found
+
+
+def _controller_of(deployment: Object) -> str:
+    owners = deployment["metadata"].get("ownerReferences") or ()
+    return next((str(o["name"]) for o in owners if o.get("controller")), "")
 
 
 def _is_of(autoscaler: Object, component: str) -> bool:

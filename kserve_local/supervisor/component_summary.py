@@ -279,7 +279,10 @@ def wanted_of(store: Store, namespace: str, revision: str) -> dict[str, Any]:
 
 
 def at_zero(service: Object, store: Store) -> list[str]:
-    """Return the components (of a graph: `graph`) whose Revisions with traffic have no replica."""
+    """Return the components (of a graph: `graph`) whose Revisions with traffic have no replica.
+
+    Or whose Deployment, in Standard mode.
+    """
     namespace = namespace_of(service)
     if service["kind"] == scheme.INFERENCE_GRAPH.kind:
         ksvcs = {"graph": name_of(service)}
@@ -290,6 +293,9 @@ def at_zero(service: Object, store: Store) -> list[str]:
         }
     found = []
     for component, name in ksvcs.items():
+        deployment = store.find(Key(scheme.DEPLOYMENT.id, namespace, name))
+        if deployment is not None and replicas_of(deployment) == 0:
+            found.append(component)
         ksvc = store.find(Key(scheme.KNATIVE_SERVICE.id, namespace, name)) or {}
         routed = [
             str(t.get("revisionName")) for t in (ksvc.get("status") or {}).get("traffic") or ()
