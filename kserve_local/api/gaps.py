@@ -112,7 +112,7 @@ def _of_component(isvc: Object, component: str, *, standard: bool) -> Iterator[G
     if standard:
         yield from _of_keda(isvc, spec, at)
     yield from _of_pod(spec, at)
-    yield from _of_logger((*at, "logger"), spec.get("logger") or {}, framework_of(spec))
+    yield from _of_logger((*at, "logger"), spec.get("logger") or {})
     if component == "predictor":
         yield from _of_predictor(isvc, spec, at)
 
@@ -186,14 +186,10 @@ def _of_predictor(isvc: Object, predictor: Mapping[str, Any], at: Path_) -> Iter
         yield Gap((*at, framework[0]), text)
 
 
-def _of_logger(
-    at: Path_, logger: Mapping[str, Any], framework: tuple[str, Mapping[str, Any]] | None
-) -> Iterator[Gap]:
+def _of_logger(at: Path_, logger: Mapping[str, Any]) -> Iterator[Gap]:
     if str(logger.get("url") or "").startswith("abfs"):
         text = (
             "logger.url abfs://: objects are not written to Azure; storage.mirrors of "
             "kserve-local.yaml may map its prefix to a folder, which then gets them"
         )
         yield Gap((*at, "url"), text)
-    if logger and framework is not None and framework[1].get("protocolVersion") == "grpc-v2":
-        yield Gap(at, "logger: gRPC calls are not logged, only what comes by REST")

@@ -202,16 +202,17 @@ def _is_valid(rollout: Rollout) -> bool:
 
 
 def from_traffic(traffic: Sequence[Mapping[str, Any]]) -> dict[str, Rollout]:
-    """Return what a Knative Service's `status.traffic` says, by tag; no rollout is in progress."""
+    """Return what a Knative Service's `status.traffic` says, by tag, where it is settled.
+
+    A split without its state cannot go on: it is left out, and ends at once.
+    """
     shares: dict[str, list[Share]] = {}
     for entry in traffic:
         percent = int(entry.get("percent") or 0)
         if entry.get("latestRevision") and entry.get("revisionName") and percent:
             tag = str(entry.get("tag") or "")
             shares.setdefault(tag, []).append(Share(str(entry["revisionName"]), percent))
-    return {
-        tag: Rollout(sum(s.percent for s in found), tuple(found)) for tag, found in shares.items()
-    }
+    return {tag: settled(s[0].percent, s[0].revision) for tag, s in shares.items() if len(s) == 1}
 
 
 def next_step(rollouts: Mapping[str, Rollout]) -> float | None:

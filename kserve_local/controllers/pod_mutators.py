@@ -9,12 +9,13 @@ one given stays as it is. Names, order and shapes are KServe v0.20's
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kserve_local.api import names, scheme, storage_uris, strategic_merge
+from kserve_local.api import names, runtime_selection, scheme, storage_uris, strategic_merge
 from kserve_local.api.config import InferenceServiceConfig
 from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of
 from kserve_local.controllers import agent_injector, oci_models
@@ -50,7 +51,7 @@ def mutate(pod: Object, *, config: InferenceServiceConfig, lookup: Lookup) -> Ob
         return pod
     new: Object = copy.deepcopy(pod)
     service = _service_of(new, lookup)
-    runtime = _runtime_of(new, service)
+    runtime = _runtime_of(new, service, lookup)
     if runtime:
         new["metadata"]["annotations"] = {**annotations_of(new), RUNTIME_ANNOTATION: runtime}
     try:
@@ -71,22 +72,25 @@ def _service_of(pod: Object, lookup: Lookup) -> Object | None:
     return next((s for s in services if name_of(s) == labels_of(pod)[names.ISVC_LABEL]), None)
 
 
-def _runtime_of(pod: Object, service: Object | None) -> str:
-    """Return the (Cluster)ServingRuntime of the Pod's predictor, as far as it is known yet.
+def _runtime_of(pod: Object, service: Object | None, lookup: Lookup) -> str:
+    """Return the (Cluster)ServingRuntime of the Pod's predictor; empty: it has none.
 
     Ours, not KServe's: `runtimes:` in kserve-local.yaml is keyed by runtime, and nothing else in a
     Pod names it.
     """
     if service is None or labels_of(pod).get(names.COMPONENT_LABEL) != "predictor":
         return ""
-    model = ((service.get("spec") or {}).get("predictor") or {}).get("model") or {}
+    # Not what the status says where it can be told: it is written after this, once every component
+    # has its Knative Service, and until then says nothing, or what was before.
+    if runtime_selection.model_of(service):
+        with contextlib.suppress(runtime_selection.SelectionError):
+            return runtime_selection.select(
+                service,
+                runtimes=lookup(scheme.SERVING_RUNTIME.id, namespace_of(service)),
+                cluster_runtimes=lookup(scheme.CLUSTER_SERVING_RUNTIME.id, None),
+            ).name
     status = service.get("status") or {}
-    return str(
-        model.get("runtime")
-        or status.get("servingRuntimeName")
-        or status.get("clusterServingRuntimeName")
-        or ""
-    )
+    return str(status.get("servingRuntimeName") or status.get("clusterServingRuntimeName") or "")
 
 
 def _inject_storage(pod: Object, config: InferenceServiceConfig, lookup: Lookup) -> None:

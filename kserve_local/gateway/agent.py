@@ -3,7 +3,8 @@
 On a cluster the agent is a container before the model server. Here each connection of the data
 plane to a replica that has one passes an `AgentConnection`, over a pipe, so that
 holding, limits, time and cancelling are as for every other replica, and requests for other
-replicas never see it. It reads bodies whole where the agent does (every request with the logger,
+replicas never see it. gRPC calls have connections of their own, and `rpc_log` as their logger. It
+reads bodies whole where the agent does (every request with the logger,
 `:predict` with the batcher), and copies answers for the logger while they pass (traffic.md section
 6; order: logger, batcher, replica).
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 MEMORY = 1024 * 1024 * 1024
 """Bytes of bodies in all agents together; as much as one agent may use on a cluster."""
+TOO_MUCH = b"more than %d MiB of bodies in agents at once\n" % (MEMORY // 2**20)
 TEXT = "text/plain; charset=utf-8"
 
 Key = tuple[str, str, int]
@@ -78,15 +80,15 @@ class AgentHost:
         Raises:
             OSError, TimeoutError: The replica refuses.
         """
-        agent = self._agent(endpoint)
-        connection = AgentConnection(agent)
+        connection = AgentConnection(self.agent_of(endpoint))
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: connection.replica, endpoint.address, endpoint.port)
         protocol = near()
         pipe.connect(protocol, connection)
         return protocol
 
-    def _agent(self, endpoint: Endpoint) -> Agent:
+    def agent_of(self, endpoint: Endpoint) -> Agent:
+        """Return the agent of a replica that has one."""
         key = (endpoint.pod, endpoint.address, endpoint.port)
         agent = self._agents.get(key)
         if agent is None or tuple(agent.endpoint.agent) != tuple(endpoint.agent):
@@ -165,8 +167,25 @@ class Agent:
         elif self.logs is not None:
             self._events = PayloadLogger(host.delivery.send, host.spawn)
 
-    def log(self, payload: Payload) -> None:
-        """Queue an event; never waits."""
+    def wants(self, kind: str) -> bool:
+        """Whether events of this kind (`REQUEST`, `RESPONSE`) are logged."""
+        logs = self.logs
+        return logs is not None and (logs.mode == "all" or kind.endswith(f".{logs.mode}"))
+
+    def log(
+        self,
+        kind: str,
+        id: str,
+        content_type: str,
+        body: bytes,
+        metadata: Mapping[str, Sequence[str]],
+        moment: datetime,
+    ) -> None:
+        """Queue an event if its kind is logged; never waits."""
+        logs = self.logs
+        if logs is None or not self.wants(kind):
+            return
+        payload = Payload(logs, kind, id, content_type, body, metadata, moment)
         if self._events is not None:
             self._events.put(payload)
         elif self._blobs is not None:
@@ -295,8 +314,7 @@ class AgentConnection(asyncio.Protocol):
         except ChunkError:
             self.abort()
         except TooMuch:
-            text = f"more than {MEMORY // 2**20} MiB of bodies in agents at once\n"
-            self._answer(request, 503, text.encode(), close=True)
+            self._answer(request, 503, TOO_MUCH, close=True)
 
     def _begin(self, head: bytes) -> AgentRequest:
         agent = self._agent
@@ -434,7 +452,7 @@ class AgentConnection(asyncio.Protocol):
             transport.write(data)
             return
         logged = request.logged
-        data = copy.feed(data, collect=logged and self._wants(RESPONSE))
+        data = copy.feed(data, collect=logged and self._agent.wants(RESPONSE))
         if copy.status == 101:
             if logged:
                 # The logger's writer cannot be taken over: no WebSocket behind it, as upstream.
@@ -456,18 +474,8 @@ class AgentConnection(asyncio.Protocol):
             return
         self._log(request, RESPONSE, copy.body(), datetime.now(UTC))
 
-    def _wants(self, kind: str) -> bool:
-        logs = self._agent.logs
-        return logs is not None and (logs.mode == "all" or kind.endswith(f".{logs.mode}"))
-
     def _log(self, request: AgentRequest, kind: str, body: bytes, moment: datetime) -> None:
-        logs = self._agent.logs
-        if logs is None or not self._wants(kind):
-            return
-        metadata: Mapping[str, Any] = request.metadata
-        self._agent.log(
-            Payload(logs, kind, request.id, request.content_type, body, metadata, moment)
-        )
+        self._agent.log(kind, request.id, request.content_type, body, request.metadata, moment)
 
     def replica_lost(self) -> None:
         """The replica's connection ended; an answer that lasts until then is whole."""

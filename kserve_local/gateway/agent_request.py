@@ -7,6 +7,7 @@ is read here only as far as it must be known where a message ends.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from kserve_local.gateway.chunked import ChunkDecoder, ChunkError
@@ -14,6 +15,9 @@ from kserve_local.gateway.head import MAX_HEAD, HeadError, parse_response
 
 COPY_LIMIT = 64 * 1024 * 1024
 """Bytes of one answer that are kept for the log."""
+
+PROBE = b"kube-probe/"
+"""How the kubelet's User-Agent begins: what it asks is not logged."""
 
 _NO_BODY = frozenset((204, 304))
 
@@ -69,9 +73,7 @@ class AgentRequest:
             elif name == b"upgrade":
                 self.upgrades = True
             elif name == b"user-agent":
-                self.is_probe = self.is_probe or value.strip().startswith(b"kube-probe/")
-            elif name == b"k-kubelet-probe":
-                self.is_probe = self.is_probe or bool(value.strip())
+                self.is_probe = self.is_probe or value.strip().startswith(PROBE)
 
     @property
     def is_kept(self) -> bool:
@@ -123,18 +125,9 @@ class AgentRequest:
         Args:
             names: Canonical names of the headers that become metadata.
         """
-        for each in self._headers:
-            raw, _, content = each.partition(b":")
-            name, value = canonical(raw.decode("latin-1")), content.strip(b" \t")
-            text = value.decode("utf-8", "replace")
-            if name == "Ce-Id":
-                self.id = self.id or text
-            elif name == "Content-Type":
-                self.content_type = self.content_type or text
-            # Go keeps these two apart from the headers.
-            if name in names and name not in ("Host", "Transfer-Encoding"):
-                self.metadata.setdefault(name, []).append(text)
-        self.id = self.id or str(uuid.uuid4())
+        pairs = (each.partition(b":") for each in self._headers)
+        headers = ((name, value.strip(b" \t")) for name, _, value in pairs)
+        self.id, self.content_type, self.metadata = described(headers, names)
 
 
 class AnswerCopy:
@@ -244,6 +237,28 @@ class AnswerCopy:
     def body(self) -> bytes:
         """Return the body."""
         return b"".join(self._pieces)
+
+
+def described(
+    headers: Iterable[tuple[bytes, bytes]], names: frozenset[str]
+) -> tuple[str, str, dict[str, list[str]]]:
+    """Return what the events of a request say of it: their id, its content type, its metadata.
+
+    Args:
+        names: Canonical names of the headers that become metadata.
+    """
+    id, content_type = "", ""
+    metadata: dict[str, list[str]] = {}
+    for raw, value in headers:
+        name, text = canonical(raw.decode("latin-1")), value.decode("utf-8", "replace")
+        if name == "Ce-Id":
+            id = id or text
+        elif name == "Content-Type":
+            content_type = content_type or text
+        # Go keeps these two apart from the headers.
+        if name in names and name not in ("Host", "Transfer-Encoding"):
+            metadata.setdefault(name, []).append(text)
+    return id or str(uuid.uuid4()), content_type, metadata
 
 
 def canonical(name: str) -> str:

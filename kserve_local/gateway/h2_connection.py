@@ -37,6 +37,7 @@ class Stream:
     """One stream of a connection.
 
     Attributes:
+        unread: Bytes that came and were not given back to the peer's windows yet.
         peer_done: The peer has said END_STREAM.
         done: We have said END_STREAM, or it waits behind data.
         waiting: Bytes that wait for windows or for the transport.
@@ -66,6 +67,7 @@ class Stream:
         self.owner: object | None = None
         self.send_window = connection.peer_window
         self.receive_window = STREAM_WINDOW
+        self.unread = 0
         self.peer_done = False
         self.done = False
         self.closed = False
@@ -139,7 +141,7 @@ class Stream:
         return sent
 
     def consumed(self, size: int) -> None:
-        """Let the peer send as much again."""
+        """Let the peer send as much again; of a closed stream all was given back then."""
         connection = self.connection
         size = min(size, self.unread)
         self.unread -= size

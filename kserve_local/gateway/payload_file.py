@@ -80,8 +80,13 @@ def document(event: Event) -> dict[str, Any]:
     if event.kind:
         found["datacontenttype"] = event.kind
     body = event.body
+    binary = event.kind.startswith("application/grpc")
     if len(body) > BODY_LIMIT:
-        return {**found, "data": body[:SHOWN].decode("utf-8", "replace"), "truncated": len(body)}
+        shown = body[:SHOWN]
+        data = _base64(shown) if binary else {"data": shown.decode("utf-8", "replace")}
+        return {**found, **data, "truncated": len(body)}
+    if binary and body:
+        return {**found, **_base64(body)}
     try:
         return {**found, "data": orjson.loads(body)}
     except orjson.JSONDecodeError:
@@ -89,4 +94,8 @@ def document(event: Event) -> dict[str, Any]:
     try:
         return {**found, "data": body.decode()} if body else found
     except UnicodeDecodeError:
-        return {**found, "data_base64": base64.b64encode(body).decode()}
+        return {**found, **_base64(body)}
+
+
+def _base64(body: bytes) -> dict[str, Any]:
+    return {"data_base64": base64.b64encode(body).decode()}

@@ -524,6 +524,9 @@ class Dataplane:
             return
         pool = place.rpc
         rpc = cast("Rpc", exchange)
+        endpoint, agents = place.endpoint, self.agents
+        if endpoint.agent and agents is not None and not rpc.is_read(agents, endpoint):
+            return
         connection = pool.take()
         if connection is not None:
             connection.begin(rpc)

@@ -17,14 +17,18 @@ from urllib.parse import quote
 import orjson
 
 from kserve_local.gateway import errors, failures, h2_headers
+from kserve_local.gateway.agent import TOO_MUCH, TooMuch
 from kserve_local.gateway.h2_connection import H2Connection, Stream
 from kserve_local.gateway.h2_frames import Code
 from kserve_local.gateway.proxy import Exchange, TargetState
+from kserve_local.gateway.rpc_log import RpcLog
 from kserve_local.gateway.table import CompiledRoute
 
 if TYPE_CHECKING:
+    from kserve_local.gateway.agent import AgentHost
     from kserve_local.gateway.http1 import ClientConnection
     from kserve_local.gateway.upstream import EndpointState
+    from kserve_local.interfaces.routing import Endpoint
 
 CONTENT_TYPE = b"application/grpc"
 _REPLAY = 64 * 1024
@@ -120,15 +124,18 @@ class Call:
         exchange.body_done = exchange.body_done or end
         exchange.keep(data)
         leg = exchange.leg
-        if leg is None:
-            self.pending.append(data)
-        else:
+        if leg is not None:
             self.stream.consumed(leg.stream.send(data, end=end))
+            return
+        self.pending.append(data)
+        if exchange.log is not None:
+            exchange.read(len(data))
 
     def reset(self) -> None:
         """The client gave up, or its connection is gone."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None and not exchange.finished:
+            exchange.unlog()
             exchange.target.plane.cancel(exchange)
 
     def sent(self, size: int) -> None:
@@ -144,6 +151,7 @@ class Call:
 
     def answer(self, answer: errors.Answer, exchange: Exchange) -> None:
         """End the call with an answer of our own."""
+        cast("Rpc", exchange).unlog()
         self.exchange = None
         self.stream.send_headers(status_trailers(answer), end=True)
         self._over()
@@ -176,9 +184,10 @@ class Rpc(Exchange):
 
     Attributes:
         leg: The replica's stream, once there is one.
+        log: The logger of the replica's agent, from when it begins to read the call.
     """
 
-    __slots__ = ("_kept", "_kept_size", "authority", "leg")
+    __slots__ = ("_kept", "_kept_size", "authority", "leg", "log")
 
     rpc = True
 
@@ -191,6 +200,7 @@ class Rpc(Exchange):
         )  # fmt: skip
         self.authority = authority
         self.leg: Leg | None = None
+        self.log: RpcLog | None = None
         self.declared = True
         self._kept: list[bytes] | None = []
         self._kept_size = 0
@@ -208,6 +218,61 @@ class Rpc(Exchange):
                 self._kept = None
             else:
                 self._kept.append(data)
+
+    # The logger of the replica's agent
+
+    def is_read(self, agents: AgentHost, endpoint: Endpoint) -> bool:
+        """Whether the call may go on to the replica: a logger before it reads all of it first."""
+        call, log = self.call, self.log
+        if log is None:
+            log = self.log = RpcLog.of(agents.agent_of(endpoint), call.fields)
+            if log is None:
+                return True
+            if not self._keep_read(log, sum(map(len, call.pending))):
+                return False
+        if not self.body_done:
+            return False
+        log.request(call.pending)
+        return True
+
+    def read(self, size: int) -> None:
+        """Take note of bytes that the logger waits for; with the last of them the call goes on."""
+        assert self.log is not None  # nobody else waits for them
+        place = self.place
+        if not self._keep_read(self.log, size) or not self.body_done or place is None:
+            return
+        if place.retired:
+            self.give_back()
+        else:
+            self.target.plane.call(self, place)
+
+    def _keep_read(self, log: RpcLog, size: int) -> bool:
+        """Let the client send as much again; False: there is no room, and the call has ended."""
+        self.call.stream.consumed(size)
+        try:
+            log.keep(size)
+        except TooMuch:
+            self.target.plane.answer(self, errors.Answer(503, TOO_MUCH))
+            return False
+        return True
+
+    def went_on(self, size: int) -> None:
+        """Bytes are on their way to the replica: the client may send as many."""
+        # What a logger has read was given back to the client then.
+        if self.log is None:
+            self.call.stream.consumed(size)
+
+    def unlog(self) -> None:
+        """Keep nothing for the logger any more."""
+        if self.log is not None:
+            self.log.let_go()
+
+    def give_back(self) -> None:
+        """Let another replica have the call."""
+        if self.place is not None:
+            self.target.left(self, self.place)
+        self.target.breaker.give_back(self)
+        self.target.settle()
 
     def rewind(self) -> bool:
         """Make the call as new for another connection; False: too much of it is gone."""
@@ -289,7 +354,8 @@ class RpcConnection(H2Connection):
         done = exchange.body_done
         stream.send_headers(headers, end=done and not pending)
         for n, data in enumerate(pending, 1):
-            call.stream.consumed(stream.send(data, end=done and n == len(pending)))
+            exchange.went_on(stream.send(data, end=done and n == len(pending)))
+        exchange.unlog()
 
     # The answer
 
@@ -336,6 +402,8 @@ class RpcConnection(H2Connection):
                 leg.detach()
                 leg.exchange.target.plane.upstream_broken(leg.exchange)
             return
+        if leg.exchange.log is not None:
+            leg.exchange.log.answer(data)
         stream.consumed(leg.exchange.call.stream.send(data, end=end))
         if end:
             self._finish(leg)
@@ -347,13 +415,15 @@ class RpcConnection(H2Connection):
         exchange.upstream = None
         if not stream.closed:
             stream.reset(Code.NO_ERROR)
+        if exchange.log is not None:
+            exchange.log.finish(exchange.status)
         exchange.target.finished(exchange, perf_counter())
         exchange.client.response_done(exchange)
 
     def on_sent(self, stream: Stream, size: int) -> None:
         leg = stream.owner
         if isinstance(leg, Leg):
-            leg.exchange.call.stream.consumed(size)
+            leg.exchange.went_on(size)
 
     # Ends
 
@@ -406,13 +476,9 @@ class RpcConnection(H2Connection):
 
     def _again(self, exchange: Rpc) -> bool:
         """Let a call that the replica did not look at go again."""
-        place = exchange.place
-        if place is None or not exchange.rewind():
+        if exchange.place is None or not exchange.rewind():
             return False
-        place.in_flight -= 1
-        exchange.place = None
-        exchange.target.breaker.give_back(exchange)
-        exchange.target.settle()
+        exchange.give_back()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -8,9 +8,12 @@ recorded with, in the same InferenceService, and its address from the controller
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,25 @@ CUSTOM_GRPC = {
     "tr-down-grpc": 4,
 }
 _PREDICTOR = re.compile(r"--predictor_host=\{(?:http|grpc):(.+)\}")
+
+
+@contextlib.contextmanager
+def served(folder: Path, *flags: str, patient: bool = False) -> Iterator[str]:
+    """Serve a project while the block is open; yields the gateway's URL.
+
+    Args:
+        flags: For `kserve-local up`.
+        patient: Images may have to be built first.
+    """
+    tool = [sys.executable, "-m", "kserve_local.cli.main", "-C", str(folder)]
+    up = ["up", "-d", "--wait", "--port", "auto", "--api-port", "auto", *flags]
+    try:
+        limit = "900s" if patient else "180s"
+        subprocess.run([*tool, *up, "--timeout", limit], check=True, stdout=sys.stderr)
+        run_file = json.loads((folder / ".kserve-local" / "run" / "supervisor.json").read_text())
+        yield run_file["gateway"]["url"]
+    finally:
+        subprocess.run([*tool, "down"], check=False)
 
 
 def write_project(folder: Path, models: Path, here: Path, deployments: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -286,30 +286,36 @@ def run_direct(
 
 def run_gateway(models: Path, show_diff: bool, strict: bool, backend: str) -> Outcome:
     """Serve the deployments as InferenceServices under `kserve-local up` and replay through it."""
-    from tests.conformance.gateway import CUSTOM, CUSTOM_GRPC, write_project
+    from tests.conformance.gateway import CUSTOM, CUSTOM_GRPC, served, write_project
 
     expected = {**EXPECTED, **CUSTOM}
     folder = Path(tempfile.mkdtemp(prefix="conformance-project-"))
-    write_project(folder, models, HERE, tuple(expected))
-    tool = [sys.executable, "-m", "kserve_local.cli.main", "-C", str(folder)]
     try:
-        up = ["up", "-d", "--wait", "--port", "auto", "--api-port", "auto", "--backend", backend]
-        # Images may have to be built first.
-        up += ["--timeout", "900s" if backend == "docker" else "180s"]
-        subprocess.run([*tool, *up], check=True, stdout=sys.stderr)
-        run_file = json.loads((folder / ".kserve-local" / "run" / "supervisor.json").read_text())
-        url = run_file["gateway"]["url"]
-        # One port for both: a call's :authority is what Host is to a request.
-        place = {"http": url, "grpc": urlsplit(url).netloc}
-        targets = {n: {**place, "host": f"{n}.default.example.com"} for n in expected}
-        cases = load_cases(corpus_folder(), expected, {**EXPECTED_GRPC, **CUSTOM_GRPC})
-        outcome = replay(cases, targets, strict=strict)
+        write_project(folder, models, HERE, tuple(expected))
+        with served(folder, "--backend", backend, patient=backend == "docker") as url:
+            cases = load_cases(corpus_folder(), expected, {**EXPECTED_GRPC, **CUSTOM_GRPC})
+            outcome = replay(cases, by_name(url, expected), strict=strict)
         where = "through the gateway" + (", in Docker" if backend == "docker" else "")
         report(where, outcome, show_diff=show_diff)
         return outcome
     finally:
-        subprocess.run([*tool, "down"], check=False)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def by_name(url: str, deployments: Iterable[str]) -> Targets:
+    """Return how deployments are reached behind the gateway at `url`."""
+    # One port for both: a call's :authority is what Host is to a request.
+    place = {"http": url, "grpc": urlsplit(url).netloc}
+    return {n: {**place, "host": f"{n}.default.example.com"} for n in deployments}
+
+
+def conclude(outcomes: Sequence[Outcome]) -> int:
+    """Print what the passes come to, and return the exit status."""
+    # A case counts once, and only if it matched in every pass that it was part of.
+    counted = {case for outcome in outcomes for case in outcome.counted}
+    failed = {str(c["id"]) for o in outcomes for c, _ in o.problems if not c.get("advisory")}
+    print(f"{len(counted - failed)}/{len(counted)} match")
+    return 1 if failed or not counted else 0
 
 
 def main() -> int:
@@ -360,11 +366,7 @@ def main() -> int:
     except TooFewCases as error:
         print(error, file=sys.stderr)
         return 1
-    # A case counts once, and only if it matched in every pass that it was part of.
-    counted = {case for outcome in outcomes for case in outcome.counted}
-    failed = {str(c["id"]) for o in outcomes for c, _ in o.problems if not c.get("advisory")}
-    print(f"{len(counted - failed)}/{len(counted)} match")
-    return 1 if failed or not counted else 0
+    return conclude(outcomes)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 MIRROR = """
-import http.server, json, sys, time
+import http.server, json, signal, sys, time
 
 WHO = sys.argv[1]
 MODE = sys.argv[2] if len(sys.argv) > 2 else ""
@@ -42,6 +42,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args):
         print(WHO, self.path, flush=True)
 
+# The first process of a container hears no signal that it does not ask for.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
 """
 

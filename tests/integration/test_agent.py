@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -110,6 +111,24 @@ def test_a_batched_request_is_logged_and_its_answer_is_not(iris: Project) -> Non
     assert json.loads(event["metadata"]) == {"X-Tenant": ["a"]}
     assert json.loads(event["annotations"]) == {"team": "ml"}
     assert event["target"] == "http://message-dumper.default"
+
+
+def test_a_grpc_call_is_logged_as_it_was_framed(iris: Project) -> None:
+    """Both messages with the five bytes before them, in base64: they are no text."""
+    body = {"inputs": [{**V2["inputs"][0], "data": ROWS[0]}]}
+    answer = iris.run("predict", "iris", json.dumps(body), "--protocol", "grpc").stdout
+    assert json.loads(answer)["outputs"][0]["data"] == [1]
+
+    def found() -> dict[str, dict[str, Any]]:
+        events = payloads(iris, "--tail", "1000")
+        return {e["type"]: e for e in events if e["datacontenttype"] == "application/grpc"}
+
+    wait_until(lambda: len(found()) == 2, timeout=20, step=0.1)
+    for event in found().values():
+        frame = base64.b64decode(event["data_base64"])
+        assert frame[:1] == b"\0"
+        assert int.from_bytes(frame[1:5], "big") == len(frame) - 5
+    assert b"iris" in base64.b64decode(found()[REQUEST]["data_base64"])
 
 
 def test_events_are_shown_by_service_and_followed(iris: Project) -> None:

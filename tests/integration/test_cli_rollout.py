@@ -205,6 +205,33 @@ def test_a_canary_that_does_not_come_up(cluster: Cluster) -> None:
     assert "00002 was never ready" in said
 
 
+def test_a_transformer_has_a_canary_of_its_own(world: Cluster) -> None:
+    both = FILE.replace("name: who ", "name: both ").replace("first", "second")
+    both += "  transformer:\n    containers:\n      - {name: t, image: 'who:dev', args: [one]}\n"
+    (world.project.folder / "both.yaml").write_text(both)
+    world.project.run("apply", "-f", "both.yaml")
+    world.project.run("wait", "both")
+    edited = both.replace("[one]", "[two]")
+    (world.project.folder / "both.yaml").write_text(edited)
+    rollout(world, "set-canary", "both", "30", "--component", "transformer")
+    text = (world.project.folder / "both.yaml").read_text()
+    assert text == edited.replace(
+        "  transformer:\n", "  transformer:\n    canaryTrafficPercent: 30\n"
+    )
+    wait_until(lambda: "30 % of requests go to 00002" in rollout(world, "status", "both")[0])
+    shown = world.project.json("rollout", "status", "both")["components"]
+    assert [(c["component"], c["phase"]) for c in shown] == [
+        ("predictor", "complete"),
+        ("transformer", "canary"),
+    ]
+    _, said = rollout(world, "promote", "both", check=2)
+    assert "nothing to promote" in said
+    out, _ = rollout(world, "promote", "both", "--component", "transformer")
+    assert out == "both: all traffic goes to 00002\n"
+    assert (world.project.folder / "both.yaml").read_text() == edited
+    world.delete("both")
+
+
 def test_what_rollout_is_not_for(cluster: Cluster) -> None:
     _, said = rollout(cluster, "status", "wh", check=11)
     assert 'did you mean "who"?' in said

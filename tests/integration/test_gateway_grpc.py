@@ -358,3 +358,17 @@ async def test_a_token_is_demanded_of_calls_too():
         passing = (("authorization", "Bearer secret"),)
         told = await unary(channel, "Metadata")(b"", metadata=passing, timeout=20)
         assert b"authorization" not in told
+
+
+@pytest.mark.parametrize("limit", [0.4, 100.0], ids=["out of time", "cancelled"])
+async def test_held_calls_that_end_leave_their_room_to_others(limit: float):
+    """What came of their messages is given back to the connection, though nobody read it."""
+    async with world() as own, RpcUpstream() as upstream, client(own) as channel:
+        await own.publish(iris((), timeout=limit))
+        message = b"x" * 900_000
+        for _ in range(2):
+            calls = [unary(channel, "Echo")(message, timeout=1.0) for _ in range(15)]
+            failed = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(error, grpc.aio.AioRpcError) for error in failed)
+        await own.publish(route(upstream))
+        assert await unary(channel, "Echo")(message, timeout=60) == message

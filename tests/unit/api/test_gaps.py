@@ -47,17 +47,6 @@ def test_nothing_to_say(isvc: dict[str, Any]) -> None:
             "stays at minReplicas",
         ),
         (service(logger={"mode": "all", "url": "abfs://c@a/p"}), "objects are not written"),
-        (
-            service(
-                model={
-                    "modelFormat": {"name": "triton"},
-                    "protocolVersion": "grpc-v2",
-                    "storageUri": "gs://a/b",
-                },
-                logger={"mode": "all"},
-            ),
-            "gRPC calls are not logged",
-        ),
         (service(workerSpec={}), "workerSpec"),
         (service(hostNetwork=True), "hostNetwork: it has no effect here"),
         (service(hostPID=True), "hostPID"),

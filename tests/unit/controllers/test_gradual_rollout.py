@@ -148,12 +148,14 @@ def test_the_state_survives_as_text() -> None:
 
 def test_what_the_status_says_is_the_state_before() -> None:
     traffic = [
-        {"latestRevision": True, "revisionName": "a", "percent": 9},
-        {"latestRevision": True, "revisionName": "b", "percent": 1},
+        {"latestRevision": True, "revisionName": "a", "percent": 10},
         {"latestRevision": False, "revisionName": "a", "percent": 90, "tag": "prev"},
     ]
-    assert g.from_traffic(traffic) == {"": Rollout(10, (Share("a", 9), Share("b", 1)))}
+    assert g.from_traffic(traffic) == {"": g.settled(10, "a")}
     assert g.from_traffic([]) == {}
+    # A rollout whose state is lost ends at once, as on a cluster.
+    split = [{"latestRevision": True, "revisionName": r, "percent": 50} for r in ("a", "b")]
+    assert g.from_traffic(split) == {}
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,17 @@ def test_the_first_revision_needs_no_rollout() -> None:
     assert k.plan_rollouts(service, [waiting], now=1000.0) == {}
 
 
+@pytest.mark.parametrize("state", ["", "{", '{"":{}}'])
+def test_a_rollout_whose_state_is_lost_ends(state: str) -> None:
+    one = stored(ksvc(), [])
+    two = stored(ksvc("two"), [one])
+    service = rolling("60s", (name_of(one), 60), (name_of(two), 40), state=state)
+    rollouts = k.plan_rollouts(service, [one, two], now=1000.0)
+    assert gradual_rollout.next_step(rollouts) is None
+    status = k.plan_status(service, [one, two], hosts=HOSTS, now=NOW, rollouts=rollouts)
+    assert [(t["revisionName"], t["percent"]) for t in status["traffic"]] == [(name_of(two), 100)]
+
+
 def test_cluster_local_services_have_no_public_url() -> None:
     service = ksvc()
     service["metadata"]["labels"] = {"networking.knative.dev/visibility": "cluster-local"}

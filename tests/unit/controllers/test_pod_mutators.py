@@ -43,6 +43,8 @@ def objects(**by_resource: list[Object]) -> Any:
     def lookup(resource: str, namespace: str | None) -> Sequence[Object]:
         if resource.startswith("clusterstoragecontainers"):
             return [*by_resource.get("storage", []), *default]
+        if resource.startswith("clusterservingruntimes"):
+            return [o for o in builtin.builtin_objects() if o["kind"] == "ClusterServingRuntime"]
         assert namespace == "default"
         return by_resource.get(resource, [])
 
@@ -201,7 +203,18 @@ def test_mutating_twice_changes_nothing() -> None:
 def test_the_runtime_is_noted_for_the_projects_settings() -> None:
     """`runtimes:` in kserve-local.yaml is keyed by its name."""
     pod = pod_of(labels={"serving.kserve.io/inferenceservice": "iris", "component": "predictor"})
-    service = {"metadata": {"name": "iris"}, "status": {"servingRuntimeName": "mine"}}
-    lookup = objects(**{"inferenceservices.serving.kserve.io": [service]})
-    annotations = mutate(pod, config=CONFIG, lookup=lookup)["metadata"]["annotations"]
-    assert annotations["kserve-local.dev/runtime"] == "mine"
+    noted = "kserve-local.dev/runtime"
+
+    def of(service: Object) -> Any:
+        lookup = objects(**{"inferenceservices.serving.kserve.io": [service]})
+        return mutate(pod, config=CONFIG, lookup=lookup)["metadata"]["annotations"].get(noted)
+
+    metadata = {"name": "iris", "namespace": "default"}
+    spec = {"predictor": {"model": {"modelFormat": {"name": "sklearn"}}}}
+    assert of({"metadata": metadata, "status": {"servingRuntimeName": "mine"}}) == "mine"
+    # The Pod may come before the status of its service says which runtime was chosen.
+    assert of({"metadata": metadata, "spec": spec}) == "kserve-sklearnserver"
+    before = {"clusterServingRuntimeName": "kserve-xgbserver"}
+    assert of({"metadata": metadata, "spec": spec, "status": before}) == "kserve-sklearnserver"
+    other = {"predictor": {"model": {"modelFormat": {"name": "no-such-format"}}}}
+    assert of({"metadata": metadata, "spec": other}) is None

@@ -449,10 +449,10 @@ def test_names_in_lower_case_match_no_header() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"User-Agent: kube-probe/1.31", b"K-Kubelet-Probe: queue"], ids=["agent", "header"]
+    ("line", "known"), [(b"User-Agent: kube-probe/1.31", True), (b"K-Kubelet-Probe: queue", False)]
 )
-def test_probes_of_the_kubelet_are_known(line: bytes) -> None:
-    assert AgentRequest(b"GET / HTTP/1.1\r\n" + line + b"\r\n\r\n").is_probe
+def test_probes_of_the_kubelet_are_known_by_their_agent(line: bytes, known: bool) -> None:
+    assert AgentRequest(b"GET / HTTP/1.1\r\n" + line + b"\r\n\r\n").is_probe is known
 
 
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
@@ -506,6 +506,13 @@ def test_the_sink_keeps_what_a_body_is() -> None:
     assert document(Event("http://t", event, "", b"hi"))["data"] == "hi"
     assert document(Event("http://t", event, "", b"\xff\x00"))["data_base64"] == "/wA="
     assert "data" not in document(Event("http://t", event, "", b""))
+    # A message of gRPC may look like text by accident.
+    assert document(Event("http://t", event, "application/grpc", b"hi"))["data_base64"] == "aGk="
+    assert (
+        document(Event("http://t", event, "application/grpc", b""))
+        .keys()
+        .isdisjoint({"data", "data_base64"})
+    )
     large = document(Event("http://t", event, "", b"x" * (5 << 20)))
     assert (len(large["data"]), large["truncated"]) == (64 << 10, 5 << 20)
 

@@ -203,6 +203,10 @@ def headers_frame(stream: int, grpc: bool, end: bool) -> tuple[int, int, int, by
     return f.HEADERS, f.END_HEADERS | (f.END_STREAM if end else 0), stream, block
 
 
+def padded(flags: int, stream: int, size: int) -> tuple[int, int, int, bytes]:
+    return f.DATA, flags | f.PADDED, stream, bytes([size]) + b"data" + b"\0" * size
+
+
 GOOD = st.one_of(
     st.builds(headers_frame, st.sampled_from([1, 3, 5, 7]), st.booleans(), st.booleans()),
     st.tuples(
@@ -214,6 +218,7 @@ GOOD = st.one_of(
     st.tuples(
         st.just(f.DATA), st.sampled_from([0, 1]), st.sampled_from([1, 3, 5]), st.binary(max_size=40)
     ),
+    st.builds(padded, st.sampled_from([0, 1]), st.sampled_from([1, 3, 5]), st.integers(0, 9)),
     st.tuples(
         st.just(f.RST_STREAM), st.just(0), st.sampled_from([1, 3, 5]), st.just(b"\0\0\0\x08")
     ),
