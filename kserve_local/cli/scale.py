@@ -169,11 +169,8 @@ async def _scale_hpas(
 
     value = {AUTO: None, ZERO: "0"}.get(replicas, replicas)
     wanted = component or ("" if value in (None, "0") else "predictor")
-    own = [
-        d
-        for d in await client.list(scheme.DEPLOYMENT, namespace=namespace)
-        if name in (labels_of(d).get(api_names.ISVC_LABEL), labels_of(d).get(api_names.GRAPH_LABEL))
-    ]
+    deployments = await client.list(scheme.DEPLOYMENT, namespace=namespace)
+    own = [d for d in deployments if _controller_of(d) == name]
     if not own:
         raise UsageError(f'"{name}" has nothing to scale', hint=f"kserve-local status {name}")
     chosen = [d for d in own if _is_of(d, wanted)]
@@ -217,6 +214,11 @@ async def _scale_hpas(
             }
         )
     return changed
+
+
+def _controller_of(deployment: Object) -> str:
+    owners = deployment["metadata"].get("ownerReferences") or ()
+    return next((str(o["name"]) for o in owners if o.get("controller")), "")
 
 
 def _is_of(autoscaler: Object, component: str) -> bool:

@@ -19,6 +19,28 @@ CLASS = "serving.kserve.io/autoscalerClass"
 ROWS = {"instances": [[6.8, 2.8, 4.8, 1.4]]}
 
 
+BUSY = """
+import pathlib, threading, time
+
+def work():
+    while True:
+        until = time.perf_counter() + 0.02
+        while time.perf_counter() < until:
+            pass
+        time.sleep(0.08)
+
+threading.Thread(target=work, daemon=True).start()
+exec((pathlib.Path(__file__).parent / "mirror.py").read_text())
+"""
+
+
+def busy() -> dict[str, Any]:
+    """A predictor that uses some processor time; a custom container asks for one core."""
+    predictor = mirror("busy", maxReplicas=2, scaleTarget=2)
+    predictor["containers"][0]["image"] = "example/busy:dev"
+    return predictor
+
+
 def host(name: str) -> str:
     return f"{name}-default.example.com"
 
@@ -51,7 +73,13 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         slow={"predictor": mirror("slow", "slow", timeout=1)},
         nobody={"predictor": mirror("nobody", minReplicas=0)},
         iris=iris(),
+        busy={"predictor": busy()},
     )
+    (folder / "busy.py").write_text(BUSY)
+    settings = json.loads((folder / "kserve-local.yaml").read_text())
+    settings["images"]["example/busy:dev"] = {"context": ".", "command": ["python", "busy.py"]}
+    settings["autoscaling"] = {"speed": 15}
+    (folder / "kserve-local.yaml").write_text(json.dumps(settings))
     for copied in ("one", "two"):
         shutil.copytree(SAMPLES / "sklearn-iris" / "model", folder / copied)
     manifest = json.loads((folder / "services.yaml").read_text())
@@ -98,6 +126,22 @@ def test_the_command_line_knows_it(standard: Project) -> None:
     assert "Deployment/iris-predictor" in shown
     assert '["iris-default.example.com"]' in shown
     assert "predictor 100%" in standard.run("status").stdout
+    refused = standard.run("scale", "iris", "2", check=None)
+    assert "kubectl scale deployment iris-predictor" in refused.stderr
+
+
+def test_a_busy_service_gets_a_second_replica(standard: Project) -> None:
+    """By the processor time of its process; more than maxReplicas it never gets."""
+    wait_until(
+        lambda: sum(r["replicas"] for r in standard.service("busy")["revisions"]) == 2,
+        why="the HPA scales up",
+    )
+    done = standard.run("get", "hpa", "busy-predictor", "-o", "json")
+    hpa = json.loads(done.stdout)
+    assert (hpa["spec"]["maxReplicas"], hpa["status"]["desiredReplicas"]) == (2, 2)
+    shown = standard.run("get", "hpa", "busy-predictor").stdout
+    assert "%/2%" in shown
+    assert "SuccessfulRescale" in standard.run("get", "events").stdout
 
 
 def test_scale_goes_past_the_hpa(standard: Project) -> None:
