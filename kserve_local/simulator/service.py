@@ -201,7 +201,9 @@ def unknown_setting(key: str, option: str, others: Sequence[str] = ()) -> UsageE
     known = (*FIELDS, *ANNOTATIONS, *CLUSTER_KEYS, *others)
     near = difflib.get_close_matches(key, known, n=1)
     guess = f'; did you mean "{near[0]}"?' if near else ""
-    return UsageError(f'{option}: there is no setting "{key}"{guess}', hint="\n".join(known))
+    groups = (FIELDS, ANNOTATIONS, CLUSTER_KEYS, others)
+    hint = "\n".join(", ".join(group) for group in groups if group)
+    return UsageError(f'{option}: there is no setting "{key}"{guess}', hint=hint)
 
 
 def terms_of(service: Service) -> Terms:

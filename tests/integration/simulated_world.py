@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -57,16 +59,18 @@ class Recording:
     stalled: float
 
 
-def write_project(folder: object, speed: float) -> None:
-    """Write the project: one service, from zero, two requests a replica."""
-    from pathlib import Path
+def write_project(folder: Path, speed: float) -> None:
+    """Write the project: one service, from zero, two requests a replica.
 
+    Five replicas at most, which the stable window wants, too: so the end of panic, which hangs on
+    how long each replica took to start, is no step.
+    """
     own = service(
         NAME,
-        sleeper(minReplicas=0, maxReplicas=6, scaleTarget=2),
+        sleeper(minReplicas=0, maxReplicas=5, scaleTarget=2),
         {"autoscaling.knative.dev/window": "20s"},
     )
-    write(Path(str(folder)), own, speed=speed)
+    write(folder, own, speed=speed)
 
 
 def record(project: Project, speed: float) -> Recording:
@@ -128,8 +132,6 @@ async def _record(project: Project, speed: float) -> Recording:
 
 def simulated(project: Project, cold: float) -> list[Steps]:
     """Return what the simulator makes of the project and the trace, for each phase."""
-    from array import array
-
     of_project = settings.load(project.folder)
     terms = terms_of(service_of(load_project(of_project).objects, NAME, None))
     found: list[Steps] = []
