@@ -126,8 +126,6 @@ def test_the_command_line_knows_it(standard: Project) -> None:
     assert "Deployment/iris-predictor" in shown
     assert '["iris-default.example.com"]' in shown
     assert "predictor 100%" in standard.run("status").stdout
-    refused = standard.run("scale", "iris", "2", check=None)
-    assert "kubectl scale deployment iris-predictor" in refused.stderr
 
 
 def test_a_busy_service_gets_a_second_replica(standard: Project) -> None:
