@@ -80,7 +80,7 @@ class GatewayConfig:
     token: str
     host: str = "127.0.0.1"
     auth_token: str = ""
-    max_held: int = 100
+    max_held: int = 1000
     access_log: bool = False
     log_level: str = "INFO"
     seed: int | None = None

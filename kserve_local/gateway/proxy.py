@@ -424,7 +424,7 @@ class Dataplane:
         self,
         *,
         poke: Callable[[str], None],
-        max_held: int = 100,
+        max_held: int = 1000,
         token: bytes = b"",
         seed: int | None = None,
     ) -> None:
