@@ -30,6 +30,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         service("late", sleeper(4, minReplicas=0, timeout=2)),
         service("fragile", sleeper(minReplicas=0)),
         service("steady", sleeper(minReplicas=1)),
+        service("eager", sleeper(minReplicas=0, maxReplicas=4, scaleTarget=1)),
+        service("wide", sleeper(minReplicas=1, containerConcurrency=4)),
+        service(
+            "brief", sleeper(timeout=1), {"autoscaling.knative.dev/target-burst-capacity": "0"}
+        ),
         service(
             "narrow",
             sleeper(minReplicas=1, maxReplicas=1, containerConcurrency=1),
@@ -65,7 +70,7 @@ def to(world: Project, name: str) -> Load:
     return Load(world, f"{name}.default.example.com")
 
 
-def test_silence_scales_to_zero_and_the_service_stays_ready(world: Project) -> None:
+def test_16_silence_scales_to_zero_and_the_service_stays_ready(world: Project) -> None:
     world.run("wait", "--for", "scaled-to-zero", "plain", timeout=90)
     told = world.service("plain")
     assert (told["ready"], told["state"]) == (True, "Zero")
@@ -80,6 +85,16 @@ def test_1_a_cold_start_holds_requests_and_fails_none(world: Project) -> None:
     answers = to(world, "plain").burst(50)
     assert {status for status, _ in answers} == {200}
     assert len({told["pid"] for _, told in answers}) == 1
+    assert replicas(world, "plain") == 1
+
+
+def test_2_the_first_request_wakes_as_many_as_the_target_asks_for(world: Project) -> None:
+    """scaleTarget 1, of which 70 % is aimed at: one request is worth two replicas; else one."""
+    at_zero(world, "eager")
+    assert to(world, "eager").ask("?s=0.5")[0] == 200
+    wait_until(lambda: "Scaled from 0 to 2" in world.run("events").stdout)
+    at_zero(world, "plain")
+    assert to(world, "plain").ask()[0] == 200
     assert replicas(world, "plain") == 1
 
 
@@ -104,6 +119,33 @@ def test_5_the_text_of_a_late_timeout_is_glued_to_the_answer(world: Project) -> 
     assert status == 200
     assert text.startswith("a\na\na\n")
     assert text.endswith("activator request timeout")
+
+
+def test_6_on_the_direct_path_the_text_is_queue_proxys(world: Project) -> None:
+    wait_until(lambda: "k-proxy-request" not in to(world, "brief").ask()[1]["headers"])
+    assert to(world, "brief").ask("?s=30") == (504, "request timeout")
+
+
+def asked_in_turn(world: Project, name: str, count: int) -> list[int]:
+    """Which of the replicas, in order of their addresses, each of `count` requests reached."""
+    told = [to(world, name).ask()[1]["address"] for _ in range(count)]
+    pods = [p for r in world.service(name)["revisions"] for p in r["pods"]]
+    done = world.run("get", "pods", *pods, "-o", "jsonpath={.items[*].status.podIP}")
+    order = sorted(done.stdout.split(), key=lambda ip: tuple(map(int, ip.split("."))))
+    return [order.index(address) for address in told]
+
+
+def test_8_who_is_asked_hangs_on_the_limit(world: Project) -> None:
+    for name in ("single", "wide"):
+        world.run("scale", name, "3")
+        wait_until(lambda name=name: replicas(world, name) == 3)
+    wait_until(lambda: figure(world, "endpoints_usable", "single") == 3)
+    assert asked_in_turn(world, "single", 6) == [0] * 6
+    wait_until(lambda: figure(world, "endpoints_usable", "wide") == 3)
+    first, *others = asked_in_turn(world, "wide", 7)
+    assert others == [(first + n) % 3 for n in range(1, 7)]
+    for name in ("single", "wide"):
+        world.run("scale", name, "auto")
 
 
 def test_a_start_that_fails_ends_the_wait_and_says_why(world: Project) -> None:
@@ -214,7 +256,7 @@ def test_what_cannot_be_scaled_is_said(
     assert words in done.stderr
 
 
-def test_load_brings_replicas_and_silence_takes_them(world: Project, tmp_path: Path) -> None:
+def test_9_load_brings_replicas_and_silence_takes_them(world: Project, tmp_path: Path) -> None:
     """Example A of the specification: scaleTarget 1, 5 in flight: 8 replicas."""
     busy = service("busy", sleeper(minReplicas=1, scaleTarget=1))
     (tmp_path / "busy.yaml").write_text(json.dumps(busy))
@@ -230,6 +272,19 @@ def test_load_brings_replicas_and_silence_takes_them(world: Project, tmp_path: P
     assert "in flight over 6 s, 0.7 a replica: 8" in events, events
     wait_until(lambda: replicas(world, "busy") == 1, why="the load is gone")
     world.run("delete", "isvc", "busy")
+
+
+def test_12_bounds_are_outside_of_what_the_autoscaler_wants(world: Project) -> None:
+    """It wants 8, and may have 4; where one is the least, silence leaves one."""
+    end = to(world, "eager").keep(5, "?s=4")
+    try:
+        wait_until(lambda: replicas(world, "eager") == 4)
+        why = world.run("get", "kpa", "eager-predictor-00001", "-o", "yaml").stdout
+        assert "max-scale is 4" in why
+    finally:
+        answers = end()
+    assert {status for status, _ in answers} == {200}
+    assert replicas(world, "narrow") == 1
 
 
 def test_a_supervisor_that_dies_leaves_what_is_held_to_the_next(world: Project) -> None:
