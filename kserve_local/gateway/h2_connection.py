@@ -37,7 +37,6 @@ class Stream:
     """One stream of a connection.
 
     Attributes:
-        unread: Bytes that came and were not given back to the peer's windows yet.
         peer_done: The peer has said END_STREAM.
         done: We have said END_STREAM, or it waits behind data.
         waiting: Bytes that wait for windows or for the transport.
@@ -67,7 +66,6 @@ class Stream:
         self.owner: object | None = None
         self.send_window = connection.peer_window
         self.receive_window = STREAM_WINDOW
-        self.unread = 0
         self.peer_done = False
         self.done = False
         self.closed = False
