@@ -507,7 +507,9 @@ def _built(
         "gateway_host": str(gateway.get("host") or "127.0.0.1"),
         "gateway_port": gateway.get("port", 8080),
         "gateway_domain": str(gateway.get("domain") or "example.com"),
-        "max_held_requests": _count(gateway.get("maxHeldRequests", 1000), "gateway.maxHeldRequests"),
+        "max_held_requests": _count(
+            gateway.get("maxHeldRequests", 1000), "gateway.maxHeldRequests"
+        ),
         "request_timeout": parse_duration(
             gateway.get("requestTimeout", 300), what=f"{CONFIG_FILE}: gateway.requestTimeout"
         ),
