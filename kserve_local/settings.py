@@ -140,6 +140,11 @@ class Settings:
         return backend in {self.backend, *(r.backend for r in self.runtimes.values())}
 
     @property
+    def calls_socket(self) -> Path:
+        """Where the gateway is told of calls within Pods."""
+        return self.runtime / "calls.sock"
+
+    @property
     def run_dir(self) -> Path:
         """Run files: `supervisor.json`, one folder a Pod, the gateway's."""
         return self.state / "run"
@@ -507,7 +512,9 @@ def _built(
         "gateway_host": str(gateway.get("host") or "127.0.0.1"),
         "gateway_port": gateway.get("port", 8080),
         "gateway_domain": str(gateway.get("domain") or "example.com"),
-        "max_held_requests": _count(gateway.get("maxHeldRequests", 1000), "gateway.maxHeldRequests"),
+        "max_held_requests": _count(
+            gateway.get("maxHeldRequests", 1000), "gateway.maxHeldRequests"
+        ),
         "request_timeout": parse_duration(
             gateway.get("requestTimeout", 300), what=f"{CONFIG_FILE}: gateway.requestTimeout"
         ),

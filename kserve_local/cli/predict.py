@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
+from kserve_local.cli import predict_trace
 from kserve_local.cli.options import Common, Duration, common
 from kserve_local.errors import (
     KServeLocalError,
@@ -34,8 +35,6 @@ JSON = {"Content-Type": "application/json"}
 REQUEST_ID = "x-request-id"
 """What servers write into their logs, so that `logs --request` finds a call. Envoy, in front of a
 cluster, adds one to every request; our gateway passes on what it gets."""
-TRACE = "x-kserve-local-trace"
-"""Asks the gateway which steps an InferenceGraph took; the answer's header says it."""
 PATIENCE = 1.0
 """Seconds without an answer after which it is said what is waited for."""
 LOOK = 0.25
@@ -129,7 +128,7 @@ def call(
 @click.option("--revision", metavar="REV", help="Ask this revision: name, number, latest or prev.")
 @click.option("--binary", is_flag=True, help="Send and ask for V2 tensors in binary.")
 @click.option("--repeat", type=click.IntRange(min=1), metavar="N", help="Call N times, time it.")
-@click.option("--trace", is_flag=True, help="Show each step that an InferenceGraph took.")
+@click.option("--trace", is_flag=True, help="Show each hop: Pod, time, status.")
 @click.option("--save", type=click.Path(dir_okay=False), metavar="FILE", help="Answer to a file.")
 @click.option("--print-curl", is_flag=True, help="Print the call for curl; send nothing.")
 @click.option("--print-python", is_flag=True, help="Print it as a Python program; send nothing.")
@@ -173,7 +172,7 @@ def command(
     tail = f"/v1/models/{target}:{verb}" if chosen == "v1" else f"/v2/models/{target}/infer"
     namespace = flags.namespace or settings.namespace
     path = f"/serving/{quote(namespace, safe='')}/{quote(name, safe='')}"
-    headers = {**JSON, **({TRACE: "1"} if trace else {})}
+    headers = {**JSON, **({predict_trace.HEADER: "1"} if trace else {})}
     if revision:
         host = _revision_host(settings, name, namespace, revision)
         path, headers = ("", {**headers, "Host": host}) if host else (path, headers)
@@ -230,9 +229,9 @@ def command(
         statuses[status] += 1
         if status >= 400:
             failure = failure or (status, told, answer, ids[-1])
-    hops = _hops(told) if trace else None
+    hops = predict_trace.trace_of(told) if trace else None
     if trace and not flags.as_json:
-        for line in trace_lines(hops) if hops else [f"no trace: {name} is no InferenceGraph"]:
+        for line in predict_trace.trace_lines(hops):
             out.say(line)
     times = {"min": min(took), "median": median(took), "max": max(took)}
     if repeat and not flags.as_json:
@@ -257,6 +256,7 @@ def command(
                 "namespace": namespace,
                 "status": status,
                 "requestId": request,
+                **({"trace": hops} if trace else {}),
             },
         )
     shown = _shown(answer, told)
@@ -282,30 +282,6 @@ def command(
     elif not save:
         out.data(shown)
     return 0
-
-
-def _hops(headers: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the trace that an answer brought; None: it went through no graph."""
-    try:
-        found = json.loads(headers.get(TRACE, ""))
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def trace_lines(trace: Mapping[str, Any]) -> list[str]:
-    """Return one line a hop: where, what became of it, how long; indented by node."""
-    rows = [("graph", "", f"{trace['ms']:.1f} ms")]
-    for hop in trace["hops"]:
-        step = hop["step"] or hop["target"]
-        where = "" if step == hop["target"] else f" → {hop['target']}"
-        what = hop["error"] if hop.get("error") else str(hop["status"])
-        rows.append((f"{'  ' * (hop['depth'] + 1)}{step}{where}", what, f"{hop['ms']:.1f} ms"))
-    left, right = (max(len(row[i]) for row in rows) for i in (0, 2))
-    lines = [f"{a:<{left}}  {c:>{right}}  {b}".rstrip() for a, b, c in rows]
-    if trace.get("leftOut"):
-        lines.append(f"  and {trace['leftOut']} more")
-    return [*lines, f"trace id {trace['traceId']}"]
 
 
 @contextmanager

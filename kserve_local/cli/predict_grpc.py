@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from kserve_local.client import oip_grpc
@@ -58,10 +59,11 @@ def call(
     with grpc.insecure_channel(f"{at.hostname}:{at.port or 80}", options) as channel:
         method = channel.unary_unary(f"{prefix}{oip_grpc.METHOD}")
         try:
-            answer = method(message, timeout=timeout, metadata=metadata)
+            answer, ended = method.with_call(message, timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
             return _failed(error, url, timeout)
-    return 200, {}, json.dumps(oip_grpc.response(answer), separators=(",", ":")).encode()
+        told = _told(ended)
+    return 200, told, json.dumps(oip_grpc.response(answer), separators=(",", ":")).encode()
 
 
 def _failed(error: object, url: str, timeout: float) -> tuple[int, dict[str, str], bytes]:
@@ -74,9 +76,12 @@ def _failed(error: object, url: str, timeout: float) -> tuple[int, dict[str, str
         raise ServiceUnavailable(
             f"the gateway at {url} did not answer: {details}", hint="kserve-local up"
         )
-    trailers = error.trailing_metadata() or ()  # type: ignore[attr-defined]
-    told = {str(k): v for k, v in trailers if isinstance(v, str)}
-    return _STATUS.get(code, 500), told, f"{code}: {details}".encode()
+    return _STATUS.get(code, 500), _told(error), f"{code}: {details}".encode()
+
+
+def _told(call: Any) -> dict[str, str]:
+    """Return the trailing metadata of a call that has ended, but for what is no text."""
+    return {str(k): v for k, v in call.trailing_metadata() or () if isinstance(v, str)}
 
 
 def as_grpcurl(url: str, prefix: str, model: str, headers: Mapping[str, str], body: bytes) -> str:

@@ -59,6 +59,8 @@ def endpoint_of(pod: Object) -> Endpoint:
         port=real.get(port, port),
         grpc_port=real.get(grpc, grpc),
         agent=agent_args(pod),
+        collocated={names.PREDICTOR_CONTAINER, names.TRANSFORMER_CONTAINER}
+        <= {c.get("name") for c in pod["spec"]["containers"]},
     )
 
 

@@ -14,4 +14,9 @@ from kserve_local.gateway.proxy import Dataplane
 def graph_host(plane: Dataplane, admin: Callable[[bytes], errors.Answer | None]) -> GraphHost:
     """Return the host of all graphs that `plane` serves."""
     client = StepClient(knows=lambda host: host in plane.table.by_host, inside=inside(plane, admin))
-    return GraphHost(client, point=lambda: int(plane.draw.random() * 100))
+    return GraphHost(
+        client,
+        point=lambda: int(plane.draw.random() * 100),
+        hop=plane.traces.hop,
+        failed=plane.failed,
+    )

@@ -9,17 +9,12 @@ errors instead of a crash.
 from __future__ import annotations
 
 import asyncio
-import re
-import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
-import orjson
-
-from kserve_local.gateway import gojson
+from kserve_local.gateway import failures, gojson, tracecontext
 from kserve_local.gateway.graph import (
     ROOT,
     Graph,
@@ -35,6 +30,7 @@ from kserve_local.gateway.graph import (
 )
 from kserve_local.gateway.graph_client import Header
 from kserve_local.gateway.step_connection import Take
+from kserve_local.gateway.trace import Hop
 
 MAX_NESTING = 100
 """Nodes within nodes; upstream has no bound and dies of a circle."""
@@ -42,12 +38,10 @@ MAX_CALLS = 10_000
 """Steps of one request."""
 LARGE = 64 * 1024
 """Bytes from which JSON is looked at in a thread, so that others' requests go on."""
-TRACED = 100
-"""Hops that a trace tells of."""
 
 Result = tuple[bytes, int]
+Failed = Callable[[str], None]
 T = TypeVar("T")
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
 
 class Caller(Protocol):
@@ -59,86 +53,14 @@ class Caller(Protocol):
 
 
 @dataclass(slots=True)
-class Hop:
-    """One step as it went. Times in milliseconds since the request came.
-
-    Args:
-        node: The node that the step belongs to.
-        status: 0 where there was no answer; then `error` says why.
-    """
-
-    node: str
-    step: str
-    target: str
-    kind: str
-    depth: int
-    began: float
-    took: float = 0.0
-    status: int = 0
-    error: str = ""
-
-
-@dataclass(slots=True)
-class Trace:
-    """What became of one request, step by step."""
-
-    trace_id: str
-    hops: list[Hop] = field(default_factory=list)
-    left_out: int = 0
-    started: float = field(default_factory=perf_counter)
-
-    def now(self) -> float:
-        """Return the milliseconds since the request came."""
-        return round((perf_counter() - self.started) * 1000, 3)
-
-    def encode(self, limit: int) -> bytes:
-        """Return it as ASCII JSON of at most `limit` bytes; what does not fit is counted."""
-        hops = [
-            {
-                "node": h.node,
-                "step": h.step,
-                "kind": h.kind,
-                "target": h.target,
-                "depth": h.depth,
-                "start": h.began,
-                "ms": h.took,
-                "status": h.status,
-                **({"error": h.error} if h.error else {}),
-            }
-            for h in self.hops
-        ]
-        while True:
-            left_out = self.left_out + len(self.hops) - len(hops)
-            whole: dict[str, Any] = {"traceId": self.trace_id, "ms": self.now(), "hops": hops}
-            if left_out:
-                whole["leftOut"] = left_out
-            text = _ascii(orjson.dumps(whole).decode())
-            if len(text) <= limit or not hops:
-                return text.encode()
-            hops = hops[: len(hops) // 2]
-
-
-def _ascii(text: str) -> str:
-    """Return JSON text for a header: signs beyond ASCII as `\\u` escapes."""
-    if text.isascii():
-        return text.replace("\x7f", "\\u007f")
-    words = (c if c < "\x7f" else c.encode("utf-16-be").hex() for c in text)
-    return "".join(
-        w if len(w) == 1 else "".join(f"\\u{w[i : i + 4]}" for i in range(0, len(w), 4))
-        for w in words
-    )
-
-
-@dataclass(slots=True)
 class _Run:
     """One request on its way through the graph."""
 
     headers: list[Header]
     take: Take
-    trace: Trace
-    flags: str
-    version: str
-    traced: bool
+    context: tracecontext.Context
+    own: bool
+    failed: Failed
     calls: int = 0
 
 
@@ -155,28 +77,38 @@ class GraphRouter:
         self._point = point
 
     async def route(
-        self, body: bytes, headers: Sequence[Header], *, take: Take, trace: Trace
+        self,
+        body: bytes,
+        headers: Sequence[Header],
+        *,
+        take: Take,
+        hop: Hop | None = None,
+        failed: Failed = lambda step: None,
     ) -> Result:
         """Return body and status of the answer; status 0: the router breaks the connection.
 
         Args:
             headers: The request's, with canonical names.
             take: Told of every byte that is kept.
+            hop: The request in its trace, which each step is added to; None: nobody asks.
+            failed: Told of each call that failed, in words.
 
         Raises:
             GraphError: The router fails by itself.
         """
         chosen = propagated(self.graph.propagate, headers)
         own = {name.lower() for name, _ in chosen}
-        given = next((v for n, v in headers if n.lower() == "traceparent"), "")
-        flags = "01"
-        if match := _TRACEPARENT.fullmatch(given):
-            trace.trace_id, flags = match.group(2), match.group(4)
+        context = context_of(headers)
+        if context is not None:
             chosen += [(n, v) for n, v in headers if n == "Tracestate" and "tracestate" not in own]
-        run = _Run(chosen, take, trace, flags, "00", traced="traceparent" in own)
-        return await self._node(run, ROOT, body, depth=0)
+        run = _Run(
+            chosen, take, context or tracecontext.made(), own="traceparent" in own, failed=failed
+        )
+        return await self._node(run, ROOT, body, hop, depth=0)
 
-    async def _node(self, run: _Run, name: str, body: bytes, *, depth: int) -> Result:
+    async def _node(
+        self, run: _Run, name: str, body: bytes, hop: Hop | None, *, depth: int
+    ) -> Result:
         if depth >= MAX_NESTING:
             raise GraphError(
                 f'node "{name}": nodes call each other more than {MAX_NESTING} deep; is there a '
@@ -185,24 +117,32 @@ class GraphRouter:
         node = self.graph.nodes.get(name, Node())
         if node.kind == "Splitter":
             step = pick_by_weight(node.steps, self._point())
-            return await self._only(run, name, step, body, depth)
+            return await self._only(run, name, step, body, hop, depth)
         if node.kind == "Switch":
             step = await off_loop(len(body), pick_by_condition, node.steps, body)
-            return await self._only(run, name, step, body, depth)
+            return await self._only(run, name, step, body, hop, depth)
         if node.kind == "Ensemble":
-            return await self._ensemble(run, name, node.steps, body, depth)
+            return await self._ensemble(run, name, node.steps, body, hop, depth)
         if node.kind == "Sequence":
-            return await self._sequence(run, name, node.steps, body, depth)
+            return await self._sequence(run, name, node.steps, body, hop, depth)
         raise GraphError(f"invalid route type: {node.kind}")
 
-    async def _only(self, run: _Run, node: str, step: Step, body: bytes, depth: int) -> Result:
+    async def _only(
+        self, run: _Run, node: str, step: Step, body: bytes, hop: Hop | None, depth: int
+    ) -> Result:
         try:
-            return await self._step(run, node, step, body, depth)
+            return await self._step(run, node, step, body, hop, depth)
         except GraphError as error:
             raise _five_hundred(error) from error
 
     async def _sequence(
-        self, run: _Run, name: str, steps: Sequence[Step], body: bytes, depth: int
+        self,
+        run: _Run,
+        name: str,
+        steps: Sequence[Step],
+        body: bytes,
+        hop: Hop | None,
+        depth: int,
     ) -> Result:
         answer, status = b"", 0
         for index, step in enumerate(steps):
@@ -213,7 +153,7 @@ class GraphRouter:
             if not await off_loop(len(answer) if step.condition else 0, goes_on, step, answer):
                 return answer, 200
             try:
-                answer, status = await self._step(run, name, step, given, depth)
+                answer, status = await self._step(run, name, step, given, hop, depth)
             except GraphError as error:
                 raise _five_hundred(error) from error
             if step.hard and not is_success(status):
@@ -221,12 +161,18 @@ class GraphRouter:
         return answer, status
 
     async def _ensemble(
-        self, run: _Run, name: str, steps: Sequence[Step], body: bytes, depth: int
+        self,
+        run: _Run,
+        name: str,
+        steps: Sequence[Step],
+        body: bytes,
+        hop: Hop | None,
+        depth: int,
     ) -> Result:
         """Run all steps at once; look at them in order, at a failure as soon as it is there."""
         tasks = [
             asyncio.create_task(
-                self._member(run, name, step, body, depth), name=f"step {step.name}"
+                self._member(run, name, step, body, hop, depth), name=f"step {step.name}"
             )
             for step in steps
         ]
@@ -249,45 +195,55 @@ class GraphRouter:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _member(
-        self, run: _Run, name: str, step: Step, body: bytes, depth: int
+        self, run: _Run, name: str, step: Step, body: bytes, hop: Hop | None, depth: int
     ) -> tuple[Any, int, int]:
         """Return a step's answer as a value, its status, and the bytes it took."""
-        answer, status = await self._step(run, name, step, body, depth)
+        answer, status = await self._step(run, name, step, body, hop, depth)
         try:
             return await off_loop(len(answer), gojson.decode_object, answer), status, len(answer)
         except gojson.GoJSONError as error:
             raise GraphError(str(error)) from error
 
-    async def _step(self, run: _Run, node: str, step: Step, body: bytes, depth: int) -> Result:
+    async def _step(
+        self, run: _Run, node: str, step: Step, body: bytes, hop: Hop | None, depth: int
+    ) -> Result:
         run.calls += 1
         if run.calls > MAX_CALLS:
             raise GraphError(f"more than {MAX_CALLS} steps for one request; is there a circle?")
-        hop = Hop(node, step.name, step.target, "node" if step.node else "service", depth,
-                  run.trace.now())  # fmt: skip
-        if len(run.trace.hops) < TRACED:
-            run.trace.hops.append(hop)
-        else:
-            run.trace.left_out += 1
+        if hop is None:
+            return await self._go(run, step, body, None, depth)
+        own = hop.step(
+            kind="node" if step.node else "service", node=node, step=step.name, target=step.target
+        )
         try:
-            if step.node:
-                answer, hop.status = await self._node(run, step.node, body, depth=depth + 1)
-            else:
-                hop.status, answer = await self._call(run, step, body)
-            return answer, hop.status
+            answer, status = await self._go(run, step, body, own, depth)
         except GraphError as error:
-            hop.error = str(error)
+            own.over(0, str(error))
             raise
         except asyncio.CancelledError:
-            hop.error = "cancelled"
+            own.over(0, "cancelled")
             raise
-        finally:
-            hop.took = round(run.trace.now() - hop.began, 3)
+        own.over(status)
+        return answer, status
 
-    async def _call(self, run: _Run, step: Step, body: bytes) -> tuple[int, bytes]:
+    async def _go(self, run: _Run, step: Step, body: bytes, hop: Hop | None, depth: int) -> Result:
+        if step.node:
+            return await self._node(run, step.node, body, hop, depth=depth + 1)
+        try:
+            status, answer = await self._call(run, step, body, hop)
+        except GraphError as error:
+            run.failed(f"{_named(step)}: {error}")
+            raise
+        if not is_success(status):
+            why = failures.reason(answer[: failures.HEARD])
+            run.failed(f"{_named(step)}: answered with {status}{': ' if why else ''}{why}")
+        return answer, status
+
+    async def _call(self, run: _Run, step: Step, body: bytes, hop: Hop | None) -> tuple[int, bytes]:
         headers = run.headers
-        if not run.traced:
-            span = secrets.token_hex(8)
-            parent = f"{run.version}-{run.trace.trace_id}-{span}-{run.flags}"
+        if not run.own:
+            span = hop.span if hop is not None else tracecontext.new_span()
+            parent = tracecontext.value(run.context, span).decode()
             headers = [*headers, ("Traceparent", parent)]
         return await self._caller.post(
             step.url, body, headers, limit=self.graph.client, take=run.take
@@ -324,9 +280,14 @@ async def off_loop(size: int, work: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.to_thread(work, *arguments)
 
 
-def new_trace() -> Trace:
-    """Return a trace with an id of its own."""
-    return Trace(secrets.token_hex(16))
+def _named(step: Step) -> str:
+    name = step.name if step.name != step.target else ""
+    return f"step {name} → {step.target}" if name else f"step {step.target}"
+
+
+def context_of(headers: Sequence[Header]) -> tracecontext.Context | None:
+    """Return the trace context of headers with canonical names."""
+    return tracecontext.read([v.encode("latin-1") for n, v in headers if n == "Traceparent"])
 
 
 @lru_cache(maxsize=256)

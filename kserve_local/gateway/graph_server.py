@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TypeVar
 
-from kserve_local.gateway import pipe
+from kserve_local.gateway import failures, pipe
 from kserve_local.gateway.chunked import ChunkDecoder
 from kserve_local.gateway.errors import PHRASES
 from kserve_local.gateway.graph import (
@@ -25,14 +25,15 @@ from kserve_local.gateway.graph import (
     read_graph,
 )
 from kserve_local.gateway.graph_client import Header, StepClient
-from kserve_local.gateway.graph_router import GraphRouter, Trace, canonical, new_trace, off_loop
+from kserve_local.gateway.graph_router import GraphRouter, canonical, context_of, off_loop
+from kserve_local.gateway.trace import Hop
+from kserve_local.gateway.tracecontext import Context
 from kserve_local.interfaces.routing import Target
 
 logger = logging.getLogger(__name__)
 
-TRACE_HEADER = "X-Kserve-Local-Trace"
-"""A request that has it gets it back with the trace as JSON."""
-TRACE_LIMIT = 24 * 1024
+NAMED = 3
+"""Steps that are named where a request failed."""
 MEMORY = 1024 * 1024 * 1024
 """Bytes of bodies in all routers together; as much as one router Pod may use on a cluster."""
 
@@ -60,13 +61,23 @@ class GraphHost:
     Args:
         client: Calls the steps of all graphs.
         point: Draws 0 to 99 for Splitters.
+        hop: Finds the request of a context in its trace, if it is in one that is recorded.
+        failed: Told of a request that failed: the id of the target, and which steps it was.
         memory: Bytes of bodies that may be kept at once.
     """
 
     def __init__(
-        self, client: StepClient, *, point: Callable[[], int], memory: int = MEMORY
+        self,
+        client: StepClient,
+        *,
+        point: Callable[[], int],
+        hop: Callable[[Context | None], Hop | None] = lambda context: None,
+        failed: Callable[[str, str], None] = lambda target, why: None,
+        memory: int = MEMORY,
     ) -> None:
         self.client = client
+        self.hop = hop
+        self.failed = failed
         self._point = point
         self._memory = memory
         self._kept = 0
@@ -159,7 +170,7 @@ class GraphConnection(asyncio.Protocol):
     def _refuse(self, request: _Request, error: GraphError) -> None:
         self._stop_timer()
         body = error_body(error)
-        self._answer(request, error.status, body, content_type(body), None, close=True)
+        self._answer(request, error.status, body, content_type(body), close=True)
         self._host.let_go(request.kept)
         self._request = None
 
@@ -180,14 +191,13 @@ class GraphConnection(asyncio.Protocol):
             request.kept += size
 
         try:
-            trace = new_trace()
-            status, body = await self._route(request, trace, take)
+            status, body = await self._route(request, take)
             kind = await off_loop(len(body), content_type, body)
             late = self._router.graph.write
             if not status or (late and perf_counter() - request.started > late):
                 self._abort()
                 return
-            self._answer(request, status, body, kind, trace, close=not request.is_whole)
+            self._answer(request, status, body, kind, close=not request.is_whole)
         except Exception:
             logger.exception("a graph's router failed")
             self._abort()
@@ -195,17 +205,24 @@ class GraphConnection(asyncio.Protocol):
             self._host.let_go(request.kept)
             self._request = self._task = None
 
-    async def _route(
-        self, request: _Request, trace: Trace, take: Callable[[int], None]
-    ) -> tuple[int, bytes]:
+    async def _route(self, request: _Request, take: Callable[[int], None]) -> tuple[int, bytes]:
         if request.path == "/readyz":
             return 200, b""
+        steps: list[str] = []
         try:
             body, status = await self._router.route(
-                request.body(), request.headers, take=take, trace=trace
+                request.body(),
+                request.headers,
+                take=take,
+                hop=self._host.hop(context_of(request.headers)),
+                failed=steps.append,
             )
         except GraphError as error:
-            return error.status, error_body(error)
+            steps = steps or [str(error)]
+            status, body = error.status, error_body(error)
+        if status >= 400 and steps:
+            what = f"{request.method} {request.path}: {'; '.join(steps[:NAMED])}"
+            self._host.failed(self._of.id, what[: failures.LONGEST])
         return status, body
 
     def _abort(self) -> None:
@@ -218,7 +235,6 @@ class GraphConnection(asyncio.Protocol):
         status: int,
         body: bytes,
         kind: bytes,
-        trace: Trace | None,
         *,
         close: bool,
     ) -> None:
@@ -232,8 +248,6 @@ class GraphConnection(asyncio.Protocol):
             if kind:
                 head += b"Content-Type: %b\r\n" % kind
             head += b"Content-Length: %d\r\n" % len(body)
-        if trace is not None and request.traced:
-            head += b"%b: %b\r\n" % (TRACE_HEADER.encode(), trace.encode(TRACE_LIMIT))
         if close:
             head += b"Connection: close\r\n"
         transport.write(head + b"\r\n" + (b"" if request.method == "HEAD" else body))
@@ -251,7 +265,6 @@ class _Request:
         self.method, target, _ = line.split(" ", 2)
         self.path = target.partition("?")[0]
         self.headers: list[Header] = []
-        self.traced = False
         self._left = 0
         self._decoder: ChunkDecoder | None = None
         self._pieces: list[bytes] = []
@@ -262,8 +275,6 @@ class _Request:
                 self._left = int(value)
             elif name == "Transfer-Encoding":
                 self._decoder = ChunkDecoder()
-            elif name == TRACE_HEADER:
-                self.traced = value not in ("", "0", "false")
             elif name != "Host":
                 self.headers.append((name, value))
 

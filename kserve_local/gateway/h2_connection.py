@@ -186,6 +186,7 @@ class H2Connection(asyncio.Protocol):
     Attributes:
         write_paused: The transport's buffer is full.
         going_away: No new stream may begin: one of both sides said so.
+        broken: What the peer sent when it broke the protocol.
     """
 
     client = False
@@ -206,6 +207,7 @@ class H2Connection(asyncio.Protocol):
         self.peer_streams = 2**31
         self.write_paused = False
         self.going_away = False
+        self.broken: bytes | None = None
         self.last_stream = 0
         self.active_at = perf_counter()
         self._reader = f.FrameReader(FRAME)
@@ -291,6 +293,7 @@ class H2Connection(asyncio.Protocol):
                 if self._ending:
                     return
         except ConnectionBroken as error:
+            self.broken = data
             self.end(error.code, str(error))
 
     def _match_preface(self, data: bytes) -> bytes:

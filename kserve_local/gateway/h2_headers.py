@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 
+from kserve_local.gateway import tracecontext
 from kserve_local.gateway.h2_frames import Code, ConnectionBroken
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -135,7 +136,8 @@ def _write(pair: tuple[bytes, bytes]) -> bytes:
         # Literals that the peer's table does not keep (RFC 7541 section 6.2.2).
         start = _integer(index, 4, 0) if index else b"\x00" + _integer(len(name), 7, 0) + name
         found = start + _integer(len(value), 7, 0) + value
-    if len(found) < 256:
+    # Each of these is written once.
+    if len(found) < 256 and name != tracecontext.HEADER:
         if len(_WRITTEN) >= _WRITTEN_LIMIT:
             _WRITTEN.clear()
         _WRITTEN[pair] = found

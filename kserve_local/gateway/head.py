@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING
 
 import httptools
 
+from kserve_local.gateway import tracecontext
+
 if TYPE_CHECKING:
     from kserve_local.gateway.table import CompiledRoute, CompiledTable
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 100
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
+TRACE_HEADER = b"x-kserve-local-trace"
+"""A request that has it gets the trace of its hops back in a header of this name."""
 
 _LINES = rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
 _REQUEST = re.compile(rb"([A-Z][A-Z\-]{0,23}) ([!-~]+) HTTP/1\.([01])\r\n" + _LINES)
@@ -61,7 +65,10 @@ _HOP = frozenset(
     _EXPECT,
     _FORWARDED_FOR,
     _AUTHORIZATION,
-) = range(10)
+    _TRACEPARENT,
+    _TRACESTATE,
+    _ASKS,
+) = range(13)
 _REQUEST_KIND = {
     **dict.fromkeys(_HOP, _DROP),
     # Set by the gateway itself, so never believed.
@@ -73,7 +80,9 @@ _REQUEST_KIND = {
     b"k-proxy-request": _DROP,
     b"x-forwarded-host": _AS_IT_IS,
     b"x-request-id": _AS_IT_IS,
-    b"traceparent": _AS_IT_IS,
+    tracecontext.HEADER: _TRACEPARENT,
+    tracecontext.STATE: _TRACESTATE,
+    TRACE_HEADER: _ASKS,
     b"host": _HOST_LINE,
     b"content-length": _LENGTH_LINE,
     b"transfer-encoding": _CODING,
@@ -119,12 +128,16 @@ class RequestHead:
         lines: Header lines to pass on, each ending in CRLF.
         forwarded_for: What the request's own X-Forwarded-For said.
         idempotent: A safe method without a body: may be repeated.
+        context: The trace it belongs to, for `tracecontext`; None: none yet.
+        asks: It wants to be told its hops.
         table / route / fresh: The caller's memo: what this head meant in that table.
     """
 
     __slots__ = (
+        "asks",
         "authorization",
         "chunked",
+        "context",
         "expect",
         "forwarded_for",
         "fresh",
@@ -155,6 +168,8 @@ class RequestHead:
     lines: bytes
     forwarded_for: bytes
     authorization: bytes
+    context: tracecontext.Context | None
+    asks: bool
     has_id: bool
     is_head: bool
     idempotent: bool
@@ -207,7 +222,9 @@ def parse_request(raw: bytes) -> RequestHead:
     coding: bytes | None = None
     connection: list[bytes] = []
     upgrade = expect = forwarded_for = authorization = b""
-    forwarded_host = has_id = False
+    parents: list[bytes] | None = None
+    states: list[bytes] | None = None
+    forwarded_host = has_id = asks = False
     for line in block[:-2].split(b"\r\n") if block else ():
         name, _, value = line.partition(b":")
         name = name.lower()
@@ -245,6 +262,13 @@ def parse_request(raw: bytes) -> RequestHead:
             expect = value
         elif kind == _FORWARDED_FOR:
             forwarded_for = forwarded_for + b", " + value if forwarded_for else value
+        elif kind == _TRACEPARENT:
+            parents = [*(parents or ()), value]
+            has_id = True
+        elif kind == _TRACESTATE:
+            states = [*(states or ()), line]
+        elif kind == _ASKS:
+            asks = wants_trace(value)
         else:
             authorization = value
             kept.append(line)
@@ -305,6 +329,9 @@ def parse_request(raw: bytes) -> RequestHead:
     head.upgrade = upgrade if wants_upgrade and not head.chunked and not head.length else b""
     if connection and (dropped := {t for t in connection if t} - _KEPT):
         kept = [x for x in kept if x.partition(b":")[0].lower() not in dropped]
+    head.context = tracecontext.read(parents) if parents else None
+    if states and head.context is not None:
+        kept += states
     kept.append(b"")
     out = b"Host: %b\r\n%b" % (host, b"\r\n".join(kept))
     if not forwarded_host and host:
@@ -316,6 +343,7 @@ def parse_request(raw: bytes) -> RequestHead:
     head.lines = out
     head.forwarded_for = forwarded_for
     head.authorization = authorization
+    head.asks = asks
     head.has_id = has_id
     head.is_head = head.method == b"HEAD"
     head.idempotent = (
@@ -420,6 +448,24 @@ def read_response(raw: bytes) -> ResponseHead:
                 _ANSWERS.clear()
             _ANSWERS[raw] = head
     return head
+
+
+def header_of(head: ResponseHead, name: bytes) -> bytes:
+    """Return the first value of a header of an answer; empty without one.
+
+    Args:
+        name: In lower case.
+    """
+    for line in head.head.split(b"\r\n")[1:]:
+        key, _, value = line.partition(b":")
+        if key.lower() == name:
+            return value.strip()
+    return b""
+
+
+def wants_trace(value: bytes) -> bool:
+    """Whether a value of `TRACE_HEADER` asks for the trace."""
+    return value.lower() not in (b"", b"0", b"false")
 
 
 def host_name(host: bytes) -> bytes:

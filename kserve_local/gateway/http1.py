@@ -12,7 +12,7 @@ import asyncio
 import select
 from typing import TYPE_CHECKING
 
-from kserve_local.gateway import entry, errors
+from kserve_local.gateway import entry, errors, tracecontext
 from kserve_local.gateway.chunked import LAST, ChunkDecoder, ChunkError, encode
 from kserve_local.gateway.head import (
     MAX_HEAD,
@@ -34,6 +34,7 @@ from kserve_local.gateway.table import (
     NeedsModel,
     model_of,
 )
+from kserve_local.gateway.trace import trace_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -358,8 +359,14 @@ class ClientConnection(asyncio.Protocol):
             size = len(pending[0]) if len(pending) == 1 else sum(map(len, pending))
             if size < TOGETHER:
                 body, pending, size = b"".join(pending), [], 0
-        fresh = b"%b%b%b%b\r\n%b" % (fresh, self._ids, suffix, target.mark, body)
-        self.exchange = exchange = Exchange(self, head, route, target, fresh, pending, size, done)
+        self.exchange = exchange = Exchange(self, head, route, target, b"", pending, size, done)
+        ids = self._ids
+        if ids or head.asks or head.context is not None or plane.traces.active:
+            lines = plane.traces.lines(exchange, head, ids, self.peer)
+            self.plain = self.plain and not head.asks
+        else:
+            lines = tracecontext.begun()
+        exchange.fresh = b"%b%b%b%b\r\n%b" % (fresh, suffix, target.mark, lines, body)
         target.start(exchange)
 
     def _read_chunks(self, data: bytes) -> None:
@@ -476,6 +483,8 @@ class ClientConnection(asyncio.Protocol):
             extra += b"Connection: close\r\n"
         elif not request.minor:
             extra += b"Connection: keep-alive\r\n"
+        if request.asks:
+            extra += trace_line(exchange)
         self.transport.write(b"%b%b\r\n" % (head.head, extra))
 
     def send_body(self, exchange: Exchange, pieces: list[bytes], *, last: bool = False) -> None:
@@ -506,6 +515,8 @@ class ClientConnection(asyncio.Protocol):
         """Write a whole answer of our own."""
         if exchange is self.exchange:
             self.exchange = None
+        if exchange.head.asks:
+            answer.headers += trace_line(exchange)
         self._reply(answer)
 
     def cut(self, exchange: Exchange) -> None:

@@ -12,11 +12,18 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-from kserve_local.gateway import entry, errors, h2_headers, rpc
+from kserve_local.gateway import entry, errors, h2_headers, rpc, tracecontext
 from kserve_local.gateway.chunked import LAST, encode
 from kserve_local.gateway.h2_connection import H2Connection, Stream
 from kserve_local.gateway.h2_frames import Code
-from kserve_local.gateway.head import HeadError, RequestHead, ResponseHead, host_name, parse_request
+from kserve_local.gateway.head import (
+    TRACE_HEADER,
+    HeadError,
+    RequestHead,
+    ResponseHead,
+    host_name,
+    parse_request,
+)
 from kserve_local.gateway.proxy import Dataplane, Exchange, TargetState
 from kserve_local.gateway.table import (
     PEEK_LIMIT,
@@ -27,6 +34,7 @@ from kserve_local.gateway.table import (
     model_of,
     rpc_model_of,
 )
+from kserve_local.gateway.trace import HTTP_LIMIT, trace_fields, trace_line
 
 if TYPE_CHECKING:
     from kserve_local.gateway.http1 import ClientConnection
@@ -174,9 +182,15 @@ class Calls:
         if target is None:
             self._refuse(call.stream, errors.no_upstream())
             return
-        call.fields = [*_without_ours(call.fields), *_ours(found.route, target, self._client.peer)]
         path = fields.path[found.cut :] if found.cut else fields.path
         exchange = rpc.Rpc(call, path, fields.authority, found.route, target)
+        kept, told = _parted(call.fields)
+        peer = self._client.peer
+        call.fields = [
+            *kept,
+            *_ours(found.route, target, peer),
+            *plane.traces.fields(exchange, kept, told, peer),
+        ]
         call.stream.owner = call
         call.exchange = exchange
         target.start(exchange)
@@ -196,12 +210,22 @@ _SET_BY_US = frozenset(
         b"knative-serving-namespace",
         b"k-proxy-request",
         b"x-forwarded-proto",
+        tracecontext.HEADER,
+        tracecontext.STATE,
+        TRACE_HEADER,
     )
 )
 
 
-def _without_ours(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    return [pair for pair in fields if pair[0] not in _SET_BY_US]
+def _parted(
+    fields: list[tuple[bytes, bytes]],
+) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]:
+    """Return what passes as it is, and what does not."""
+    kept: list[tuple[bytes, bytes]] = []
+    ours: list[tuple[bytes, bytes]] = []
+    for pair in fields:
+        (ours if pair[0] in _SET_BY_US else kept).append(pair)
+    return kept, ours
 
 
 def _ours(route: CompiledRoute, target: TargetState, peer: str) -> list[tuple[bytes, bytes]]:
@@ -331,16 +355,17 @@ class RestStream:
             self._reply(errors.no_upstream())
             return
         without_token = bool(plane.token) and not self._client.service
-        fresh = b"%b%b%b\r\n" % (
-            entry.beginning(head, found, without_token=without_token),
-            target.mark,
-            entry.forwarded(head, entry.forwarding(self.peer)),
-        )
         framed = self._framed(body, end=end)
         size = sum(map(len, framed))
         self._unread += sum(map(len, body))
         self.exchange = exchange = Exchange(
-            cast("ClientConnection", self), head, found.route, target, fresh, framed, size, end
+            cast("ClientConnection", self), head, found.route, target, b"", framed, size, end
+        )
+        exchange.fresh = b"%b%b%b%b\r\n" % (
+            entry.beginning(head, found, without_token=without_token),
+            target.mark,
+            entry.forwarded(head, entry.forwarding(self.peer)),
+            plane.traces.lines(exchange, head, b"", self.peer),
         )
         target.start(exchange)
 
@@ -449,7 +474,8 @@ class RestStream:
     def send_head(self, exchange: Exchange, head: ResponseHead, *, length: int) -> None:
         """Send the answer's head; `length` 0: there is no body."""
         done = length == 0
-        self.stream.send_headers(_answer_headers(head), end=done)
+        told = trace_fields(exchange, HTTP_LIMIT) if exchange.head.asks else []
+        self.stream.send_headers([*_answer_headers(head), *told], end=done)
 
     def write(self, data: bytes) -> None:
         """Send a part of the answer's body."""
@@ -478,6 +504,8 @@ class RestStream:
     def answer(self, answer: errors.Answer, exchange: Exchange) -> None:
         """Send a whole answer of our own."""
         self.exchange = None
+        if exchange.head.asks:
+            answer.headers += trace_line(exchange)
         self._reply(answer)
 
     def _reply(self, answer: errors.Answer) -> None:

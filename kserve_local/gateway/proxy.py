@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -24,6 +24,7 @@ from kserve_local.gateway.breaker import PER_PLACE, Breaker
 from kserve_local.gateway.graph_server import GraphHost
 from kserve_local.gateway.metrics import TargetFigures
 from kserve_local.gateway.table import CompiledRoute, CompiledTable
+from kserve_local.gateway.trace import Hop, Traces
 from kserve_local.gateway.upstream import (
     CONNECT_TIMEOUT,
     IDLE_CLOSE,
@@ -68,7 +69,10 @@ class Exchange:
         body_done: The client has sent all of the request.
         streamed: The body went in more than one piece, so some of it may still be on its way.
         status: Of the answer once its head went out; 0 before.
+        heard: The answer, where it is looked at: that of a failure, and what one component answers
+            another.
         declared: The answer carries Content-Length.
+        hop: What its trace knows of it; None: it is in none.
         finished: Counted out; late callbacks are ignored.
     """
 
@@ -80,6 +84,8 @@ class Exchange:
         "finished",
         "fresh",
         "head",
+        "heard",
+        "hop",
         "pending",
         "pending_size",
         "place",
@@ -120,11 +126,23 @@ class Exchange:
         self.streamed = False
         self.status = 0
         self.declared = False
+        self.heard: failures.Heard | None = None
+        self.hop: Hop | None = None
         self.finished = False
         self.tries = 0
         self.refused_at = 0.0
         self.started = started = perf_counter()
         self.deadline = started + (target.timeout if route.limit is None else route.limit)
+
+    def ended_with(self, why: str, status: int | str = 0) -> None:
+        """Note in its trace what ended it, if that was no answer of the replica's."""
+        if self.hop is not None:
+            self.hop.error = why
+            self.hop.status = status or self.hop.status
+
+    def refusal(self, answer: errors.Answer) -> int | str:
+        """Return what a client reads as the status of an answer of ours."""
+        return answer.status
 
     def send(self, pieces: list[bytes]) -> None:
         """Pass body bytes on, or keep them until there is a connection."""
@@ -320,11 +338,14 @@ class TargetState:
     def release(self) -> None:
         """Let waiting requests go, in order, as long as a replica has a place."""
         breaker = self.breaker
+        now = perf_counter()
         while (exchange := breaker.first()) is not None:
             place = self.balancer.pick(self.usable)
             if place is None:
                 return
             breaker.withdraw(exchange)
+            if exchange.hop is not None:
+                exchange.hop.held = now - exchange.started
             self.dispatch(exchange, place)
 
     def dispatch(self, exchange: Exchange, place: EndpointState) -> None:
@@ -352,6 +373,8 @@ class TargetState:
         while place.queue and place.running < max(1, self.spec.container_concurrency):
             after = next(iter(place.queue))
             del place.queue[after]
+            if after.hop is not None:
+                after.hop.held = perf_counter() - after.started
             self._send(after, place)
 
     def finished(self, exchange: Exchange, now: float) -> None:
@@ -361,8 +384,11 @@ class TargetState:
         exchange.finished = True
         self.in_flight.pop(exchange, None)
         self.figures.done(exchange.started, now, exchange.status)
-        if exchange.status >= 400 and failures.counts(exchange.status, inner=exchange.route.inner):
-            self.figures.failure = failures.answered(exchange.head, exchange.status)
+        if exchange.heard is not None and not (self.spec.graph and self.figures.failure):
+            # A graph's router has told which of its steps it was.
+            self.figures.failure = _failed(exchange, exchange.heard) or self.figures.failure
+        if exchange.hop is not None:
+            exchange.hop.end(now)
         place = exchange.place
         if exchange is self.waker:
             self._woken(exchange, place, now)
@@ -439,6 +465,7 @@ class Dataplane:
         self._gone = asyncio.Event()
         self.access_log: Callable[[Exchange, float], None] | None = None
         self.woken: Callable[[Woken], None] | None = None
+        self.traces = Traces(self.running)
         self.graphs: GraphHost | None = None
         self.agents: AgentHost | None = None
         self.connections = 0
@@ -509,6 +536,17 @@ class Dataplane:
         if not ids:
             return None
         return self.targets[ids[compiled.draw(self.draw.random())]]
+
+    def failed(self, target: str, why: str) -> None:
+        """Keep why a request to a target failed, for `status` and the log."""
+        state = self.targets.get(target)
+        if state is not None:
+            state.figures.failure = why
+
+    def running(self) -> Iterator[Exchange]:
+        """Yield all requests that run or are held."""
+        for state in self.targets.values():
+            yield from state.in_flight
 
     # Connections to replicas
 
@@ -671,16 +709,22 @@ class Dataplane:
 
     # Ends of requests
 
-    def answer(self, exchange: Exchange, answer: errors.Answer) -> None:
-        """End a request with an answer of our own; its replica, if any, is let go."""
+    def answer(self, exchange: Exchange, answer: errors.Answer, why: str = "") -> None:
+        """End a request with an answer of our own; its replica, if any, is let go.
+
+        Args:
+            why: What the answer does not say, for `status`, log and trace.
+        """
         if exchange.finished:
             return
         upstream = exchange.upstream
         if upstream is not None:
             upstream.detach()
         exchange.status = answer.status
+        text = failures.text_of(answer)
+        exchange.ended_with(f"{text} ({why})" if why else text, exchange.refusal(answer))
         exchange.target.finished(exchange, perf_counter())
-        exchange.target.figures.failure = failures.not_answered(exchange.head, answer)
+        exchange.target.figures.failure = failures.not_answered(exchange.head, answer, why)
         exchange.client.answer(answer, exchange)
 
     def cancel(self, exchange: Exchange) -> None:
@@ -688,7 +732,11 @@ class Dataplane:
         upstream = exchange.upstream
         if upstream is not None:
             upstream.detach()
-        exchange.target.finished(exchange, perf_counter())
+        now = perf_counter()
+        exchange.ended_with(failures.LEFT)
+        exchange.target.finished(exchange, now)
+        if exchange.route.inner and not exchange.status:
+            exchange.target.figures.failure = failures.left(exchange.head, now - exchange.started)
 
     def expire(self, exchange: Exchange) -> None:
         """The total limit is over: 504, or the text glued to an answer that has begun."""
@@ -704,9 +752,9 @@ class Dataplane:
         if upstream is not None:
             upstream.detach()
         if plain:
-            self._cut(exchange)
+            self._cut(exchange, "its time is up")
             return
-        exchange.target.finished(exchange, perf_counter())
+        self._cut_short(exchange, text.decode())
         client = exchange.client
         if exchange.declared:
             # The text does not fit the length that was declared: the answer is cut short.
@@ -715,19 +763,21 @@ class Dataplane:
             client.send_body(exchange, [text], last=True)
             client.response_done(exchange)
 
-    def upstream_broken(self, exchange: Exchange) -> None:
+    def upstream_broken(self, exchange: Exchange, why: str) -> None:
         """The replica's answer cannot be read in one way only."""
         if exchange.status:
-            self._cut(exchange)
+            self._cut(exchange, "the rest of it cannot be read")
         else:
-            self.answer(exchange, errors.protocol_error())
+            self.answer(exchange, errors.protocol_error(), why)
 
-    def upstream_lost(self, exchange: Exchange, error: Exception | None, *, reused: bool) -> None:
+    def upstream_lost(
+        self, exchange: Exchange, error: Exception | None, *, reused: bool, why: str = ""
+    ) -> None:
         """The replica's connection ended before the answer did."""
         if exchange.finished:
             return
         if exchange.status:
-            self._cut(exchange)
+            self._cut(exchange, _read_error(exchange.place, error))
             return
         place = exchange.place
         if reused and exchange.head.idempotent and exchange.tries < MAX_TRIES and place:
@@ -738,14 +788,19 @@ class Dataplane:
             exchange.target.settle()
             return
         if exchange.target.spec.plain:
-            self.answer(exchange, errors.upstream_reset())
+            self.answer(exchange, errors.upstream_reset(), why or _read_error(place, error))
             return
-        self.answer(exchange, errors.bad_gateway(_read_error(place, error)))
+        self.answer(exchange, errors.bad_gateway(_read_error(place, error)), why)
 
-    def _cut(self, exchange: Exchange) -> None:
+    def _cut(self, exchange: Exchange, why: str) -> None:
         """Nothing can be said any more: the client sees the answer end too early."""
-        exchange.target.finished(exchange, perf_counter())
+        self._cut_short(exchange, why)
         exchange.client.cut(exchange)
+
+    def _cut_short(self, exchange: Exchange, why: str) -> None:
+        exchange.ended_with(f"{failures.CUT}: {why}")
+        exchange.target.finished(exchange, perf_counter())
+        exchange.target.figures.failure = failures.cut_short(exchange.head, why)
 
     def client_gone(self, client: Client) -> None:
         """A client's connection has ended."""
@@ -812,6 +867,14 @@ class Dataplane:
 def _mark_of(spec: Target) -> bytes:
     """Return the header line by which a replica sees that the activator is in the path."""
     return b"" if spec.direct or spec.plain else b"K-Proxy-Request: activator\r\n"
+
+
+def _failed(exchange: Exchange, heard: failures.Heard) -> str:
+    """Return what is wrong with a replica's answer, in words; empty: nothing."""
+    status, why = exchange.status, heard.why(exchange.head)
+    if failures.counts(status, inner=exchange.route.inner) or (status < 400 and why):
+        return failures.answered(exchange.head, status, why)
+    return ""
 
 
 def _address_order(address: str) -> tuple[int, ...]:

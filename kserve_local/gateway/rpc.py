@@ -23,6 +23,7 @@ from kserve_local.gateway.h2_frames import Code
 from kserve_local.gateway.proxy import Exchange, TargetState
 from kserve_local.gateway.rpc_log import RpcLog
 from kserve_local.gateway.table import CompiledRoute
+from kserve_local.gateway.trace import GRPC_LIMIT, trace_fields
 
 if TYPE_CHECKING:
     from kserve_local.gateway.agent import AgentHost
@@ -85,7 +86,7 @@ def _text_of(body: bytes) -> str:
 class CallHead:
     """What the data plane asks of a request's head."""
 
-    __slots__ = ("method", "target")
+    __slots__ = ("asks", "method", "target")
 
     is_head = False
     idempotent = False
@@ -93,6 +94,7 @@ class CallHead:
     minor = 1
 
     def __init__(self, target: bytes) -> None:
+        self.asks = False
         self.method = b"POST"
         self.target = target
 
@@ -153,7 +155,8 @@ class Call:
         """End the call with an answer of our own."""
         cast("Rpc", exchange).unlog()
         self.exchange = None
-        self.stream.send_headers(status_trailers(answer), end=True)
+        told = trace_fields(exchange, GRPC_LIMIT) if exchange.head.asks else []
+        self.stream.send_headers([*status_trailers(answer), *told], end=True)
         self._over()
 
     def cut(self, exchange: Exchange) -> None:
@@ -209,6 +212,9 @@ class Rpc(Exchange):
     def call(self) -> Call:
         """The client's side."""
         return cast("Call", self.client)
+
+    def refusal(self, answer: errors.Answer) -> str:
+        return failures.code_name(b"%d" % _STATUS.get(answer.status, UNKNOWN))
 
     def keep(self, data: bytes) -> None:
         """Keep a small request as long as it may have to be sent again."""
@@ -314,14 +320,13 @@ class RpcConnection(H2Connection):
         super().__init__()
         self.place = place
         self.ready = False
-        self.broken = False
         self._next = 1
 
     def on_ready(self) -> None:
         self.ready = True
 
     def end(self, code: Code, text: str = "") -> None:
-        self.broken = True
+        self.broken = self.broken or b""
         super().end(code, text)
 
     @property
@@ -370,19 +375,23 @@ class RpcConnection(H2Connection):
                 if not end:
                     raise h2_headers.Malformed("headers within an answer")
                 fields = h2_headers.trailers(headers)
-                call.stream.send_headers(fields, end=True)
                 self._note(exchange, fields)
+                if exchange.head.asks:
+                    fields = [*fields, *trace_fields(exchange, GRPC_LIMIT)]
+                call.stream.send_headers(fields, end=True)
             else:
                 status, fields = h2_headers.answer(headers)
                 if status < 200:
                     return
                 exchange.status = status
-                call.stream.send_headers([(b":status", b"%d" % status), *fields], end=end)
                 if end:
                     self._note(exchange, fields)
+                    if exchange.head.asks:
+                        fields = [*fields, *trace_fields(exchange, GRPC_LIMIT)]
+                call.stream.send_headers([(b":status", b"%d" % status), *fields], end=end)
         except h2_headers.Malformed:
             leg.detach()
-            exchange.target.plane.upstream_broken(exchange)
+            exchange.target.plane.upstream_broken(exchange, "headers that are none")
             return
         if end:
             self._finish(leg)
@@ -393,6 +402,8 @@ class RpcConnection(H2Connection):
             failure = failures.of_rpc(exchange.head, trailers, inner=exchange.route.inner)
             if failure:
                 exchange.target.figures.failure = failure
+        if exchange.hop is not None:
+            exchange.hop.status, exchange.hop.error = failures.ended_with(dict(trailers))
 
     def on_data(self, stream: Stream, data: bytes, *, end: bool) -> None:
         leg = stream.owner
@@ -400,7 +411,7 @@ class RpcConnection(H2Connection):
             stream.consumed(len(data))
             if isinstance(leg, Leg):
                 leg.detach()
-                leg.exchange.target.plane.upstream_broken(leg.exchange)
+                leg.exchange.target.plane.upstream_broken(leg.exchange, "data before headers")
             return
         if leg.exchange.log is not None:
             leg.exchange.log.answer(data)
@@ -439,9 +450,12 @@ class RpcConnection(H2Connection):
             return
         if code == Code.REFUSED_STREAM and self._again(exchange):
             return
-        if exchange.status or not (self.broken or self.transport.is_closing()):
+        if exchange.status or not (self.broken is not None or self.transport.is_closing()):
             # As the replica ended it: gRPC reads the reason from the code.
+            name = Code(code).name if code in _CODES else str(code)
+            exchange.ended_with(f"reset: {name}")
             exchange.target.finished(exchange, perf_counter())
+            exchange.target.figures.failure = failures.reset(exchange.head, name)
             exchange.call.exchange = None
             exchange.call.stream.reset(Code(code) if code in _CODES else Code.INTERNAL_ERROR)
         else:
@@ -449,17 +463,17 @@ class RpcConnection(H2Connection):
 
     def _lost(self, exchange: Rpc) -> None:
         """End a call whose connection ended before its answer began."""
-        plane = exchange.target.plane
-        if self.broken:
-            plane.upstream_broken(exchange)
-        else:
-            plane.upstream_lost(exchange, None, reused=False)
+        plane, why = exchange.target.plane, ""
         if not self.ready:
             endpoint = self.place.endpoint
             port = endpoint.grpc_port or endpoint.port
-            exchange.target.figures.failure += (
-                f" (port {port} of Pod {endpoint.pod} does not speak HTTP/2, which gRPC needs)"
-            )
+            other = failures.spoken(self.broken or b"", wanted="gRPC")
+            why = f"port {port} of Pod {endpoint.pod} does not speak HTTP/2, which gRPC needs"
+            why += f": {other}" if other else ""
+        if self.broken is None:
+            plane.upstream_lost(exchange, None, reused=False, why=why)
+        else:
+            plane.upstream_broken(exchange, why or "no frames of HTTP/2")
 
     def on_goaway(self, last: int) -> None:
         self.place.rpc.forget(self)

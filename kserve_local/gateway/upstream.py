@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from kserve_local.gateway.chunked import ChunkDecoder, ChunkError
+from kserve_local.gateway.failures import Heard, spoken
 from kserve_local.gateway.head import MAX_HEAD, HeadError, ResponseHead, read_response
 from kserve_local.gateway.pipe import news_of
 from kserve_local.gateway.rpc_pool import RpcPool
@@ -186,6 +187,8 @@ class UpstreamConnection(asyncio.Protocol):
         if state == _LENGTH:
             left = self._left - len(data)
             client = exchange.client
+            if exchange.heard is not None:
+                exchange.heard.take(data)
             if left > 0:
                 self._left = left
                 client.transport.write(data)
@@ -208,7 +211,7 @@ class UpstreamConnection(asyncio.Protocol):
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
             if len(data) > MAX_HEAD or not b"HTTP/1."[: len(data)].startswith(data[:7]):
-                self._broken(exchange)
+                self._broken(exchange, data)
                 return
             self._buffer = data
             return
@@ -216,8 +219,8 @@ class UpstreamConnection(asyncio.Protocol):
         raw = data if end == len(data) else data[:end]
         try:
             head = read_response(raw)
-        except HeadError:
-            self._broken(exchange)
+        except HeadError as error:
+            self._broken(exchange, data, str(error))
             return
         status = head.status
         if status < 200:
@@ -225,6 +228,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         client = exchange.client
         exchange.status = status
+        if status >= 400 or exchange.route.inner:
+            exchange.heard = Heard(head, b"" if head.chunked else data[end:])
         self._keep = head.keep
         if exchange.head.is_head or status == 204 or status == 304:
             client.send_head(exchange, head, length=0)
@@ -262,7 +267,7 @@ class UpstreamConnection(asyncio.Protocol):
                 pieces = self._decoder.feed(data[end:])
             except ChunkError:
                 exchange.status = 0
-                self._broken(exchange)
+                self._broken(exchange, data, "chunks that are none")
                 return
             client.send_head(exchange, head, length=-1)
             self._payload(exchange, pieces)
@@ -276,7 +281,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _interim(self, exchange: Exchange, head: ResponseHead, rest: bytes) -> None:
         if head.status == 101:
             if not exchange.head.upgrade:
-                self._broken(exchange)
+                self._broken(exchange, rest, "another protocol that nobody asked for")
                 return
             self._state = _TUNNEL
             exchange.status = 101
@@ -294,13 +299,15 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             pieces = decoder.feed(data)
         except ChunkError:
-            self._broken(exchange)
+            self._broken(exchange, data)
             return
         self._payload(exchange, pieces)
 
     def _payload(self, exchange: Exchange, pieces: list[bytes]) -> None:
         decoder = self._decoder
         assert decoder is not None
+        if exchange.heard is not None:
+            exchange.heard.take(b"".join(pieces))
         if decoder.done:
             self._decoder = None
             if decoder.rest:
@@ -341,10 +348,10 @@ class UpstreamConnection(asyncio.Protocol):
         exchange.target.finished(exchange, now)
         exchange.client.response_done(exchange)
 
-    def _broken(self, exchange: Exchange) -> None:
+    def _broken(self, exchange: Exchange, data: bytes, why: str = "no HTTP") -> None:
         """Give up on an answer that is malformed or ambiguous."""
         self.detach()
-        exchange.target.plane.upstream_broken(exchange)
+        exchange.target.plane.upstream_broken(exchange, spoken(data, wanted="HTTP/1.1") or why)
 
     def detach(self) -> None:
         """Forget the request and close: the connection is not to be used again."""

@@ -25,6 +25,7 @@ class Endpoint:
     Args:
         agent: The arguments of the Pod's `agent` container, whose work the gateway does; empty:
             there is none.
+        collocated: A transformer and its predictor share the Pod: they talk past the gateway.
     """
 
     pod: str
@@ -32,6 +33,7 @@ class Endpoint:
     port: int
     grpc_port: int = 0
     agent: Sequence[str] = ()
+    collocated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

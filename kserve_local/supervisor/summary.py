@@ -200,7 +200,8 @@ async def _graph(
         found["pods"].append(name_of(pod))
         found["replicas"] += 1 if pod_state.is_ready(pod) else 0
     shown = sorted(revisions.values(), key=lambda r: str(r["name"]), reverse=True)
-    figures = [stats.of(f"{namespace}/{r['name']}") for r in shown]
+    targets = [f"{namespace}/{r['name']}" for r in shown]
+    figures = [stats.of(target) for target in targets]
     ready = get_condition(graph, "Ready") or {}
     told = observed if observed is not None and observed.message else None
     failure = next((f for pod in pods if (f := failure_of(pod)) is not None), None)
@@ -223,7 +224,7 @@ async def _graph(
         "reason": reason,
         "message": message,
         "notes": gaps.left_out(graph),
-        "warnings": failing_steps([f"{namespace}/{r['name']}" for r in shown], name, stats),
+        "warnings": failing_steps(targets, name, stats),
         "overrides": scaled_by_hand(name, shown),
         "standIns": sorted({a for pod in pods if (a := annotations_of(pod).get(names.STAND_IN))}),
         "url": (graph.get("status") or {}).get("url", ""),

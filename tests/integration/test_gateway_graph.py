@@ -432,11 +432,12 @@ async def test_a_request_may_ask_for_its_trace(gateway: World) -> None:
         assert "x-kserve-local-trace" not in (await call(gateway)).headers
         answer = await call(gateway, headers={"x-kserve-local-trace": "1"})
         trace = json.loads(answer.headers.get("x-kserve-local-trace"))
-        inner, x, bad = trace["hops"]
+        graph, inner, x, bad = trace["hops"]
+        assert (graph["component"], graph["depth"], graph["status"]) == ("graph", 0, 500)
         assert (inner["step"], inner["kind"], inner["depth"], inner["status"]) == (
-            "inner", "node", 0, 503,
+            "inner", "node", 1, 503,
         )  # fmt: skip
-        assert (x["node"], x["kind"], x["depth"], x["status"]) == ("n", "service", 1, 503)
+        assert (x["node"], x["kind"], x["depth"], x["status"]) == ("n", "service", 2, 503)
         assert 50 <= x["ms"] <= inner["ms"] <= trace["ms"]
         assert bad["status"] == 0
         assert bad["error"].endswith('unsupported protocol scheme "ftp"')

@@ -45,13 +45,19 @@ def test_predict_shows_the_hops(running: Project) -> None:
     done = running.run("predict", NAME, "@request.json", "--trace")
     assert json.loads(done.stdout)["svc"] == {"predictions": [1, 1]}
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("graph ")
-    assert [line.split()[0] for line in lines[1:3]] == ["svc", "tree"]
-    assert all(line.endswith("  200") for line in lines[1:3])
+    assert lines[0].startswith(f"{NAME} graph 00001  {NAME}-00001-deployment-")
+    names = [line.split("00001")[0].partition("+")[0].rstrip() for line in lines[1:5]]
+    assert names == ["  svc", "    svc predictor", "  tree", "    tree predictor"]
+    assert all(line.endswith("  200") for line in lines[:5])
     trace = running.json("predict", NAME, "@request.json", "--trace")["trace"]
-    assert [(h["step"], h["status"]) for h in trace["hops"]] == [("svc", 200), ("tree", 200)]
-    other = running.run("predict", "svc", "@request.json", "--trace")
-    assert "no trace: svc is no InferenceGraph" in other.stderr
+    hops = [(h["depth"], h.get("step", h.get("component")), h["status"]) for h in trace["hops"]]
+    # An Ensemble's steps run at once.
+    assert hops[0] == (0, "graph", 200)
+    assert sorted(hops[1:]) == sorted(
+        [(1, "svc", 200), (2, "predictor", 200), (1, "tree", 200), (2, "predictor", 200)]
+    )
+    done = running.run("predict", "svc", "@request.json", "--trace")
+    assert done.stderr.startswith("svc predictor 00001  svc-predictor-00001-deployment-")
 
 
 def test_a_graph_outlives_its_supervisor(running: Project) -> None:
