@@ -84,6 +84,7 @@ async def test_without_any_validator_the_bytes_decide(server: FileServer, world:
         ("m.tar.xz", tarred("w:xz", **{"d/a": b"1"}), "application/x-tar"),
         ("get?name=m.zip", zipped(**{"d/a": b"1"}), "application/zip"),
     ],
+    ids=["zip", "tar", "tar.gz", "tgz", "tar.xz", "zip by its content"],
 )
 async def test_archives_are_unpacked(
     server: FileServer, world: World, name: str, body: bytes, content_type: str
