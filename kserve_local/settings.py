@@ -140,6 +140,11 @@ class Settings:
         return backend in {self.backend, *(r.backend for r in self.runtimes.values())}
 
     @property
+    def calls_socket(self) -> Path:
+        """Where the gateway is told of calls within Pods."""
+        return self.runtime / "calls.sock"
+
+    @property
     def run_dir(self) -> Path:
         """Run files: `supervisor.json`, one folder a Pod, the gateway's."""
         return self.state / "run"

@@ -70,6 +70,7 @@ class Place:
         base_env: The machine's environment.
         cpus: Cores of the machine.
         service_port: Where port 80 of a Service is really listened on.
+        calls: Where the gateway is told of calls within a Pod.
     """
 
     home: Path
@@ -77,6 +78,7 @@ class Place:
     base_env: Mapping[str, str]
     cpus: int
     service_port: int = SERVICE_PORT
+    calls: Path | None = None
 
 
 def rewrite_paths(text: str, mounts: Sequence[Mount]) -> str:
@@ -98,8 +100,8 @@ def pod_ports(spec: ReplicaSpec) -> tuple[int, ...]:
 
 
 def _argument_ports(container: ContainerSpec) -> list[int]:
-    """Return the values of `--http_port` and `--grpc_port` of a built-in server."""
-    if container.program is None or container.program.kind != "runtime":
+    """Return the values of `--http_port` and `--grpc_port`, of our servers and of the SDK's."""
+    if container.program is None:
         return []
     found = []
     argv = container.program.argv
@@ -289,5 +291,7 @@ def launch(
             "namespace": spec.namespace,
             "hostname": hostname(spec),
             "service_port": place.service_port,
+            "pod": spec.pod,
+            "calls": str(place.calls) if place.calls and len(spec.containers) > 1 else "",
         },
     }

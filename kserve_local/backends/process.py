@@ -134,6 +134,7 @@ class ProcessBackend:
                 base_env=environ,
                 cpus=os.cpu_count() or 1,
                 service_port=service_port(),
+                calls=settings.calls_socket,
             ),
         )
         self.environments = Environments(settings, environ)

@@ -32,6 +32,7 @@ import uvloop
 from kserve_local import log
 from kserve_local.gateway import errors, exposition
 from kserve_local.gateway.agent_host import agent_host
+from kserve_local.gateway.calls import Calls
 from kserve_local.gateway.graph_host import graph_host
 from kserve_local.gateway.http1 import ClientConnection
 from kserve_local.gateway.link import Frame, LinkError, SupervisorLink
@@ -68,6 +69,7 @@ class GatewayConfig:
         auth_token: Demanded of every request; set when `host` is no loopback address.
         max_held: Requests one revision may hold without a replica.
         access_log: One line a request on stderr.
+        calls: Path of the Unix socket on which calls within Pods are told; empty: none.
         seed: For the weighted draws; None: random.
         stat_period: Seconds between two reports of figures.
     """
@@ -82,6 +84,7 @@ class GatewayConfig:
     auth_token: str = ""
     max_held: int = 1000
     access_log: bool = False
+    calls: str = ""
     log_level: str = "INFO"
     seed: int | None = None
     stat_period: float = STAT_PERIOD
@@ -185,6 +188,12 @@ class Gateway:
             on_frame=self._on_frame,
             sockets=[self._public],
         )
+        calls: Calls | None = None
+        if config.calls:
+            try:
+                calls = Calls(config.calls, self.plane.traces)
+            except OSError as error:
+                logger.warning("traces will lack calls within Pods: %s: %s", config.calls, error)
         _write_run_file(config)
         work = [
             asyncio.create_task(self._link.serve(), name="link"),
@@ -200,6 +209,8 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
             listener.close()
+            if calls is not None:
+                calls.close()
             for path in (config.socket, config.run_file):
                 with contextlib.suppress(OSError):
                     os.unlink(path)

@@ -280,6 +280,7 @@ class GatewayProcess:
             auth_token="" if _is_loopback(settings.gateway_host) else settings.auth_token,
             max_held=settings.max_held_requests,
             access_log=settings.verbose >= 2,
+            calls=str(settings.calls_socket),
             log_level="DEBUG" if settings.verbose else "INFO",
             seed=self._seed,
             stat_period=1.0 / settings.scaling_speed,

@@ -4,7 +4,8 @@ A Pod in a cluster has its own network; a process on this machine has not. So in
 * listening on any or the loopback address (`0.0.0.0`, `::`, `""`, `localhost`) means the Pod's IP;
 * connecting to loopback on a port of the Pod (a collocated container) means the Pod's IP;
 * Service names (`iris-predictor.default`, with or without `.svc.cluster.local`) mean what the node
-  agent says, and the host name is the Pod's.
+  agent says, and the host name is the Pod's;
+* a connection to another Pod or a Service comes from the Pod's IP, which tells who calls.
 Port 0 is left alone (a client's source port, a private helper), as are UDP and Unix sockets. Where
 Pods have no address of their own, ports are mapped to the assigned ones instead.
 
@@ -16,6 +17,7 @@ they were.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -31,6 +33,8 @@ _SUFFIXES = (".svc.cluster.local", ".svc")
 
 
 _SERVICE_PORT = 80
+# ip(7); Python has no name for it.
+_BIND_ADDRESS_NO_PORT = 24
 
 
 def _is_service_network(host: str) -> bool:
@@ -47,7 +51,8 @@ class Network:
         config: `ip` (where to listen), `ports` (Pod's port -> real port), `listen` (ports of all
             containers of the Pod), `resolve` (name -> address, `*.x` for anything below x),
             `resolve_file` (JSON like `resolve`, with the names that have come since the start),
-            `namespace`, `hostname`, `service_port` (where port 80 of Services is listened on).
+            `namespace`, `hostname`, `service_port` (where port 80 of Services is listened on),
+            `pod` and `calls` (the Pod's name and where to tell of calls within it; empty: nowhere).
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -57,6 +62,8 @@ class Network:
         self.namespace: str = config.get("namespace", "")
         self.hostname: str = config.get("hostname", "")
         self.service_port = int(config.get("service_port", _SERVICE_PORT))
+        self.pod: str = config.get("pod", "")
+        self.calls: str = config.get("calls", "")
         self.names_file: str = config.get("resolve_file", "")
         self._read: tuple[int, int] = (0, 0)
         self._know(config.get("resolve", {}))
@@ -92,6 +99,10 @@ class Network:
             return self.ip, self.ports.get(port, port)
         return host, port
 
+    def is_within(self, host: str, port: int) -> bool:
+        """Whether a client's (host, port) is a port of this Pod."""
+        return port in self.listening and (self._is_here(host) or host == self.ip)
+
     def _is_here(self, host: str) -> bool:
         return host in _ANY or host.lower() in _LOOPBACK
 
@@ -105,6 +116,13 @@ class Network:
         if port == _SERVICE_PORT and _is_service_network(found):
             port = self.service_port
         return found, port
+
+    def comes_from(self, host: Any) -> str | None:
+        """Return the address that a connection to `host` is to come from; None: any."""
+        if not isinstance(host, str) or not _is_service_network(host):
+            return None
+        # Within the Pod it would be loopback.
+        return self.ip if host != self.ip and _is_service_network(self.ip) else None
 
     def lookup(self, host: Any) -> str | None:
         """Return the address of a name the node agent gave; None: not one of ours.
@@ -185,6 +203,8 @@ def install(config: dict[str, Any]) -> None:
         "grpc.aio._server": _patch_grpc_aio_server,
         "grpc.aio._channel": _patch_grpc_channel,
     }
+    if config.get("calls"):
+        patches["kserve.inference_client"] = _watch_sdk
     later = {}
     for name, patch in patches.items():
         module = sys.modules.get(name)
@@ -254,6 +274,14 @@ class _Patching(importlib.abc.Loader):
         _apply(self.patch, module, self.net)
 
 
+def _watch_sdk(module: Any, net: Network) -> None:
+    from podlauncher import calls
+
+    # Where it has other names its calls go on untold.
+    with contextlib.suppress(AttributeError):
+        calls.watch(module, calls.Calls(net.calls, net.pod, net.is_within))
+
+
 def _patch_socket(socket: Any, net: Network) -> None:
     cls = socket.socket
     bind, connect, connect_ex = cls.bind, cls.connect, cls.connect_ex
@@ -283,11 +311,21 @@ def _patch_socket(socket: Any, net: Network) -> None:
     def patched_bind(self: Any, address: Any) -> None:
         bind(self, moved(self, address, net.server_address))
 
+    def leave(sock: Any, address: Any) -> Any:
+        address = moved(sock, address, net.peer_address)
+        if sock.type == stream and sock.family == v4 and isinstance(address, tuple):
+            own = net.comes_from(address[0])
+            if own is not None and sock.getsockname() == ("0.0.0.0", 0):
+                # As for an unbound socket, the kernel picks a port when it knows both ends.
+                sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+                bind(sock, (own, 0))
+        return address
+
     def patched_connect(self: Any, address: Any) -> Any:
-        return connect(self, moved(self, address, net.peer_address))
+        return connect(self, leave(self, address))
 
     def patched_connect_ex(self: Any, address: Any) -> Any:
-        return connect_ex(self, moved(self, address, net.peer_address))
+        return connect_ex(self, leave(self, address))
 
     def patched_getaddrinfo(
         host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
@@ -354,6 +392,9 @@ def _patch_uvloop(module: Any, net: Network) -> None:
             if where != (host, port) and options.get("ssl"):
                 options.setdefault("server_hostname", host)
             host, port = where
+            own = net.comes_from(host)
+            if own is not None and options.get("local_addr") is None:
+                options["local_addr"] = (own, 0)
         return await create_connection(self, protocol_factory, host, port, **options)
 
     async def patched_getaddrinfo(self: Any, host: Any, port: Any, **options: Any) -> Any:

@@ -150,6 +150,23 @@ class Project:
         except ValueError:
             return answer.status, raw.decode(errors="replace")
 
+    def traced(
+        self, path: str, body: Any, *, host: str = "", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any, dict[str, Any]]:
+        """Call the gateway; return status, the answer as it came, and the trace of its hops."""
+        at = urlsplit(self.gateway)
+        connection = http.client.HTTPConnection(str(at.hostname), at.port, timeout=60)
+        send = {"Content-Type": "application/json", "x-kserve-local-trace": "1", **(headers or {})}
+        if host:
+            send["Host"] = host
+        try:
+            connection.request("POST", path, json.dumps(body), send)
+            answer = connection.getresponse()
+            text = answer.read().decode(errors="replace")
+            return answer.status, text, json.loads(answer.headers["x-kserve-local-trace"])
+        finally:
+            connection.close()
+
     def service(self, name: str) -> dict[str, Any]:
         """Return the service's entry of `status --json`."""
         found = [s for s in self.json("status")["services"] if s["name"] == name]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from tests.integration.component_world import hop, mirror, write
+from tests.integration.component_world import hop, mirror, pair, write
 from tests.integration.project import Project, of_processes, project, sample, wait_until
 
 PREDICT, EXPLAIN = "/v1/models/all:predict", "/v1/models/all:explain"
@@ -24,18 +26,32 @@ ROWS = {"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    steps = [{"name": "one", "serviceName": "two"}, {"name": "last", "serviceName": "all"}]
+    graph = {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "InferenceGraph",
+        "metadata": {"name": "chain"},
+        "spec": {"nodes": {"root": {"routerType": "Sequence", "steps": steps}}},
+    }
     folder = write(
         tmp_path_factory.mktemp("components") / "project",
+        graph,
         all={
             "predictor": mirror("predictor"),
-            "transformer": mirror("transformer"),
-            "explainer": mirror("explainer"),
+            "transformer": mirror("transformer", timeout=2),
+            "explainer": mirror("explainer", timeout=2),
         },
         two={"predictor": mirror("predictor"), "explainer": mirror("explainer")},
-        hop={"predictor": mirror("predictor"), "transformer": hop()},
-        garbage={"predictor": mirror("predictor", "garbage"), "transformer": hop()},
-        foreign={"predictor": mirror("predictor", "missing"), "transformer": hop()},
-        slow={"predictor": mirror("predictor", "slow", timeout=1), "transformer": hop()},
+        hop={
+            "predictor": mirror("predictor", timeout=2),
+            "transformer": hop(),
+            "explainer": hop(),
+        },
+        pair={"predictor": pair()},
+        rpc={
+            "predictor": mirror("predictor", "--grpc", timeout=2),
+            "transformer": hop("--predictor_protocol=grpc-v2"),
+        },
     )
     with project(folder) as place:
         place.up()
@@ -111,27 +127,248 @@ def failing(world: Project, name: str, hop: str = "") -> str:
     return str(lines[0])
 
 
-@pytest.mark.parametrize(
-    ("name", "hop_told", "client_told"),
-    [
-        # 200 with a body that is no JSON is fine for HTTP; only the transformer minds.
-        ("garbage", "transformer: POST /v1/models/garbage:predict was answered with 500", "JSON"),
-        ("foreign", "predictor: POST /v1/models/foreign:predict was answered with 404", "404"),
-        ("slow", "predictor: POST /v1/models/slow:predict: 504, activator request timeout", "504"),
-    ],
-)
-def test_a_hop_that_fails_is_upstreams_answer_and_told_by_the_status(
-    world: Project, name: str, hop_told: str, client_told: str
+@dataclass(frozen=True)
+class Broken:
+    """A component that fails, and who tells what of it.
+
+    Args:
+        where: The service that is asked, and for what.
+        mode: What its mirror does, `WHO:MODE`.
+        status / text: The client's answer, which is upstream's.
+        told: What `status` says, each in a line of the log, too.
+        hops: Component or step, status, and what went wrong, as the trace has it.
+    """
+
+    where: str
+    mode: str
+    status: int
+    text: str
+    told: tuple[str, ...]
+    hops: tuple[tuple[str, int | str, str], ...]
+
+
+PROTOCOL = "upstream connect error or disconnect/reset before headers. reset reason: protocol error"
+LATE = "activator request timeout"
+NO_JSON = "the answer is no JSON: <html>not a model server</html>"
+
+
+def behind(caller: str, mode: str, status: int, why: str, *, says: str, text: str = "") -> Broken:
+    """A predictor that fails behind a component of the SDK, which answers 500 for anything.
+
+    Args:
+        says: What the SDK makes of it.
+        text: What `status` says of the predictor; empty: its status and why.
+    """
+    verb = "predict" if caller == "transformer" else "explain"
+    return Broken(
+        f"hop:{verb}", f"predictor:{mode}", 500, says,
+        (
+            f"predictor: POST /v1/models/hop:predict{text or f': {status}, {why}'}",
+            f"{caller}: POST /v1/models/hop:{verb} was answered with 500: {says}",
+        ),
+        ((caller, 500, ""), ("predictor", status, why)),
+    )  # fmt: skip
+
+
+def itself(
+    who: str, mode: str, status: int, why: str = "", *, body: str = "", told: str = ""
+) -> Broken:
+    """A transformer or explainer that fails before anybody else is asked.
+
+    Args:
+        why: Of an answer of the gateway's own.
+        body: An answer of the component's own; what its client reads is the client's to judge.
+        told: What `status` says of that; empty: nothing.
+    """
+    verb = "predict" if who == "transformer" else "explain"
+    what = f"{who}: POST /v1/models/all:{verb}"
+    said = f"{what}: {status}, {why}" if why else f"{what}{told}"
+    return Broken(
+        f"all:{verb}", f"{who}:{mode}", status, body or why.partition(" (")[0],
+        (said,) if why or told else (), ((who, status, why),),
+    )  # fmt: skip
+
+
+def rpc(mode: str, http: int, text: str, why: str = "") -> Broken:
+    """A gRPC port that is none.
+
+    Args:
+        text: What the client reads; `why`: what the log and the trace say beyond it.
+    """
+    return Broken(
+        "rpc:infer", f"predictor:{mode}", 500, f'details = \\"{text}\\"',
+        (
+            f"predictor: ModelInfer: {http}, {text}",
+            *((f"predictor: {why}",) if why else ()),
+            "transformer: POST /v2/models/rpc/infer was answered with 500: AioRpcError",
+        ),
+        (("transformer", 500, ""), ("predictor", "UNAVAILABLE", why or text)),
+    )  # fmt: skip
+
+
+def step(mode: str, status: int, body: str, why: str) -> Broken:
+    """A graph whose last step fails."""
+    return Broken(
+        "chain:", f"transformer:{mode}", status, body,
+        (f"POST /: step last → all: answered with {status}: {why}",),
+        (
+            ("graph", status, ""), ("one", 200, ""), ("predictor", 200, ""),
+            ("last", status, ""), ("transformer", status, ""),
+        ),
+    )  # fmt: skip
+
+
+def beside(mode: str, status: int, why: str, *, says: str) -> Broken:
+    """A predictor in the transformer's Pod: one component, so `status` tells nothing apart."""
+    return Broken(
+        "pair:predict", f"predictor:{mode}", 500, says, (),
+        (("predictor", 500, ""), ("localhost:8085", status, why)),
+    )  # fmt: skip
+
+
+def bad(status: str) -> str:
+    """How the SDK words a predictor's HTTP error."""
+    return f"HTTPStatusError : , '{status}' for url 'http://hop-predictor.default/v1/models/hop"
+
+
+FAILURES = [
+    *(
+        row
+        for caller in ("transformer", "explainer")
+        for row in (
+            behind(caller, "gone", 502, "EOF", says=bad("502 Bad Gateway")),
+            behind(caller, "slow", 504, LATE, says=bad("504 Gateway Timeout")),
+            behind(
+                caller, "garbage", 200, NO_JSON, text=f" was answered with 200: {NO_JSON}",
+                says="JSONDecodeError : unexpected character",
+            ),
+            behind(
+                caller, "noise", 502, f"{PROTOCOL} (it speaks TLS, not HTTP/1.1)",
+                says=bad("502 Bad Gateway"),
+            ),
+            behind(
+                caller, "missing", 404, "no such path",
+                text=" was answered with 404: no such path",
+                says="HTTPStatusError : no such path, '404 Not Found' for url",
+            ),
+        )
+    ),
+    *(
+        row
+        for who in ("transformer", "explainer")
+        for row in (
+            itself(who, "gone", 502, "EOF"),
+            itself(who, "slow", 504, LATE),
+            itself(who, "noise", 502, f"{PROTOCOL} (it speaks TLS, not HTTP/1.1)"),
+            itself(who, "garbage", 200, body="<html>not a model server</html>"),
+            itself(who, "missing", 404, body="no such path"),
+            itself(
+                who, "broken", 503, body="out of sorts",
+                told=" was answered with 503: out of sorts",
+            ),
+        )
+    ),
+    rpc("gone", 502, "EOF"),
+    rpc("noise", 502, PROTOCOL, "does not speak HTTP/2, which gRPC needs: it speaks TLS, not gRPC"),
+    rpc("rest", 502, PROTOCOL, "not speak HTTP/2, which gRPC needs: it speaks HTTP/1.1, not gRPC"),
+    rpc("slow", 504, LATE),
+    beside("gone", 0, "RemoteProtocolError: Server disconnected", says="RemoteProtocolError : "),
+    beside("slow", 0, "ReadTimeout", says="ReadTimeout : "),
+    beside("garbage", 200, "the answer cannot be read: ", says="JSONDecodeError : "),
+    beside("noise", 0, "RemoteProtocolError: ", says="RemoteProtocolError : "),
+    beside("missing", 404, "no such path, '404 Not Found'", says="HTTPStatusError : no such path"),
+    step("gone", 502, "EOF", "EOF"),
+    step("slow", 504, LATE, LATE),
+    step("noise", 502, PROTOCOL, PROTOCOL),
+    step("missing", 404, "no such path", "no such path"),
+    step("broken", 503, "out of sorts", "out of sorts"),
+]  # fmt: skip
+
+
+def in_log(log: Path, line: str) -> None:
+    """Return once the gateway has told it there."""
+    wait_until(lambda: line in log.read_text(), timeout=10, why=f"{log.name} has no: {line}")
+
+
+@pytest.mark.parametrize("row", FAILURES, ids=lambda row: f"{row.where}-{row.mode}")
+def test_a_hop_that_fails_is_upstreams_answer_and_told_by_status_log_and_trace(
+    world: Project, row: Broken
 ) -> None:
-    host = f"{name}.default.example.com"
-    status, answer = world.call(f"/v1/models/{name}:predict", ROWS, host=host)
-    assert status == 500
-    assert client_told in answer["error"]
-    told = failing(world, name, hop_told)
-    assert hop_told in told
-    assert f"kserve-local logs {name}" in told
-    logged = (world.state / "logs" / "gateway.log").read_text()
-    assert hop_told.partition(": ")[2] in logged
+    name, _, verb = row.where.partition(":")
+    body: Any = {"instances": [row.mode]}
+    path = f"/v1/models/{name}:{verb}" if verb else "/"
+    if verb == "infer":
+        tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [row.mode]}
+        path, body = f"/v2/models/{name}/infer", {"inputs": [tensor]}
+    status, answer, trace = world.traced(path, body, host=f"{name}.default.example.com")
+    assert status == row.status
+    assert row.text in answer
+    hops = trace["hops"]
+    names = [h.get("step") or h.get("component") or h["target"] for h in hops]
+    assert [(name, h["status"]) for name, h in zip(names, hops, strict=True)] == [
+        (who, code) for who, code, _ in row.hops
+    ]
+    assert all(why in h.get("error", "") for h, (_, _, why) in zip(hops, row.hops, strict=True))
+    log = world.state / "logs" / "gateway.log"
+    for told in row.told:
+        in_log(log, told.partition(": ")[2] if verb else told)
+        if row.mode.endswith("gone"):
+            # Of the same words as the log.
+            failing(world, name, told)
+
+
+@pytest.mark.parametrize("verb", ["predict", "explain"])
+def test_predict_shows_each_hop_with_its_pod(world: Project, verb: str) -> None:
+    """The caller's code knows nothing of it: the SDK passes the request's id on."""
+    more = ["--explain"] if verb == "explain" else []
+    caller = "explainer" if more else "transformer"
+    done = world.run("predict", "hop", json.dumps(ROWS), "--trace", *more)
+    assert json.loads(done.stdout)["who"] == "predictor"
+    first, second, total = done.stderr.splitlines()
+    assert first.split()[:3] == ["hop", caller, "00001"]
+    assert second.startswith("  hop predictor 00001  ")
+    assert first.endswith("  200")
+    assert second.endswith("  200")
+    assert " ms in all, trace id " in total
+    data = world.json("predict", "hop", json.dumps(ROWS), "--trace", *more)
+    one, two = data["trace"]["hops"]
+    assert one["pod"].startswith(f"hop-{caller}-00001-deployment-")
+    assert (two["pod"], "by" in two) == (second.split()[3], False)
+    assert 0 <= two["start"] <= two["start"] + two["ms"] <= one["ms"] <= data["trace"]["ms"]
+
+
+def test_a_failed_call_shows_its_hops_too(world: Project) -> None:
+    body = json.dumps({"instances": ["predictor:gone"]})
+    done = world.run("predict", "hop", body, "--trace", check=9)
+    assert [line.split("  ")[-1] for line in done.stderr.splitlines()[1:2]] == ["502: EOF"]
+    failed = json.loads(world.run("predict", "hop", body, "--trace", "--json", check=9).stdout)
+    hops = failed["error"]["details"]["trace"]["hops"]
+    assert [hop["status"] for hop in hops] == [500, 502]
+
+
+def test_code_that_passes_nothing_on_is_told_by_its_pod(world: Project) -> None:
+    """Its connection comes from the Pod's address; the trace says that this is what it goes by."""
+    graph = world.traced("/", ROWS, host="chain.default.example.com")[2]
+    assert [hop.get("by") for hop in graph["hops"]] == [None] * len(graph["hops"])
+    own = {"instances": [[1.0]], "ask": "http://two-predictor.default/v1/models/two:predict"}
+    *_, trace = world.traced("/v1/models/all:predict", own, host="all.default.example.com")
+    one, two = trace["hops"]
+    assert (one["component"], two["service"], two["component"]) == (
+        "transformer", "two", "predictor",
+    )  # fmt: skip
+    assert two["by"] == ("pod" if sys.platform == "linux" else "service")
+
+
+def test_a_trace_context_is_made_and_passed_on(world: Project) -> None:
+    path, host = "/v1/models/two:predict", "two.default.example.com"
+    made = world.call(path, ROWS, host=host)[1]["headers"]["traceparent"]
+    assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", made)
+    given = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01", "tracestate": "mine=1"}
+    told = world.call(path, ROWS, host=host, headers=given)[1]["headers"]
+    assert told["traceparent"][:36] == given["traceparent"][:36]
+    assert told["traceparent"][36:52] != "cd" * 8
+    assert told["tracestate"] == "mine=1"
+    assert "x-request-id" not in told
 
 
 def test_a_transformers_request_waits_while_the_predictor_starts(world: Project) -> None:
@@ -157,6 +394,19 @@ def test_a_real_model_behind_the_sdk_in_each_protocol(tmp_path: Path, protocol: 
         assert status == 200
         found = answer["predictions"] if protocol == "v1" else answer["outputs"][0]["data"]
         assert found == [1, 1]
+        trace = place.json("predict", "iris", json.dumps(body), "--trace")["trace"]
+        ended = {"status": "OK", "protocol": "grpc"} if protocol == "grpc-v2" else {"status": 200}
+        first, second = trace["hops"]
+        assert (first["component"], first["status"]) == ("transformer", 200)
+        assert {key: second[key] for key in ended} == ended
+        assert (second["component"], "by" in second) == ("predictor", False)
+        if protocol == "grpc-v2":
+            data = place.json("predict", "iris", json.dumps(body), "--protocol", "grpc", "--trace")
+            hops = data["trace"]["hops"]
+            assert [(h["component"], h["protocol"], h["status"], h["call"]) for h in hops] == [
+                ("transformer", "grpc", "OK", "ModelInfer"),
+                ("predictor", "grpc", "OK", "ModelInfer"),
+            ]
 
 
 def test_a_transformer_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:

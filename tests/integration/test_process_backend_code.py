@@ -313,6 +313,46 @@ async def test_localhost_is_the_pod_for_collocated_containers(project: Project):
         assert await get(status, "/") == "beside"
 
 
+async def test_calls_come_from_the_pods_address(project: Project, how: str):
+    """So whoever is asked knows which Pod asks, as on a cluster."""
+    who = TELL.replace("tell()", "tell(self.client_address[0])", 1)
+    project.write("predictor.py", who + "def tell(peer): return peer\nserve()\n")
+    project.write(
+        "transformer.py",
+        TELL
+        + """
+import asyncio, urllib.request
+import httpx, uvloop
+
+URL = "http://iris-predictor.default:8080/"
+
+
+async def get():
+    async with httpx.AsyncClient() as client:
+        return (await client.get(URL)).json()
+
+
+def tell():
+    return [json.load(urllib.request.urlopen(URL)), asyncio.run(get()), uvloop.run(get())]
+
+
+serve()
+""",
+    )
+    container = project.container(
+        "transformer.py", preload=preload_for(how, "http.server", "httpx", "uvloop")
+    )
+    async with project.backend() as backend:
+        predictor = project.replica(project.container("predictor.py"))
+        await backend.start(predictor)
+        await next_event(backend, "ready")
+        resolve = (("iris-predictor.default", predictor.ip),)
+        transformer = project.replica(container, resolve=resolve)
+        await backend.start(transformer)
+        status = (await next_event(backend, "ready", "exited")).status
+        assert await get(status, "/") == [transformer.ip] * 3, project.log()
+
+
 async def test_a_program_that_hangs_while_it_loads_says_where(project: Project, how: str):
     """The control socket's first use: what was not answered names the user's own line."""
     project.write("weights.py", "import time\ndef fetch():\n    time.sleep(600)\n")

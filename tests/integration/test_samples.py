@@ -55,6 +55,11 @@ def test_a_sample_answers_as_expected(name: str, tmp_path: Path) -> None:
             # Knative asks the transformer's container alone whether it is ready, here as there.
             asked = ("predict", name, "@request.json")
             wait_until(lambda: p.run(*asked, check=None).returncode == 0, why="it answers")
+            traced = p.json("predict", name, "@request.json", "--trace")["trace"]["hops"]
+            assert [(h["kind"], h.get("target", ""), h["status"]) for h in traced] == [
+                ("component", "", 200), ("within", "localhost:8085", 200),
+            ]  # fmt: skip
+            assert traced[0]["pod"] == traced[1]["pod"]
         answer = json.loads(p.run("predict", name, "@request.json").stdout)
         expected = json.loads((folder / "expected.json").read_text())
         assert matches(expected, answer)

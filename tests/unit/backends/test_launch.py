@@ -145,6 +145,9 @@ def test_pod_ports_come_from_all_containers():
     other = container(name="d", ports=(("h2c", 9000),))
     replica = ReplicaSpec("u", "ns", "p", (container(), other, container(name="e")))
     assert launch.pod_ports(replica) == (8080, 9000)
+    code = Program("source", "i", ("model.py", "--http_port=8085", "--grpc_port", "8086"))
+    beside = replace(replica, containers=(container(), container(name="p", program=code, ports=())))
+    assert launch.pod_ports(beside) == (8080, 8085, 8086)
     bare = replace(replica, containers=(container(ports=()),))
     assert launch.pod_ports(bare) == (8080,)
 
@@ -177,6 +180,28 @@ def test_loopback_means_the_pod_for_the_pods_ports_only(net: Network):
     assert net.peer_address("localhost", 5432) == ("localhost", 5432)
     net.server_address("0.0.0.0", 7000)
     assert net.peer_address("127.0.0.1", 7000) == ("127.64.0.9", 7000)
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("127.64.8.1", "127.64.0.9"),
+        ("127.64.0.9", None),
+        ("127.0.0.1", None),
+        ("10.0.0.1", None),
+        ("huggingface.co", None),
+        ("::1", None),
+        (None, None),
+    ],
+)
+def test_only_pods_and_services_are_called_from_the_pods_address(
+    net: Network, host: str | None, own: str | None
+):
+    assert net.comes_from(host) == own
+
+
+def test_a_pod_without_an_address_of_its_own_calls_from_anywhere():
+    assert Network({"ip": "127.0.0.1"}).comes_from("127.64.8.1") is None
 
 
 @pytest.mark.parametrize(
