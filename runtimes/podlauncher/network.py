@@ -52,7 +52,6 @@ class Network:
             containers of the Pod), `resolve` (name -> address, `*.x` for anything below x),
             `resolve_file` (JSON like `resolve`: the names of the namespace, read when first asked
             for one and again when it has changed; those of `resolve` come first),
-            `namespace`, `hostname`, `service_port` (where port 80 of Services is listened on).
             `namespace`, `hostname`, `service_port` (where port 80 of Services is listened on),
             `pod` and `calls` (the Pod's name and where to tell of calls within it; empty: nowhere).
     """
