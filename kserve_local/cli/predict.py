@@ -250,7 +250,9 @@ def command(
         share = f"{sum(n for c, n in statuses.items() if c >= 400)} of {repeat} calls failed: "
         raise ModelError(
             f"{share if repeat else ''}{name} answered {status}: {text.strip() or '(no body)'}",
-            hint=hint or f"kserve-local logs {name} --tail 20",
+            hint=hint
+            or f"kserve-local logs {name} --tail 20"
+            + ("" if trace else "   ·   the same with --trace tells which hop it was"),
             details={
                 "service": name,
                 "namespace": namespace,
