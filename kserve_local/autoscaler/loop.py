@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kserve_local.api import names, pod_autoscaler
+from kserve_local.api.autoscaler_config import ClusterScaling, cluster_scaling
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -33,12 +34,7 @@ from kserve_local.api.meta import (
 from kserve_local.api.scheme import CONFIG_MAP, DEPLOYMENT, POD_AUTOSCALER, REVISION, key_of
 from kserve_local.autoscaler import kpa
 from kserve_local.autoscaler.bounds import NO_TRAFFIC, Activity
-from kserve_local.autoscaler.config import (
-    ClusterScaling,
-    autoscaler_class,
-    cluster_scaling,
-    scaling_config,
-)
+from kserve_local.autoscaler.config import autoscaler_class, scaling_config
 from kserve_local.autoscaler.revision_scaler import Applied, RevisionScaler
 from kserve_local.errors import Invalid
 from kserve_local.interfaces.scaling import ScalingConfig
