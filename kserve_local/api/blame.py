@@ -57,11 +57,17 @@ def field_of(obj: Object, refusal: str, admit: Admit) -> Path_:
     own_name = name_of(obj)
     wrong = _anonymous(refusal, own_name)
     renamed = {**obj, "metadata": {**obj["metadata"], "name": "a"}}
-    if _verdict(renamed, "a", admit) != wrong:
+    # A ConfigMap is only looked at for its name; that is never what is wrong with it.
+    if obj["kind"] != "ConfigMap" and _verdict(renamed, "a", admit) != wrong:
         return ("metadata", "name")
     best = (False, 0, 0)
     blamed: Path_ = ()
-    waiting: list[Path_] = [("spec",), ("metadata", "annotations"), ("metadata", "labels")]
+    waiting: list[Path_] = [
+        ("spec",),
+        ("data",),
+        ("metadata", "annotations"),
+        ("metadata", "labels"),
+    ]
     while waiting:
         path = waiting.pop(0)
         verdict = _verdict(_without(obj, path), own_name, admit)

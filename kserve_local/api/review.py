@@ -19,6 +19,7 @@ from kserve_local.api import (
     defaults,
     gaps,
     names,
+    revision_template,
     runtime_selection,
     schema,
     scheme,
@@ -32,17 +33,28 @@ from kserve_local.api.config import parse as parse_config
 from kserve_local.api.manifest import Document
 from kserve_local.api.meta import Object, annotations_of, name_of, namespace_of
 from kserve_local.api.metadata_rules import name_problem
+from kserve_local.api.pod_autoscaler import CLUSTER_CONFIG
 from kserve_local.errors import Forbidden, Invalid, NotFound
 
 Path_ = tuple[str | int, ...]
 Severity = Literal["error", "warning", "note"]
 Source = Literal[
-    "yaml", "kind", "schema", "metadata", "field", "webhook", "runtime", "project", "gap", "storage"
+    "yaml",
+    "kind",
+    "schema",
+    "metadata",
+    "field",
+    "webhook",
+    "runtime",
+    "revision",
+    "project",
+    "gap",
+    "storage",
 ]
 
 _LABEL = 63
 """Characters of a DNS label."""
-_IN_STATUS = frozenset(("runtime", "storage"))
+_IN_STATUS = frozenset(("runtime", "revision", "storage"))
 _OUR_GROUPS = frozenset(r.group for r in scheme.ALL if "." in r.group)
 _KINDS = frozenset(r.kind for r in scheme.ALL)
 
@@ -57,7 +69,8 @@ class Finding:
         field: Dotted path, empty where there is none.
         details: More lines, e.g. each runtime and why it does not fit.
         source: What found it; `valid` and `schema_valid` go by it. `runtime`: a cluster takes the
-            object, and its controller refuses it then. `storage`: the source cannot be read.
+            object, and its controller refuses it then. `revision`: Knative refuses what the
+            controller makes of it. `storage`: the source cannot be read.
     """
 
     line: int
@@ -275,6 +288,7 @@ class _Reviewer:
         if not any(f.severity == "error" for f in refusal):
             yield from self.name(placed)
             yield from self.runtime(placed)
+            yield from self.revisions(placed)
             yield from self.explainer(placed)
             yield from self.storage(placed)
             yield from self.resources(placed)
@@ -462,6 +476,32 @@ class _Reviewer:
                 " Docker only"
             )
             yield self.finding((*path, *field), message, "gap", "note")
+
+    def revisions(self, obj: Object) -> Iterator[Finding]:
+        """Tell what Knative's webhook says once the controller asks for a revision."""
+        if obj["kind"] != "InferenceService" or _is_model_mesh(obj):
+            return
+        config = self.project.config
+        isvc = self.mutated(obj)
+        own = annotations_of(isvc)
+        if config.deployment_mode(own.get(names.DEPLOYMENT_MODE)) != names.KNATIVE_MODE:
+            return
+        found = self.project.lookup(scheme.CONFIG_MAP.id, CLUSTER_CONFIG.namespace)
+        cluster = next((c for c in found if name_of(c) == CLUSTER_CONFIG.name), {})
+        for name in ("predictor", "transformer", "explainer"):
+            component = isvc["spec"].get(name)
+            if component is None:
+                continue
+            given = {**own, **(component.get("annotations") or {})}
+            passed = {k: v for k, v in given.items() if k not in config.annotations_disallowed}
+            problems = revision_template.problems(component, passed, cluster.get("data") or {})
+            for message, blamed in problems:
+                path: Path_ = ("spec", name, blamed)
+                if "/" in blamed:
+                    nearer = blamed in (component.get("annotations") or {})
+                    path = (*path[:2], "annotations", blamed)
+                    path = path if nearer else ("metadata", "annotations", blamed)
+                yield self.finding(path, f"Knative refuses its revisions: {message}", "revision")
 
     def explainer(self, obj: Object) -> Iterator[Finding]:
         """Tell that ART runs as its image only."""

@@ -4,7 +4,8 @@ Pure. `validate` runs the webhook of the object's kind on create and update, `va
 delete; texts are KServe's and Knative's, wrapped as the API server wraps them. The rules live in
 one module a kind: `validation_isvc`, `validation_autoscaling`, `validation_canary`,
 `validation_runtime`, `validation_graph`, `validation_local_model`, `validation_llm`,
-`validation_knative` (control-plane.md 2.5, 3.3, 9.1, 10; llm.md 1.4, 5.5; traffic.md 1.9).
+`validation_knative`, `autoscaler_config` (control-plane.md 2.5, 3.3, 9.1, 10; llm.md 1.4, 5.5;
+traffic.md 1.8, 1.9).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kserve_local.api import (
+    autoscaler_config,
     validation_graph,
     validation_isvc,
     validation_knative,
@@ -137,6 +139,10 @@ def _knative(review: Review) -> list[str]:
     return validation_knative.check(review.obj, lookup=review.lookup)
 
 
+def _cluster_config(review: Review) -> list[str]:
+    return autoscaler_config.check(review.obj)
+
+
 _Webhook = tuple[str, Callable[[Review], list[str]]]
 _SERVER = "kserve-webhook-server"
 _KSERVE: tuple[tuple[str, str, Callable[[Review], list[str]]], ...] = (
@@ -155,6 +161,7 @@ _KSERVE: tuple[tuple[str, str, Callable[[Review], list[str]]], ...] = (
     ),
 )
 _WEBHOOKS: dict[tuple[str, str], _Webhook] = {
+    ("", "ConfigMap"): ("config.webhook.serving.knative.dev", _cluster_config),
     ("serving.knative.dev", "Service"): ("validation.webhook.serving.knative.dev", _knative),
     **{("serving.kserve.io", kind): (name, check) for kind, name, check in _KSERVE},
 }

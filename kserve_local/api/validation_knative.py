@@ -62,10 +62,24 @@ def annotation_problems(
         settings: Data of the ConfigMap `knative-serving/config-autoscaler`, if any.
     """
     found: dict[str, list[str]] = {}
-    for rule in (_class, _scales, _floats, _durations, _metric, _aggregation, _initial_scale):
+    for rule in _RULES:
         for message, *paths in rule(annotations, settings or {}):
             found.setdefault(message, []).extend(f"{_TEMPLATE}.{path}" for path in paths)
     return [f"{message}: {', '.join(sorted(found[message]))}" for message in sorted(found)]
+
+
+def template_problems(
+    annotations: Mapping[str, str], spec: Mapping[str, Any], settings: Mapping[str, str]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each thing wrong with a revision template, and the annotations or fields it is about.
+
+    Args:
+        settings: As in `annotation_problems`.
+    """
+    for rule in _RULES:
+        for message, *paths in rule(annotations, settings):
+            yield message, tuple(path.partition("=")[0].partition(" ")[0] for path in paths)
+    yield from ((message, tuple(fields)) for message, fields in _limit_problems(spec).items())
 
 
 def value_of(annotations: Mapping[str, str], key: str) -> tuple[str, str] | None:
@@ -266,8 +280,19 @@ def _aggregation(annotations: Mapping[str, str], _: Mapping[str, str]) -> _Probl
         yield f"invalid value: {found[1]}", found[0]
 
 
+_RULES = (_class, _scales, _floats, _durations, _metric, _aggregation, _initial_scale)
+
+
 def _spec_problems(spec: Mapping[str, Any]) -> list[str]:
-    path = "spec.template.spec"
+    found = _limit_problems(spec)
+    return [
+        f"{message}: {', '.join(sorted(f'spec.template.spec.{field}' for field in fields))}"
+        for message, fields in found.items()
+    ]
+
+
+def _limit_problems(spec: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the fields that are out of bounds, by what is wrong with them."""
     found: dict[str, list[str]] = {}
     limits = (
         ("containerConcurrency", MAX_CONCURRENCY),
@@ -278,8 +303,8 @@ def _spec_problems(spec: Mapping[str, Any]) -> list[str]:
     for field, most in limits:
         value = spec.get(field)
         if value is not None and not 0 <= value <= most:
-            found.setdefault(f"expected 0 <= {value} <= {most}", []).append(f"{path}.{field}")
-    return [f"{message}: {', '.join(sorted(paths))}" for message, paths in found.items()]
+            found.setdefault(f"expected 0 <= {value} <= {most}", []).append(field)
+    return found
 
 
 def _traffic_problems(targets: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kserve_local.api import names, pod_autoscaler
+from kserve_local.api.autoscaler_config import ClusterScaling, cluster_scaling
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -33,12 +34,7 @@ from kserve_local.api.meta import (
 from kserve_local.api.scheme import CONFIG_MAP, DEPLOYMENT, POD_AUTOSCALER, REVISION, key_of
 from kserve_local.autoscaler import kpa
 from kserve_local.autoscaler.bounds import NO_TRAFFIC, Activity
-from kserve_local.autoscaler.config import (
-    ClusterScaling,
-    autoscaler_class,
-    cluster_scaling,
-    scaling_config,
-)
+from kserve_local.autoscaler.config import autoscaler_class, scaling_config
 from kserve_local.autoscaler.revision_scaler import Applied, RevisionScaler
 from kserve_local.errors import Invalid
 from kserve_local.interfaces.scaling import ScalingConfig
@@ -53,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 BY_HAND = "ByHand"
 EVICTED = "Evicted"
+UNROUTED = "Unrouted"
 _ACTIVE, _INITIALIZED, _SKS = "Active", "ScaleTargetInitialized", "SKSReady"
 
 
@@ -199,11 +196,13 @@ class Autoscaler:
         if override != 0:
             entry.woken = False
         applied = entry.scaler.apply(entry.ready, now)
-        if override is not None:
+        if not entry.scaler.reachable:
+            applied = _unrouted(entry, applied, now)
+        elif override is not None:
             why = pod_autoscaler.evicted(autoscaler)
             applied = _by_hand(entry, applied, override, now, why)
         status = _status(autoscaler, applied, entry.ready, now=timestamp())
-        before = pod_autoscaler.replicas(autoscaler)
+        before = self._replicas(autoscaler)
         stored = await self._store.update_status(_with_status(autoscaler, status))
         after = pod_autoscaler.replicas(stored)
         if after not in (before, pod_autoscaler.UNDECIDED) and before != pod_autoscaler.UNDECIDED:
@@ -214,7 +213,7 @@ class Autoscaler:
                 f"Scaled from {before} to {after}: {applied.message}",
                 component="autoscaler",
             )
-        if applied.again is None or override is not None:
+        if applied.again is None:
             return DONE
         return Result(requeue_after=max(0.0, applied.again - now) / self._speed)
 
@@ -263,10 +262,21 @@ class Autoscaler:
         return self._cluster[1]
 
     def _ready(self, autoscaler: Object) -> int:
+        status = self._deployment(autoscaler).get("status") or {}
+        return int(status.get("readyReplicas") or 0)
+
+    def _replicas(self, autoscaler: Object) -> int:
+        """Return the replicas before this decision: until there was one, what it started with."""
+        decided = pod_autoscaler.replicas(autoscaler)
+        if decided != pod_autoscaler.UNDECIDED:
+            return decided
+        spec = self._deployment(autoscaler).get("spec") or {}
+        return int(spec.get("replicas", pod_autoscaler.UNDECIDED))
+
+    def _deployment(self, autoscaler: Object) -> Object:
         target = autoscaler["spec"]["scaleTargetRef"]["name"]
         key = Key(DEPLOYMENT.id, autoscaler["metadata"]["namespace"], target)
-        deployment = self._store.find(key) or {}
-        return int((deployment.get("status") or {}).get("readyReplicas") or 0)
+        return self._store.find(key) or {}
 
     def _activity_before(self, autoscaler: Object, now: float) -> Activity | None:
         """Return where the Revision stood when the supervisor before us wrote its status."""
@@ -319,12 +329,28 @@ def _by_hand(entry: _Entry, applied: Applied, count: int, now: float, evicted: s
         return replace(
             applied, want=count, replicas=count, again=None, reason=BY_HAND, message=text
         )
+    reason = EVICTED if evicted else BY_HAND
+    return _at_zero(entry, applied, now, reason, f"{text}, until the next request")
+
+
+def _unrouted(entry: _Entry, applied: Applied, now: float) -> Applied:
+    """Return what holds for a Revision that no route refers to: it goes to zero at once.
+
+    What was decided for its traffic is forgotten: a rollback begins at min-scale again.
+    """
     scaler = entry.scaler
-    if scaler.activity.status != "Inactive":
-        reason, message = NO_TRAFFIC
-        scaler.activity = replace(
-            scaler.activity, status="Inactive", since=now, reason=reason, message=message
-        )
+    scaler.decision = replace(scaler.decision, desired=0)
+    return _at_zero(entry, applied, now, UNROUTED, "no route refers to the revision")
+
+
+def _at_zero(entry: _Entry, applied: Applied, now: float, reason: str, message: str) -> Applied:
+    """Return that there is no replica, without the way of an idle Revision to there."""
+    scaler = entry.scaler
+    stands = scaler.activity
+    if (stands.status, stands.reason) != ("Inactive", NO_TRAFFIC[0]):
+        since = stands.since if stands.status == "Inactive" else now
+        told, text = NO_TRAFFIC
+        scaler.activity = replace(stands, status="Inactive", since=since, reason=told, message=text)
     return replace(
         applied,
         activity=scaler.activity,
@@ -332,8 +358,8 @@ def _by_hand(entry: _Entry, applied: Applied, count: int, now: float, evicted: s
         replicas=0,
         mode="Proxy",
         again=None,
-        reason=EVICTED if evicted else BY_HAND,
-        message=f"{text}, until the next request",
+        reason=reason,
+        message=message,
     )
 
 

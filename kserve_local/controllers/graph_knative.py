@@ -22,8 +22,8 @@ from kserve_local.api.meta import (
     namespace_of,
     owner_reference,
 )
+from kserve_local.api.revision_template import template_annotations
 from kserve_local.api.scheme import KNATIVE_SERVICE
-from kserve_local.controllers import isvc_knative
 from kserve_local.errors import NotFound, ServiceUnavailable
 
 CONTAINER = "user-container"
@@ -217,7 +217,7 @@ def knative_service(
             "template": {
                 "metadata": {
                     "labels": {**labels, **own},
-                    "annotations": isvc_knative.template_annotations(spec, given),
+                    "annotations": template_annotations(spec, given),
                 },
                 "spec": pod,
             },

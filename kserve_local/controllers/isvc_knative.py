@@ -1,8 +1,8 @@
 """InferenceService -> the Knative Service of each component. Pure.
 
 Copies KServe v0.20's ksvc reconciler (pkg/controller/v1beta1/inferenceservice/reconcilers/knative):
-autoscaling annotations out of the component's fields (traffic.md 1.10), the traffic block of a
-canary (control-plane.md 6.1), and what goes to the service instead of the revision template.
+the traffic block of a canary (control-plane.md 6.1), and what goes to the service instead of the
+revision template.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from kserve_local.api.meta import (
     namespace_of,
     owner_reference,
 )
+from kserve_local.api.revision_template import limits, template_annotations
 from kserve_local.api.scheme import KNATIVE_SERVICE, SERVICE
 from kserve_local.controllers import knative_names
 from kserve_local.controllers.podspec import PodParts
@@ -68,7 +69,7 @@ def knative_service(
             "labels": dict(parts.labels),
             "annotations": {k: v for k, v in annotations.items() if k not in own},
         },
-        "spec": {**parts.spec, **_limits(spec)},
+        "spec": {**parts.spec, **limits(spec)},
     }
     metadata: dict[str, Any] = {
         "name": service_name(isvc, component),
@@ -108,49 +109,6 @@ def traffic(canary: int | None, *, rolled_out: str, tag_latest: bool) -> list[di
         "tag": "prev",
     }
     return [latest, previous]
-
-
-def template_annotations(
-    component: Mapping[str, Any], given: Mapping[str, str], *, allow_zero: bool = False
-) -> dict[str, str]:
-    """Return the revision template's annotations: those given plus the autoscaling ones.
-
-    An initial scale that is no number, or zero where the cluster forbids that, is left out.
-    """
-    annotations = dict(given)
-    annotations.setdefault(names.AUTOSCALING_CLASS, names.KPA_CLASS)
-    initial = annotations.get(names.INITIAL_SCALE)
-    if initial is not None and (not _is_int(initial) or (int(initial) == 0 and not allow_zero)):
-        del annotations[names.INITIAL_SCALE]
-    least = component.get("minReplicas")
-    annotations[names.MIN_SCALE] = str(1 if least is None else int(least))
-    for field, annotation in (
-        ("maxReplicas", names.MAX_SCALE),
-        ("scaleTarget", names.AUTOSCALING_TARGET),
-        ("scaleMetric", names.AUTOSCALING_METRIC),
-    ):
-        value = component.get(field)
-        if value is not None and not (field == "maxReplicas" and value == 0):
-            annotations[annotation] = str(value)
-    return annotations
-
-
-def _limits(component: Mapping[str, Any]) -> dict[str, Any]:
-    spec: dict[str, Any] = {}
-    if component.get("containerConcurrency") is not None:
-        spec["containerConcurrency"] = component["containerConcurrency"]
-    if component.get("timeout") is not None:
-        spec["timeoutSeconds"] = component["timeout"]
-        spec["responseStartTimeoutSeconds"] = component["timeout"]
-    return spec
-
-
-def _is_int(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
 
 
 def external_service(isvc: Object) -> Object:

@@ -16,7 +16,6 @@ import time
 from collections.abc import (
     Awaitable,
     Callable,
-    Collection,
     Coroutine,
     Iterable,
     Mapping,
@@ -139,6 +138,9 @@ class NodeAgent:
         self._work: dict[str, Work] = {}
         self._by_key: dict[Key, str] = {}
         self._replicas: dict[str, ReplicaStatus] = {}
+        # Pods that ended since logs were last looked through.
+        self._ended = 0
+        self._pruning = asyncio.Lock()
         self._adopted = asyncio.Event()
         self._new_names = asyncio.Event()
         # How often Services have changed, and at which count each namespace was told their names.
@@ -256,9 +258,17 @@ class NodeAgent:
         for folder in await asyncio.to_thread(_subfolders, self._settings.run_dir / "volumes"):
             if folder.name not in pods:
                 await asyncio.to_thread(remove_volumes, folder, _log_removal)
-        alive = {name_of(pod) for pod in pods.values()}
-        await asyncio.to_thread(_prune_logs, self._settings.log_dir, alive)
+        await self._prune_logs()
         self._adopted.set()
+
+    async def _prune_logs(self) -> None:
+        """Delete logs of Pods that are gone but for the latest ones, which may be asked for."""
+        async with self._pruning:
+            self._ended = 0
+            folders = await asyncio.to_thread(_subfolders, self._settings.log_dir)
+            # Asked for after the folders: what came meanwhile is alive.
+            alive = {name_of(pod) for pod in self._store.list(scheme.POD.id)}
+            await asyncio.to_thread(_remove_oldest, [f for f in folders if f.name not in alive])
 
     async def _stop_unknown(self, replica: str) -> None:
         await self._backend.stop(replica, grace=_UNKNOWN_GRACE)
@@ -627,6 +637,9 @@ class NodeAgent:
         self._work.pop(work.uid, None)
         if self._by_key.get(work.key) == work.uid:
             del self._by_key[work.key]
+        self._ended += 1
+        if self._ended >= _KEPT_LOGS and not self._pruning.locked():
+            await self._prune_logs()
 
     async def _drain(self, key: Key, grace: float) -> float:
         """Let the Pod's requests finish, as queue-proxy does before SIGTERM; return the seconds.
@@ -670,11 +683,10 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def _prune_logs(folder: Path, alive: Collection[str]) -> None:
-    """Delete logs of Pods that are gone but for the latest ones, which may still be asked for."""
-    gone = [p for p in _subfolders(folder) if p.name not in alive]
-    gone.sort(key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in gone[_KEPT_LOGS:]:
+def _remove_oldest(folders: Sequence[Path]) -> None:
+    """Delete all but the `_KEPT_LOGS` newest."""
+    by_age = sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in by_age[_KEPT_LOGS:]:
         remove_volumes(old, _log_removal)
 
 

@@ -14,16 +14,17 @@ from typing import Any
 
 from kserve_local.api import builtin, names
 from kserve_local.api import config as kserve_config
+from kserve_local.api.autoscaler_config import cluster_scaling
 from kserve_local.api.meta import Object, annotations_of, name_of, namespace_of
 from kserve_local.api.pod_autoscaler import CLUSTER_CONFIG
+from kserve_local.api.revision_template import template_annotations
 from kserve_local.api.validation_knative import (
     MAX_CONCURRENCY,
     MAX_TIMEOUT,
     annotation_problems,
 )
 from kserve_local.autoscaler.bounds import applied
-from kserve_local.autoscaler.config import autoscaler_class, cluster_scaling, scaling_config
-from kserve_local.controllers.isvc_knative import template_annotations
+from kserve_local.autoscaler.config import autoscaler_class, scaling_config
 from kserve_local.controllers.knative_service import DEFAULT_TIMEOUT
 from kserve_local.controllers.podspec import allowed_annotations
 from kserve_local.errors import Invalid, NotFound, UsageError

@@ -689,8 +689,37 @@ async def test_logs_of_pods_long_gone_are_removed(settings: Settings, model: Pat
         async with agent_of(store, backend, world.storage, settings):
             await world.create(serving_pod())
             await world.until(is_ready)
-    left = sorted(p.name for p in settings.log_dir.iterdir() if p.name.startswith("pod-"))
-    assert left == [f"pod-{n:02}" for n in range(10, 30)]
+    assert logs_of(settings, "pod-") == [f"pod-{n:02}" for n in range(10, 30)]
+
+
+async def test_logs_are_removed_while_pods_come_and_go(settings: Settings, model: Path) -> None:
+    """A service that goes to zero and back has a new Pod each time, and `up` may run for weeks."""
+    pods = [Key("pods", "default", f"web-{n:02}") for n in range(45)]
+    async with open_store(settings.database) as store:
+        world = World(store, FakeBackend(), FakeStorage({URI: model}), settings)
+        async with agent_of(store, world.backend, world.storage, settings):
+            for pod in pods:
+                obj = serving_pod()
+                await world.create({**obj, "metadata": {**obj["metadata"], "name": pod.name}})
+            await seen(store, lambda: all(is_ready(store.get(pod)) for pod in pods))
+            assert len(logs_of(settings, "web-")) == 45
+            for pod in pods:
+                await store.delete(pod)
+            await seen(store, lambda: not store.list("pods"))
+    # All of the last round, and the newest of those before.
+    assert 20 <= len(logs_of(settings, "web-")) < 45
+
+
+def logs_of(settings: Settings, start: str) -> list[str]:
+    """Return the names of folders with logs of Pods whose names begin so."""
+    return sorted(p.name for p in settings.log_dir.iterdir() if p.name.startswith(start))
+
+
+async def seen(store: Store, what: Callable[[], bool]) -> None:
+    """Wait for what Pods tell."""
+    async with asyncio.timeout(60), store.watch("pods", since=store.resource_version) as changes:
+        while not what():
+            await anext(changes)
 
 
 async def test_a_running_pod_learns_the_names_of_services_that_come_later(world: World) -> None:

@@ -154,6 +154,12 @@ WRONG = {
         "  nodes:\n    root:\n      routerType: Chain # HERE\n",
         'supported values: "Sequence", "Splitter", "Ensemble", "Switch"',
     ),
+    "ConfigMap of the autoscaler": (
+        "apiVersion: v1\nkind: ConfigMap\n"
+        "metadata: {name: config-autoscaler, namespace: knative-serving}\n"
+        "data:\n  enable-scale-to-zero: 'true'\n  stable-window: 5s # HERE\n",
+        "validation failed: stable-window = 5s, must be in [6s; 1h0m0s] range",
+    ),
 }
 
 
@@ -166,6 +172,46 @@ def test_an_error_stands_at_its_line(case: str) -> None:
     assert part in errors[0].message
     assert errors[0].line == marked_line(text)
     assert not judged(text).valid
+
+
+WINDOW = "autoscaling.knative.dev/window"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + f"  annotations:\n    {WINDOW}: 5s # HERE\n" + MODEL, "6s <= 5s <= 1h0m0s"),
+        (HEAD + MODEL + f"    annotations:\n      {WINDOW}: x # HERE\n", "invalid value: x"),
+        (HEAD + MODEL + "    timeout: 601 # HERE\n", "expected 0 <= 601 <= 600"),
+        (HEAD + MODEL + "    containerConcurrency: 1001 # HERE\n", "0 <= 1001 <= 1000"),
+        (HEAD + MODEL + "    scaleTarget: 0 # HERE\n", "target 0 should be at least 0.01"),
+        (HEAD + MODEL + "    canaryTrafficPercent: 101 # HERE\n", "0 <= 101 <= 100"),
+        (
+            HEAD
+            + "  annotations:\n    autoscaling.knative.dev/activation-scale: '3' # HERE\n"
+            + MODEL
+            + "    maxReplicas: 2\n",
+            "max-scale=2 is less than activation-scale=3",
+        ),
+    ],
+)
+def test_what_knative_refuses_later_is_told_now(text: str, message: str) -> None:
+    """A cluster takes the service, and says so only in its status; so does `up`."""
+    report = judged(text)
+    (finding,) = (f for f in report.findings if f.source == "revision")
+    assert finding.message.startswith("Knative refuses its revisions: ")
+    assert message in finding.message
+    assert (finding.severity, finding.line) == ("error", marked_line(text))
+    assert report.valid
+
+
+def test_annotations_that_do_not_reach_the_revision_are_not_judged() -> None:
+    """KServe drops min-scale and max-scale, and an initial-scale that is no number."""
+    text = HEAD + (
+        "  annotations:\n    autoscaling.knative.dev/min-scale: many\n"
+        "    autoscaling.knative.dev/initial-scale: '0'\n"
+    )
+    assert [f for f in judged(text + MODEL).findings if f.source == "revision"] == []
 
 
 def test_unknown_fields_are_warnings_with_a_suggestion() -> None:

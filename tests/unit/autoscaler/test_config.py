@@ -6,13 +6,8 @@ from typing import Any
 
 import pytest
 
-from kserve_local.autoscaler.config import (
-    DEFAULTS,
-    ClusterScaling,
-    autoscaler_class,
-    cluster_scaling,
-    scaling_config,
-)
+from kserve_local.api.autoscaler_config import DEFAULTS, ClusterScaling, cluster_scaling
+from kserve_local.autoscaler.config import autoscaler_class, scaling_config
 from kserve_local.errors import Invalid
 from kserve_local.interfaces.scaling import ScalingConfig
 
