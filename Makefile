@@ -49,7 +49,7 @@ check: $(VENV)/.setup
 	$(BIN)/lint-imports
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: setup
 	$(BIN)/python -m tests.soak.run
