@@ -101,7 +101,7 @@ class RevisionScaler:
 
     def arrived(self, now: float) -> bool:
         """Take note of a request; True: `tick` at once, it is the first one at zero."""
-        return self._sampler.arrived(now) and self.decision.desired == 0
+        return self._sampler.arrived(now) and self.decision.desired <= 0
 
     def record(self, stat: RequestStat, now: float) -> bool:
         """Take one periodic report; True: `tick` at once, there is traffic at zero."""

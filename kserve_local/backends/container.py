@@ -128,6 +128,7 @@ class Container:
             token=token,
             run_file=run_file,
             exit_file=exit_file,
+            names_file=self.around.files.names(self.replica.namespace),
             control=self.control,
             place=self.around.place,
         )

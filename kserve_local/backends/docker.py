@@ -106,6 +106,7 @@ class DockerBackend:
         self._built: dict[Build, str] = {}
         self._standbys = Standbys(settings, engine, self._make_place)
         self._host = ""
+        self._names: dict[str, tuple[tuple[str, str], ...]] = {}
 
     @classmethod
     async def open(
@@ -533,19 +534,23 @@ class DockerBackend:
             await found.signal(signal.SIGKILL)
             await asyncio.wait_for(found.gone(), _KILL_WAIT)
 
-    async def resolve(self, replica: str, names: tuple[tuple[str, str], ...]) -> None:
-        """Rewrite the Pod's hosts file. See `Backend.resolve`."""
-        found = self._replicas.get(replica)
-        if found is None or found.spec.resolve == names or found.ending.task is not None:
+    async def resolve(self, namespace: str, names: tuple[tuple[str, str], ...]) -> None:
+        """Rewrite the Pods' hosts files. See `Backend.resolve`."""
+        if self._names.get(namespace) == names:
             return
-        found.spec = replace(found.spec, resolve=names)
-        await asyncio.to_thread(self._files.save, found.spec)
-        if found.place is not None:
-            await self._write_hosts(found, found.place)
+        self._names[namespace] = names
+        for found in list(self._replicas.values()):
+            mine = found.spec.namespace == namespace and found.ending.task is None
+            if mine and found.place is not None:
+                await self._write_hosts(found, found.place)
+
+    def _hosts_file(self, spec: ReplicaSpec, place: Place) -> str:
+        names = self._names.get(spec.namespace, ())
+        return docker_spec.hosts_file(spec, place.inner, host=self._host, names=names)
 
     async def _write_hosts(self, replica: _Replica, place: Place) -> None:
         """Write the hosts file of a Pod, in place: the containers see this very file."""
-        text = docker_spec.hosts_file(replica.spec, place.inner, host=self._host)
+        text = self._hosts_file(replica.spec, place)
         mounted = [place.hosts]
         if replica.standby:
             mounted.append(self._standbys.hosts_of(replica.standby))
@@ -683,7 +688,7 @@ class DockerBackend:
             await self._engine.call("start", made["Id"])
             found = await self._engine.call("inspect_container", made["Id"])
             place = replace(self._placed(spec, found), hosts=folder / "hosts")
-            text = docker_spec.hosts_file(spec, place.inner, host=self._host)
+            text = self._hosts_file(spec, place)
             await asyncio.to_thread(_write_readable, text, [place.hosts])
         except BaseException:
             await asyncio.shield(self._engine.remove(str(made["Id"])))

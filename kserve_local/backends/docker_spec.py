@@ -412,7 +412,13 @@ def gateway_of(network: Mapping[str, Any]) -> str:
     return next((address for address in found if address and ":" not in address), "")
 
 
-def hosts_file(replica: ReplicaSpec, ip: str, *, host: str = "") -> str:
+def hosts_file(
+    replica: ReplicaSpec,
+    ip: str,
+    *,
+    host: str = "",
+    names: tuple[tuple[str, str], ...] = (),
+) -> str:
     """Return the Pod's `/etc/hosts`: the kubelet's lines, its hostname, and what it must resolve.
 
     A pattern (`*.domain`) has no line: this file knows whole names only.
@@ -420,13 +426,14 @@ def hosts_file(replica: ReplicaSpec, ip: str, *, host: str = "") -> str:
     Args:
         host: This machine as the Pod sees it. Services, which have addresses on this machine's
             loopback, are there; 127.0.0.1 is the Pod's own.
+        names: What all Pods of its namespace resolve (`Backend.resolve`).
     """
     lines = [
         "127.0.0.1\tlocalhost",
         "::1\tlocalhost ip6-localhost ip6-loopback",
         "\t".join((ip, *full_name(replica), hostname(replica))),
     ]
-    for name, address in replica.resolve:
+    for name, address in {**dict(names), **dict(replica.resolve)}.items():
         ours = address.startswith("127.") and address != "127.0.0.1"
         there = host if host and ours else address
         if "*" not in name:

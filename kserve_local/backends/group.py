@@ -138,11 +138,11 @@ class BackendGroup:
         """See `Backend.stop_container`."""
         await (await self._of(replica)).stop_container(replica, container, grace=grace)
 
-    async def resolve(self, replica: str, names: tuple[tuple[str, str], ...]) -> None:
+    async def resolve(self, namespace: str, names: tuple[tuple[str, str], ...]) -> None:
         """See `Backend.resolve`."""
         for backend in (self.processes, self._docker):
             if backend is not None:
-                await backend.resolve(replica, names)
+                await backend.resolve(namespace, names)
 
     async def stop(self, replica: str, *, grace: float) -> None:
         """See `Backend.stop`."""

@@ -15,7 +15,6 @@ from typing import Any
 
 from kserve_local.backends.control import FOLDER, SOURCE
 from kserve_local.backends.processes import MARK
-from kserve_local.backends.runfiles import NAMES
 from kserve_local.interfaces.backend import ContainerSpec, Mount, Program, ReplicaSpec
 from kserve_local.interfaces.devices import Device
 from kserve_local.interfaces.routing import SERVICE_PORT
@@ -240,12 +239,14 @@ def launch(
     token: str,
     run_file: Path,
     exit_file: Path,
+    names_file: Path,
     control: Path,
     place: Place,
 ) -> dict[str, Any]:
     """Return the run file's content for one start of `container`.
 
     Args:
+        names_file: The names of the namespace (`RunFiles.names`).
         control: Folder for the control sockets of the user's own code.
     """
     own = container_env(spec, container, python, ports, place.cpus)
@@ -287,7 +288,7 @@ def launch(
             "ports": {str(k): v for k, v in ports.items() if k != v},
             "listen": list(pod_ports(spec)),
             "resolve": _names(spec),
-            "resolve_file": str(run_file.parent / NAMES),
+            "resolve_file": str(names_file),
             "namespace": spec.namespace,
             "hostname": hostname(spec),
             "service_port": place.service_port,

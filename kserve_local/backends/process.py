@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -304,18 +303,9 @@ class ProcessBackend:
             found.signal(signal.SIGKILL)
             await asyncio.wait_for(found.gone(), _KILL_WAIT)
 
-    async def resolve(self, replica: str, names: tuple[tuple[str, str], ...]) -> None:
-        """Write the names where the launcher looks for those it lacks. See `Backend.resolve`."""
-        found = self._replicas.get(replica)
-        if found is None or found.spec.resolve == names or found.ending.task is not None:
-            return
-        found.spec = replace(found.spec, resolve=names)
-
-        def save() -> None:
-            self._around.files.save(found.spec)
-            runfiles.write(self._around.files.names(replica), json.dumps(dict(names)).encode())
-
-        await asyncio.to_thread(save)
+    async def resolve(self, namespace: str, names: tuple[tuple[str, str], ...]) -> None:
+        """Write the names where launchers look for those they lack. See `Backend.resolve`."""
+        await asyncio.to_thread(self._around.files.save_names, namespace, dict(names))
 
     async def stop(self, replica: str, *, grace: float) -> None:
         """End a replica and everything it started. See `Backend.stop`.

@@ -1,8 +1,9 @@
 """Run files: what a later supervisor needs to find and adopt the replicas of an earlier one.
 
 `run/pods/<uid>/.replica.json` holds the ReplicaSpec, `<container>.json` how a container was
-started (podlauncher's input; the process adds its pid), `<container>.exit` how it ended. Written in
-one step each and readable by the owner only, for they hold the environment.
+started (podlauncher's input; the process adds its pid), `<container>.exit` how it ended.
+`run/names/<namespace>.json` holds the host names that all replicas of a namespace resolve. Written
+in one step each and readable by the owner only, for they hold the environment.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 _ALIAS = ".alias"
-NAMES = ".names.json"
-"""Beside a replica's run files: the names that came after its start."""
 
 
 @cache
@@ -93,9 +93,15 @@ class RunFiles:
         """Return the path of the file that holds a container's last words."""
         return self.of(replica) / f"{container}.termination"
 
-    def names(self, replica: str) -> Path:
-        """Return the path of the file with the names that came after a replica's start."""
-        return self.of(replica) / NAMES
+    def names(self, namespace: str) -> Path:
+        """Return the path of the file with the names that replicas of a namespace resolve."""
+        return self.folder.parent / "names" / f"{namespace}.json"
+
+    def save_names(self, namespace: str, names: Mapping[str, str]) -> None:
+        """Write a namespace's names; makes their folder."""
+        path = self.names(namespace)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write(path, json.dumps(dict(names)).encode())
 
     def save(self, spec: ReplicaSpec) -> None:
         """Write the replica's spec; makes its folder."""

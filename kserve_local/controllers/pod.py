@@ -46,7 +46,6 @@ from kserve_local.controllers.init_containers import log_path, recall
 from kserve_local.controllers.pod_containers import (
     Interpreter,
     grace_of,
-    host_aliases,
     init_containers,
     spec_containers,
 )
@@ -135,6 +134,9 @@ class NodeAgent:
         self._replicas: dict[str, ReplicaStatus] = {}
         self._adopted = asyncio.Event()
         self._new_names = asyncio.Event()
+        # How often Services have changed, and at which count each namespace was told their names.
+        self._names_version = 0
+        self._names_told: dict[str, int] = {}
         self._add: Callable[[Key], None] = lambda key: None
         self._tasks: asyncio.TaskGroup | None = None
         self._events: asyncio.Queue[tuple[Object, Literal["Normal", "Warning"], str, str, str]] = (
@@ -151,6 +153,7 @@ class NodeAgent:
             replicas=self._replicas,
             note=self._note,
             wake=lambda key: self._add(key),
+            tell_names=self._tell_names_in,
             clock=clock,
         )
 
@@ -185,6 +188,7 @@ class NodeAgent:
 
     def _names_changed(self, service: Object) -> Iterable[Key]:
         """Note that running Pods have names to learn; no Pod has to be looked at for it."""
+        self._names_version += 1
         self._new_names.set()
         return ()
 
@@ -194,17 +198,17 @@ class NodeAgent:
             await self._new_names.wait()
             await asyncio.sleep(_NAMES_EVERY)
             self._new_names.clear()
-            known: dict[str, dict[str, str]] = {}
-            for work in list(self._work.values()):
-                pod = self._store.find(work.key)
-                if pod is None or work.stopping or work.uid not in self._replicas:
-                    continue
-                namespace = work.key.namespace
-                if namespace not in known:
-                    services = self._store.list(scheme.SERVICE.id)
-                    known[namespace] = dict(service_names(services, namespace=namespace))
-                names = {**known[namespace], **host_aliases(pod)}
-                await self._backend.resolve(work.uid, tuple(names.items()))
+            for namespace in {work.key.namespace for work in self._work.values()}:
+                await self._tell_names_in(namespace)
+
+    async def _tell_names_in(self, namespace: str) -> None:
+        """Let the Pods of a namespace resolve the Services of now, unless they do already."""
+        version = self._names_version
+        if self._names_told.get(namespace) == version:
+            return
+        names = service_names(self._store.list(scheme.SERVICE.id), namespace=namespace)
+        await self._backend.resolve(namespace, names)
+        self._names_told[namespace] = version
 
     async def run(self) -> None:
         """Adopt what runs, then follow the backend until cancelled."""

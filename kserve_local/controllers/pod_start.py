@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 from kserve_local.api import names, scheme
 from kserve_local.api.meta import Key, Object, name_of, namespace_of, uid_of
 from kserve_local.controllers import devices
-from kserve_local.controllers.addresses import service_names
 from kserve_local.controllers.devices import DeviceLedger
 from kserve_local.controllers.empty_models import empty_models
 from kserve_local.controllers.environment import ConfigError, NodeFacts, Sources
@@ -105,6 +104,7 @@ class PodStarter:
         replicas: What the backend reported last, by uid; shared with the node agent.
         note: Records an Event without waiting.
         wake: Has a Pod looked at again.
+        tell_names: Lets the Pods of a namespace resolve the Services there are.
         clock: Unix time.
         ends: What waits for the end of an init container, by the id of its replica.
     """
@@ -119,6 +119,7 @@ class PodStarter:
     replicas: MutableMapping[str, ReplicaStatus]
     note: Note
     wake: Callable[[Key], None]
+    tell_names: Callable[[str], Awaitable[None]]
     clock: Callable[[], float]
     ends: dict[str, asyncio.Future[ContainerStatus]] = field(default_factory=dict)
 
@@ -259,6 +260,7 @@ class PodStarter:
             before = LogFile.at(spec.log_path)
             replica = self._replica_spec(work, pod, (spec,))
             self.ends[id] = ended
+            await self.tell_names(work.key.namespace)
             await self.backend.start(replace(replica, id=id))
             work.init[name] = Running(self.clock())
             self.wake(work.key)
@@ -355,6 +357,7 @@ class PodStarter:
             work.progress.clear()
             for spec in specs:
                 work.log_offsets[spec.name] = LogFile.at(spec.log_path).size
+            await self.tell_names(work.key.namespace)
             await self.backend.start(self._replica_spec(work, pod, specs))
             work.enters("load")
             work.failures, work.refused = 0, {}
@@ -372,10 +375,8 @@ class PodStarter:
     def _replica_spec(
         self, work: Work, pod: Object, specs: tuple[ContainerSpec, ...]
     ) -> ReplicaSpec:
-        services = service_names(self.store.list(scheme.SERVICE.id), namespace=work.key.namespace)
-        resolve = {**dict(services), **host_aliases(pod)}
         ip = "" if work.in_docker else work.ip
-        return replica_spec(pod, specs, ip=ip, resolve=tuple(resolve.items()))
+        return replica_spec(pod, specs, ip=ip, resolve=tuple(host_aliases(pod).items()))
 
     async def _refresh(self, uid: str) -> None:
         """Take the backend's word for a replica, in case its events are still on the way."""

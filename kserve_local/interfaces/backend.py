@@ -197,9 +197,9 @@ class ReplicaSpec:
         ip: The Pod's own loopback address (process mode on Linux); empty: ephemeral ports are
             assigned, or the backend gives the Pod an address and puts it where `POD_IP` stands.
         grace: terminationGracePeriodSeconds.
-        resolve: Host names that containers must resolve, e.g. `{"iris-predictor.default":
-            "127.64.8.1"}`; entries starting with `*.` match any name below. The launcher applies
-            them.
+        resolve: Host names that the Pod's containers resolve before those of its namespace
+            (`Backend.resolve`), e.g. `{"db.test": "10.9.9.9"}`; entries starting with `*.` match
+            any name below. The launcher applies them.
         labels: Pod labels, kept for adoption.
         hostname: What the Pod calls itself, where that is not its name.
         domain: `<subdomain>.<namespace>.svc.<cluster domain>` of a Pod with a `subdomain`.
@@ -342,10 +342,10 @@ class Backend(Protocol):
             NotFound: No such replica or container.
         """
 
-    async def resolve(self, replica: str, names: tuple[tuple[str, str], ...]) -> None:
-        """Let a running replica resolve these names (`ReplicaSpec.resolve`) from now on.
+    async def resolve(self, namespace: str, names: tuple[tuple[str, str], ...]) -> None:
+        """Let the replicas of a namespace, those that come later too, resolve these names.
 
-        A replica that is gone is left alone.
+        From now on and no others: one call a namespace, however many replicas it has.
         """
 
     async def stop(self, replica: str, *, grace: float) -> None:

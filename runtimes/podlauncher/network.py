@@ -50,7 +50,8 @@ class Network:
     Args:
         config: `ip` (where to listen), `ports` (Pod's port -> real port), `listen` (ports of all
             containers of the Pod), `resolve` (name -> address, `*.x` for anything below x),
-            `resolve_file` (JSON like `resolve`, with the names that have come since the start),
+            `resolve_file` (JSON like `resolve`: the names of the namespace, read when first asked
+            for one and again when it has changed; those of `resolve` come first),
             `namespace`, `hostname`, `service_port` (where port 80 of Services is listened on),
             `pod` and `calls` (the Pod's name and where to tell of calls within it; empty: nowhere).
     """
@@ -66,17 +67,19 @@ class Network:
         self.calls: str = config.get("calls", "")
         self.names_file: str = config.get("resolve_file", "")
         self._read: tuple[int, int] = (0, 0)
-        self._know(config.get("resolve", {}))
+        self._own: dict[str, str] = config.get("resolve", {})
+        self._know({})
 
-    def _know(self, resolve: dict[str, str]) -> None:
-        names = {k.lower().rstrip("."): v for k, v in resolve.items()}
+    def _know(self, names_there: dict[str, str]) -> None:
+        both = {**names_there, **self._own}
+        names = {k.lower().rstrip("."): v for k, v in both.items()}
         self.names = {k: v for k, v in names.items() if not k.startswith("*.")}
         self.below = {k[1:]: v for k, v in names.items() if k.startswith("*.")}
         if self.hostname:
             self.names.setdefault(self.hostname.lower(), self.ip)
 
     def _know_more(self) -> bool:
-        """Read the names that have come since; tell if there is news."""
+        """Read the names of the namespace anew if they have changed; tell if there is news."""
         try:
             found = os.stat(self.names_file)
             version = (found.st_mtime_ns, found.st_ino)

@@ -109,14 +109,17 @@ async def test_an_image_without_a_program_is_missing_and_leaves_nothing(
 
 
 async def test_names_that_come_after_the_start_resolve(world: World, backend: Backend):
-    await backend.start(replace(world.replica(), resolve=(("old.default", "10.0.0.1"),)))
+    spec = replace(world.replica(), resolve=(("own.test", "10.0.0.3"),))
+    await backend.resolve(spec.namespace, (("old.default", "10.0.0.1"),))
+    await backend.start(spec)
     status = (await wait_for(backend, "ready")).status
     assert (await get(status, "/resolve?new.default"))["address"] == ""
     names = (("old.default", "10.0.0.1"), ("new.default", "10.0.0.2"))
-    await backend.resolve("uid-1", names)
+    await backend.resolve(spec.namespace, names)
     assert (await get(status, "/resolve?new.default"))["address"] == "10.0.0.2"
     assert (await get(status, "/resolve?old.default"))["address"] == "10.0.0.1"
-    await backend.resolve("nobody", names)
+    assert (await get(status, "/resolve?own.test"))["address"] == "10.0.0.3"
+    await backend.resolve("nobody-s", names)
 
 
 async def test_stop_ends_everything_and_is_idempotent(world: World, backend: Backend):

@@ -157,10 +157,9 @@ class FakeBackend:
     async def stop_container(self, replica: str, container: str, *, grace: float) -> None:
         self.end(replica, container, code=137)
 
-    async def resolve(self, replica: str, names: tuple[tuple[str, str], ...]) -> None:
-        if replica in self.machine:
-            self.names[replica] = dict(names)
-            self.changed.set()
+    async def resolve(self, namespace: str, names: tuple[tuple[str, str], ...]) -> None:
+        self.names[namespace] = dict(names)
+        self.changed.set()
 
     async def stop(self, replica: str, *, grace: float) -> None:
         self.stops.append((replica, grace))

@@ -696,7 +696,7 @@ async def test_logs_of_pods_long_gone_are_removed(settings: Settings, model: Pat
 async def test_a_running_pod_learns_the_names_of_services_that_come_later(world: World) -> None:
     pod = serving_pod(hostAliases=[{"ip": "10.9.9.9", "hostnames": ["db.test"]}])
     await world.create(pod)
-    uid = uid_of(await world.until(is_ready))
+    await world.until(is_ready)
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -705,11 +705,12 @@ async def test_a_running_pod_learns_the_names_of_services_that_come_later(world:
     }
     await world.store.create(service)
     async with asyncio.timeout(20):
-        while "late.default" not in world.backend.names.get(uid, {}):
+        while "late.default" not in world.backend.names.get("default", {}):
             world.backend.changed.clear()
             await world.backend.changed.wait()
-    assert world.backend.names[uid]["late"] == "127.66.0.9"
-    assert world.backend.names[uid]["db.test"] == "10.9.9.9"
+    assert world.backend.names["default"]["late"] == "127.66.0.9"
+    (spec,) = world.backend.specs
+    assert dict(spec.resolve) == {"db.test": "10.9.9.9"}
 
 
 def with_init_container(image: str = "prepare:dev", **more: Any) -> Object:

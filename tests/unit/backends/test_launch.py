@@ -45,6 +45,7 @@ def launched(spec: ContainerSpec, program: Program, ip: str = "127.64.0.2") -> d
         token="t",
         run_file=Path("/run/c.json"),
         exit_file=Path("/run/c.exit"),
+        names_file=Path("/run/names/ns.json"),
         control=Path("/run/control"),
         place=PLACE,
     )
@@ -308,7 +309,7 @@ def test_a_pod_calls_itself_what_it_says():
     made = launch.launch(
         named, spec, program, python=python, ports={8080: 8080}, token="t",
         run_file=Path("/run/c.json"), exit_file=Path("/run/c.exit"),
-        control=Path("/run/control"), place=PLACE,
+        names_file=Path("/run/names/ns.json"), control=Path("/run/control"), place=PLACE,
     )  # fmt: skip
     assert made["network"]["hostname"] == "head"
     assert made["network"]["resolve"] == {"head.ring.ns.svc.cluster.local": "127.64.0.2"}
