@@ -119,6 +119,8 @@ START = f"{LOCAL_PREFIX}/start"
 """Of a Pod: how long each phase of its start took (`api.start_phases`)."""
 SCALE = f"{LOCAL_PREFIX}/scale"
 """Of a PodAutoscaler: the number of Pods that `kserve-local scale` asked for."""
+EVICTED = f"{LOCAL_PREFIX}/evicted"
+"""Of a PodAutoscaler beside `SCALE`: that no user but the memory budget brought it to zero, why."""
 NODE_NAME = "kserve-local"
 
 KNATIVE_MODE = "Knative"

@@ -61,6 +61,12 @@ def override(autoscaler: Object | None) -> int | None:
     return int(given) if given is not None and given.isdecimal() else None
 
 
+def evicted(autoscaler: Object | None) -> str:
+    """Return why the memory budget brought it to zero; empty: it did not."""
+    annotations = annotations_of(autoscaler or {})
+    return annotations.get(names.EVICTED, "") if annotations.get(names.SCALE) == "0" else ""
+
+
 def may_start_at_zero(cluster_config: Object | None) -> bool:
     """Whether the cluster lets Revisions begin without a Pod (`allow-zero-initial-scale`)."""
     data: Mapping[str, str] = (cluster_config or {}).get("data") or {}

@@ -52,6 +52,7 @@ from kserve_local.store.store import Store
 logger = logging.getLogger(__name__)
 
 BY_HAND = "ByHand"
+EVICTED = "Evicted"
 _ACTIVE, _INITIALIZED, _SKS = "Active", "ScaleTargetInitialized", "SKSReady"
 
 
@@ -199,7 +200,8 @@ class Autoscaler:
             entry.woken = False
         applied = entry.scaler.apply(entry.ready, now)
         if override is not None:
-            applied = _by_hand(entry, applied, override, now)
+            why = pod_autoscaler.evicted(autoscaler)
+            applied = _by_hand(entry, applied, override, now, why)
         status = _status(autoscaler, applied, entry.ready, now=timestamp())
         before = pod_autoscaler.replicas(autoscaler)
         stored = await self._store.update_status(_with_status(autoscaler, status))
@@ -283,7 +285,8 @@ class Autoscaler:
 
     async def _without_override(self, autoscaler: Object) -> Object:
         metadata = autoscaler["metadata"]
-        kept = {k: v for k, v in annotations_of(autoscaler).items() if k != names.SCALE}
+        ours = (names.SCALE, names.EVICTED)
+        kept = {k: v for k, v in annotations_of(autoscaler).items() if k not in ours}
         changed = {**autoscaler, "metadata": {**metadata, "annotations": kept}}
         return await self._store.update(changed)
 
@@ -305,9 +308,13 @@ def _is_reachable(autoscaler: Object) -> bool:
     return bool(autoscaler["spec"].get("reachability") != pod_autoscaler.UNREACHABLE)
 
 
-def _by_hand(entry: _Entry, applied: Applied, count: int, now: float) -> Applied:
-    """Return what holds instead while a user has set the number of replicas."""
-    text = "kserve-local scale"
+def _by_hand(entry: _Entry, applied: Applied, count: int, now: float, evicted: str) -> Applied:
+    """Return what holds instead while a user has set the number of replicas.
+
+    Args:
+        evicted: Why the memory budget did so; empty: it was a user.
+    """
+    text = evicted or "kserve-local scale"
     if count:
         return replace(
             applied, want=count, replicas=count, again=None, reason=BY_HAND, message=text
@@ -325,7 +332,7 @@ def _by_hand(entry: _Entry, applied: Applied, count: int, now: float) -> Applied
         replicas=0,
         mode="Proxy",
         again=None,
-        reason=BY_HAND,
+        reason=EVICTED if evicted else BY_HAND,
         message=f"{text}, until the next request",
     )
 

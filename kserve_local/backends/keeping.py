@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
@@ -110,13 +111,14 @@ class Ending:
 async def rotate_logs(settings: Settings, paths: Callable[[], Iterable[Path]]) -> None:
     """Keep the logs below `log_max_bytes`, until cancelled."""
     limit, files = settings.log_max_bytes, settings.log_files
+    folder = f"{settings.log_dir}{os.sep}"
     while True:
         await asyncio.sleep(_LOG_CHECK)
         for path in list(paths()):
-            if not path.is_relative_to(settings.log_dir):
+            if not str(path).startswith(folder):
                 continue  # a run file that is not ours: nothing of it is cut short
             try:
-                if path.stat().st_size > limit:
+                if os.stat(path).st_size > limit:
                     await asyncio.to_thread(output.rotate, path, max_bytes=limit, files=files)
             except FileNotFoundError:
                 continue

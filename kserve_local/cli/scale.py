@@ -93,7 +93,7 @@ def command(
         changed = []
         for autoscaler in chosen:
             before = pod_autoscaler.override(autoscaler)
-            patch = {"metadata": {"annotations": {api_names.SCALE: value}}}
+            patch = {"metadata": {"annotations": {api_names.SCALE: value, api_names.EVICTED: None}}}
             await client.patch(scheme.POD_AUTOSCALER, name_of(autoscaler), patch, namespace)
             changed.append(
                 {

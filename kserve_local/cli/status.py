@@ -240,7 +240,7 @@ def brief(reason: str, message: str) -> str:
     return text if len(text) <= _ERROR_WIDTH else text[: _ERROR_WIDTH - 3] + "..."
 
 
-def _row(service: dict[str, Any], port: str, many: bool, start: str) -> list[str]:
+def _row(service: dict[str, Any], port: str, many: bool, start: str = "-") -> list[str]:
     ready = sum(r["replicas"] for r in service["revisions"] if r["percent"] or r["replicas"])
     pods = sum(len(r["pods"]) for r in service["revisions"])
     words = {"Ready": "True", "Failed": "False", "Loading": "Unknown"}

@@ -37,6 +37,7 @@ from kserve_local.api.meta import (
     namespace_of,
     uid_of,
 )
+from kserve_local.api.pods import WAITING_FOR_MEMORY
 from kserve_local.controllers import capacity, empty_models, graph_pod, pod_state
 from kserve_local.controllers import devices as gpus
 from kserve_local.controllers.addresses import AddressPool, service_names
@@ -66,6 +67,7 @@ from kserve_local.controllers.pod_work import (
 from kserve_local.errors import Conflict, KServeLocalError, NotFound
 from kserve_local.interfaces.backend import Backend, ReplicaEvent, ReplicaStatus
 from kserve_local.interfaces.devices import DeviceInventory
+from kserve_local.interfaces.memory import MemoryGate
 from kserve_local.interfaces.storage import StorageInitializer
 from kserve_local.reconcile.controller import Watch, itself
 from kserve_local.reconcile.result import DONE, Result
@@ -97,6 +99,7 @@ class NodeAgent:
         patience: Seconds for a gateway to be asked, where there may be none.
         started: Takes a Pod that has become Ready for the first time, and when the phases of its
             start began (`api.start_phases`).
+        memory: Says when there is room for a Pod; None: always.
     """
 
     name = "node-agent"
@@ -117,6 +120,7 @@ class NodeAgent:
         released: Callable[[str], Awaitable[None]] | None = None,
         patience: float = DRAIN,
         started: Callable[[Object, Mapping[str, float]], None] = lambda pod, begins: None,
+        memory: MemoryGate | None = None,
     ) -> None:
         self._store = store
         self._backend = backend
@@ -129,6 +133,9 @@ class NodeAgent:
         self._released = released
         self._patience = patience
         self._started = started
+        self._memory = memory
+        if memory is not None:
+            memory.attach(self._look_at_waiting)
         self._work: dict[str, Work] = {}
         self._by_key: dict[Key, str] = {}
         self._replicas: dict[str, ReplicaStatus] = {}
@@ -244,6 +251,8 @@ class NodeAgent:
             # Before any Pod is looked at: what is in use must not be given away.
             if gpus.wanted_by(pod) and not pod_state.is_dead(pod):
                 self._devices.keep(uid, gpus.ids_of(pod), running=uid in self._replicas)
+            if self._memory is not None and uid in self._replicas and not pod_state.is_dead(pod):
+                self._memory.keep(pod)
         for folder in await asyncio.to_thread(_subfolders, self._settings.run_dir / "volumes"):
             if folder.name not in pods:
                 await asyncio.to_thread(remove_volumes, folder, _log_removal)
@@ -440,10 +449,13 @@ class NodeAgent:
         if work.admitted:
             return pod
         reason = self._unschedulable(pod)
+        work.waits = False
         if reason:
             if work.unschedulable != reason:
                 work.unschedulable = reason
                 self._note(pod, "Warning", "FailedScheduling", reason, "default-scheduler")
+            return pod
+        if self._waits_for_memory(work, pod):
             return pod
         work.unschedulable = ""
         held = self._devices.held_by(work.uid)
@@ -506,10 +518,33 @@ class NodeAgent:
         holders = (pods.get(uid, uid) for uid in self._devices.holders())
         return self._devices.refusal(wanted, holders)
 
+    def _waits_for_memory(self, work: Work, pod: Object) -> bool:
+        """Reserve the memory that the Pod may need; tell if it has to wait, and say why.
+
+        The figures of a wait change all the time: an Event tells of each kind of it once.
+        """
+        if self._memory is None or graph_pod.stand_in(pod) or pod_state.is_dead(pod):
+            return False
+        refused = self._memory.reserve(pod)
+        if refused is None:
+            return False
+        work.unschedulable, work.waits = refused.message, refused.kind != "never"
+        if (what := f"memory {refused.kind}") not in work.announced:
+            work.announced.add(what)
+            type_: Literal["Normal", "Warning"] = "Normal" if work.waits else "Warning"
+            reason = WAITING_FOR_MEMORY if work.waits else "FailedScheduling"
+            self._note(pod, type_, reason, refused.message, "default-scheduler")
+        return True
+
     def _give_back(self, uid: str) -> None:
-        """Take back a Pod's devices, and look again at the Pods that wait, in order."""
-        if not self._devices.release(uid):
-            return
+        """Take back a Pod's devices and memory, and look again at the Pods that wait, in order."""
+        freed = self._devices.release(uid)
+        if self._memory is not None:
+            freed = self._memory.release(uid) or freed
+        if freed:
+            self._look_at_waiting()
+
+    def _look_at_waiting(self) -> None:
         waiting = [work for work in self._work.values() if work.unschedulable]
         for work in waiting:
             self._add(work.key)

@@ -73,6 +73,7 @@ class Seen:
 
     Args:
         unschedulable: Why no node takes it.
+        waits: One will, once there is memory.
         init: State of each init container that was started; others wait.
         initializing: Init containers that are being made or run.
         creating: The containers are being made.
@@ -87,6 +88,7 @@ class Seen:
     ip: str = ""
     host_ip: str = ""
     unschedulable: str = ""
+    waits: bool = False
     init: Mapping[str, Running | Terminated] = field(default_factory=dict)
     initializing: frozenset[str] = frozenset()
     creating: bool = False
@@ -423,6 +425,7 @@ def plan_pod(pod: Object, seen: Seen, now: float) -> Plan:
         ip=seen.ip or (seen.replica.ip if seen.replica is not None else ""),
         host_ip=seen.host_ip,
         unschedulable=seen.unschedulable,
+        waits=seen.waits,
         final=final or (policy == "Never" and not initialized and not plan.initialize),
     )
     if seen.unschedulable:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kserve_local.api.meta import Object, timestamp
+from kserve_local.api.pods import WAITING_FOR_MEMORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class View:
 
     Args:
         unschedulable: Why no node takes it; empty when it is scheduled.
+        waits: It will be, once there is memory.
         final: No container will be started again (restartPolicy says so).
     """
 
@@ -81,6 +83,7 @@ class View:
     ip: str
     host_ip: str
     unschedulable: str = ""
+    waits: bool = False
     final: bool = False
 
 
@@ -194,7 +197,7 @@ def _conditions(view: View, phase: str) -> list[dict[str, Any]]:
             {
                 "type": "PodScheduled",
                 "status": "False",
-                "reason": "Unschedulable",
+                "reason": WAITING_FOR_MEMORY if view.waits else "Unschedulable",
                 "message": view.unschedulable,
             }
         ]

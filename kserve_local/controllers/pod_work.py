@@ -85,6 +85,7 @@ class Work:
         no_stand_in: Why a container runs in Docker, by name.
         in_docker: It runs as containers, whose address the engine gives.
         carried: The gateway does its work: nothing is started, and it runs (`graph_pod`).
+        unschedulable: Why it does not start yet; `waits`: it will, once there is memory.
         begins: When the phases of its first start began (`api.start_phases`); None: they are told,
             or nobody saw them.
     """
@@ -112,6 +113,7 @@ class Work:
     carried: bool = False
     begins: dict[str, float] | None = None
     unschedulable: str = ""
+    waits: bool = False
     creating: bool = False
     stopping: bool = False
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -168,6 +170,7 @@ def seen(work: Work, replica: ReplicaStatus | None, *, host_ip: str) -> Seen:
         ip="" if work.in_docker else work.ip,
         host_ip=host_ip,
         unschedulable=work.unschedulable,
+        waits=work.waits,
         initializing=frozenset(
             t.removeprefix(INITIALIZE) for t in work.tasks if t.startswith(INITIALIZE)
         ),

@@ -37,6 +37,7 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.api.names import AUTOSCALING, INITIAL_SCALE, MAX_SCALE, MIN_SCALE
+from kserve_local.api.pods import WAITING_FOR_MEMORY
 from kserve_local.api.scheme import (
     DEPLOYMENT,
     POD,
@@ -371,7 +372,7 @@ def _unavailable(conditions: ConditionSet, deployment: Object, pods: Sequence[Ob
     """Add what a Pod says that cannot be placed, or that still waits when the time is over."""
     for pod in pod_state.newest_first(pods)[:1]:
         placed = get_condition(pod, "PodScheduled") or {}
-        if placed.get("status") == FALSE:
+        if placed.get("status") == FALSE and placed.get("reason") != WAITING_FOR_MEMORY:
             conditions.mark_false(
                 RESOURCES_AVAILABLE, placed.get("reason", ""), placed.get("message", "")
             )

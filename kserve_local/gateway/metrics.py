@@ -76,7 +76,8 @@ class TargetFigures:
         """
         since, self._since = self._since, now
         period = max(now - since, 1e-6)
-        busy = self._busy + sum(now - max(started, since) for started in running)
+        arrivals = tuple(running)
+        busy = self._busy + sum(now - max(started, since) for started in arrivals)
         self.fold()
         latencies = sorted(self._latencies)
         self._latencies = []
@@ -95,6 +96,7 @@ class TargetFigures:
             average_concurrency=busy / period,
             requests=requests,
             held=held,
+            in_flight=len(arrivals),
             errors=errors,
             p50=_quantile(latencies, 0.50),
             p95=_quantile(latencies, 0.95),

@@ -218,6 +218,8 @@ class TargetState:
         for key in sorted(wanted, key=lambda k: (_address_order(k[1]), k[2])):
             if key not in self.endpoints:
                 self.endpoints[key] = EndpointState(wanted[key], self)
+        if self.endpoints:
+            self.plane.awake.add(self)
         self.settle()
 
     def settle(self) -> None:
@@ -299,6 +301,7 @@ class TargetState:
             self.plane.answer(exchange, errors.queue_full())
             return
         exchange.client.held(exchange)
+        self.plane.awake.add(self)
         if verdict is Verdict.WAKE:
             self.wake(perf_counter())
 
@@ -472,6 +475,8 @@ class Dataplane:
         self.refusals = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_tick = 0.0
+        # Targets that have replicas or hold requests: the others need no look.
+        self.awake: set[TargetState] = set()
         self._retired: set[EndpointState] = set()
         self._releases: dict[str, Callable[[str], None]] = {}
 
@@ -826,7 +831,7 @@ class Dataplane:
 
     def tick(self, now: float) -> None:
         """Do what is due at `now` (`perf_counter`)."""
-        for state in list(self.targets.values()):
+        for state in list(self.awake):
             if state.in_flight:
                 state.tick(now)
         if self._retired or self._releases:
@@ -834,10 +839,11 @@ class Dataplane:
         if now - self._slow_tick < 1.0:
             return
         self._slow_tick = now
-        for state in self.targets.values():
+        for state in self.awake:
             for place in state.endpoints.values():
                 if place.idle or place.rpc.connections:
                     place.close_idle(now - IDLE_CLOSE)
+        self.awake = {s for s in self.awake if s.endpoints or s.in_flight}
         for client in list(self.clients):
             client.check(now)
         if self.graphs is not None:

@@ -17,6 +17,7 @@ class RequestStat:
         period: Length in seconds.
         average_concurrency: Time-weighted mean of requests in flight or held.
         requests: Requests that arrived.
+        in_flight: Requests in flight or held at the end of the period.
         held: Requests waiting for a replica at the end of the period.
         errors: Answers with status 500 or above.
         p50 / p95: Seconds to the end of the answer; 0.0 without answers.
@@ -28,6 +29,7 @@ class RequestStat:
     average_concurrency: float
     requests: int
     held: int = 0
+    in_flight: int = 0
     errors: int = 0
     p50: float = 0.0
     p95: float = 0.0

@@ -74,7 +74,7 @@ class Part:
     rps: float
     p95: float
     failure: tuple[float, str] | None
-    last_start: dict[str, Any] | None
+    last_start: dict[str, Any] | None = None
 
     @property
     def state(self) -> str:
@@ -270,7 +270,9 @@ def workload_of(pod: Object) -> str:
 
 
 def wanted_of(store: Store, namespace: str, revision: str) -> dict[str, Any]:
-    """Return how many replicas a Revision should have, and the number set by hand (None: none)."""
+    """Return how many replicas a Revision should have, the number set by hand or for want
+    of memory (None: none), and why it was evicted.
+    """
     autoscaler = store.find(Key(scheme.POD_AUTOSCALER.id, namespace, revision))
     for name in (revision, f"keda-hpa-{revision}"):
         autoscaler = autoscaler or store.find(
@@ -279,6 +281,7 @@ def wanted_of(store: Store, namespace: str, revision: str) -> dict[str, Any]:
     return {
         "desired": desired(store, namespace, revision),
         "override": pod_autoscaler.override(autoscaler),
+        "evicted": pod_autoscaler.evicted(autoscaler),
     }
 
 
@@ -310,7 +313,9 @@ def at_zero(service: Object, store: Store) -> list[str]:
 def scaled_by_hand(name: str, revisions: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one line for each Revision whose replicas `kserve-local scale` set."""
     return [
-        f"{r['name']} has {r['override']} replica{'' if r['override'] == 1 else 's'} by hand; "
+        f"{r['name']} is at zero until the next request, {r['evicted']}"
+        if r.get("evicted")
+        else f"{r['name']} has {r['override']} replica{'' if r['override'] == 1 else 's'} by hand; "
         f"to the autoscaler again: kserve-local scale {name} auto"
         for r in revisions
         if r["override"] is not None

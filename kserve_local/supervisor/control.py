@@ -20,6 +20,7 @@ from kserve_local.api.meta import Key, Object, timestamp
 from kserve_local.apiserver.discovery import VERSION
 from kserve_local.autoscaler.hpa_loop import HPAController
 from kserve_local.autoscaler.loop import Autoscaler
+from kserve_local.autoscaler.memory import MemoryBudget
 from kserve_local.backends.engine_images import engine_images
 from kserve_local.controllers import pod_mutators
 from kserve_local.controllers.addresses import AddressPool
@@ -84,6 +85,11 @@ class ControlPlane:
             ),
             observed,
         )
+        self.memory: MemoryBudget | None = None
+        if settings.memory_budget_bytes is not None:
+            self.memory = MemoryBudget(
+                settings.memory_budget_bytes, store, recorder, backend, pinned=settings.pinned
+            )
         self._agent = NodeAgent(
             store,
             backend,
@@ -96,6 +102,7 @@ class ControlPlane:
             devices=devices,
             released=released,
             started=started,
+            memory=self.memory,
         )
         self.autoscaler = Autoscaler(
             store,
@@ -139,6 +146,8 @@ class ControlPlane:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(running(self._agent.run(), name="node-agent"))
             await stack.enter_async_context(running(self.autoscaler.run(), name="autoscaler"))
+            if self.memory is not None:
+                await stack.enter_async_context(running(self.memory.run(), name="memory-budget"))
             await stack.enter_async_context(running(self._engine.run(), name="controllers"))
             yield
         for pod in self._store.list(scheme.POD.id):

@@ -182,6 +182,8 @@ async def _start(
         starts.started,
     )
     stats.pass_on(plane.autoscaler)
+    if plane.memory is not None:
+        stats.pass_on(plane.memory)
     await stack.enter_async_context(plane.running())
 
     uploads = PayloadStore(settings, store, recorder, gateway.objects, node_facts())

@@ -128,7 +128,8 @@ def test_status_shows_what_is_called_and_how_it_stands(iris: Project) -> None:
     done = iris.run("status")
     header, row = done.stdout.splitlines()[:2]
     assert header.split() == [
-        "NAME", "READY", "REPLICAS", "URL", "REV", "(TRAFFIC)", "MEM", "P95", "LAST", "ERROR",
+        "NAME", "READY", "REPLICAS", "URL", "REV", "(TRAFFIC)", "MEM", "P95", "STARTED", "IN",
+        "LAST", "ERROR",
     ]  # fmt: skip
     assert row.split()[:3] == ["sklearn-iris", "True", "1/1"]
     assert done.stderr == ""
