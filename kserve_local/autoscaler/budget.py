@@ -5,8 +5,8 @@ A start is decided on before anything of it runs. Each Pod counts with what it w
 hold, and with what it is expected to hold while it starts; one that was told to go counts until it
 has gone. So the sum never passes the budget as long as no Pod holds more than was expected of it.
 
-Least recently used services go first. One that is pinned, busy or starting never does, and nobody
-goes in vain: only if it makes enough room.
+Least recently used services go first. One that stays (pinned), is busy or starting never does, and
+nobody goes in vain: only if it makes enough room.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Holder:
         service: `namespace/name`.
         memory: Bytes its Pods hold or may soon hold, those that end included.
         last_use: When it was called last, or started, on any clock.
+        stays: Why it is never brought to zero: `pinned`, ...; empty: it may be.
         busy: It has requests.
         starting: One of its Pods is not ready yet.
         leaving: Bytes of `memory` of Pods that end.
@@ -35,7 +36,7 @@ class Holder:
     service: str
     memory: int
     last_use: float = 0.0
-    pinned: bool = False
+    stays: str = ""
     busy: bool = False
     starting: bool = False
     leaving: int = 0
@@ -43,7 +44,7 @@ class Holder:
     @property
     def may_go(self) -> bool:
         """Whether it can be brought to zero now and would free something."""
-        return not (self.pinned or self.busy or self.starting) and self.memory > self.leaving
+        return not (self.stays or self.busy or self.starting) and self.memory > self.leaving
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,8 @@ def told(need: int, budget: int, holders: Sequence[Holder], verdict: Verdict) ->
 
 
 def _why_it_stays(holder: Holder) -> str:
-    if holder.pinned:
-        return "pinned"
+    if holder.stays:
+        return holder.stays
     if holder.busy:
         return "has requests"
     return "starting" if holder.starting else "idle, too small"

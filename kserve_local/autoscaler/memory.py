@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -52,12 +52,13 @@ FRESH = 3.0
 
 @dataclass(slots=True)
 class _Pod:
-    """A Pod that holds memory, or room for it."""
+    """A Pod that holds memory, or room for it; `scales`: a PodAutoscaler says how many."""
 
     key: Key
     service: str
     revision: str
     memory: int
+    scales: bool
     ready: bool = False
     leaving: bool = False
 
@@ -165,8 +166,10 @@ class MemoryBudget:
     def _hold(self, pod: Object, memory: int) -> None:
         service = service_of(pod)
         key = Key(POD.id, namespace_of(pod), name_of(pod))
-        revision = f"{key.namespace}/{labels_of(pod).get(names.REVISION_LABEL, '')}"
-        self._pods[uid_of(pod)] = _Pod(key, service, revision, memory)
+        name = labels_of(pod).get(names.REVISION_LABEL, "")
+        scales = self._store.find(Key(POD_AUTOSCALER.id, key.namespace, name)) is not None
+        revision = f"{key.namespace}/{name}"
+        self._pods[uid_of(pod)] = _Pod(key, service, revision, memory, scales)
         self._used(service)
         self._look.set()
 
@@ -227,13 +230,18 @@ class MemoryBudget:
                     service,
                     sum(p.memory for p in pods),
                     use.last,
-                    pinned=service.partition("/")[2] in self._pinned,
+                    stays=self._why_it_stays(service, pods),
                     busy=bool(use.requests) and fresh,
                     starting=any(not p.ready and not p.leaving for p in pods),
                     leaving=sum(p.memory for p in pods if p.leaving or service in self._evicted),
                 )
             )
         return found
+
+    def _why_it_stays(self, service: str, pods: Sequence[_Pod]) -> str:
+        if service.partition("/")[2] in self._pinned:
+            return "pinned"
+        return "" if all(p.scales for p in pods) else "in Standard mode, which knows no zero"
 
     async def run(self) -> None:
         """Measure, and keep within the budget, until cancelled."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,9 +26,9 @@ def test_the_least_recently_used_goes() -> None:
     assert (verdict.answer, verdict.evict) == ("wait", ("d/b",))
 
 
-@pytest.mark.parametrize("why", ["pinned", "busy", "starting"])
-def test_who_may_not_go_stays(why: str) -> None:
-    older = Holder("d/a", 100, last_use=1, **{why: True})
+@pytest.mark.parametrize("why", [{"stays": "pinned"}, {"busy": True}, {"starting": True}])
+def test_who_may_not_go_stays(why: dict[str, Any]) -> None:
+    older = Holder("d/a", 100, last_use=1, **why)
     verdict = decide(100, 200, [older, Holder("d/b", 100, last_use=2)], service="d/c")
     assert verdict.evict == ("d/b",)
 
@@ -67,7 +68,7 @@ def test_what_can_never_fit_is_said_at_once() -> None:
 
 
 def test_who_holds_the_memory_is_named() -> None:
-    holders = [Holder("d/a", 150 * MIB, pinned=True), Holder("d/b", 40 * MIB, busy=True)]
+    holders = [Holder("d/a", 150 * MIB, stays="pinned"), Holder("d/b", 40 * MIB, busy=True)]
     verdict = decide(50 * MIB, 200 * MIB, holders, service="d/c")
     text = told(50 * MIB, 200 * MIB, holders, verdict)
     assert "needs 50 MiB and 10 MiB of" in text
@@ -119,7 +120,7 @@ class _World:
                 s.name,
                 s.memory,
                 s.last_use,
-                s.pinned,
+                "pinned" if s.pinned else "",
                 bool(s.in_flight),
                 s.state == "starting",
                 s.memory if s.state == "leaving" else 0,
