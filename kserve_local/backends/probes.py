@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -127,7 +128,8 @@ async def _open(
 
 
 async def _tcp(probe: Probe, target: Target) -> None:
-    if not target.is_proxied and _answers_at_once(_host(probe, target), _port(probe, target)):
+    if not target.is_proxied and _is_ipv4(_host(probe, target)):
+        await _knock(probe, target)
         return
     reader, writer = await _open(probe, target)
     try:
@@ -137,18 +139,29 @@ async def _tcp(probe: Probe, target: Target) -> None:
         writer.close()
 
 
-def _answers_at_once(host: str, port: int) -> bool:
-    """Whether a connection to an IPv4 address is there without a wait, as on this machine it is.
+def _is_ipv4(host: str) -> bool:
+    return host.count(".") == 3 and host.replace(".", "").isdecimal()
 
-    A hundred replicas are asked once a second each: this is a tenth of what a stream costs.
+
+async def _knock(probe: Probe, target: Target) -> None:
+    """Connect to an IPv4 address and hang up.
+
+    A hundred replicas are asked once a second each, and on this machine a connection is mostly
+    there at once: a socket alone costs a tenth of what streams do.
     """
-    try:
-        address = socket.inet_aton(host)
-    except OSError:
-        return False
+    host, port = _host(probe, target), _port(probe, target)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as knock:
         knock.setblocking(False)
-        return knock.connect_ex((socket.inet_ntoa(address), port)) == 0
+        try:
+            code = knock.connect_ex((host, port))
+            if code == errno.EINPROGRESS:
+                await asyncio.get_running_loop().sock_connect(knock, (host, port))
+            elif code:
+                raise OSError(code, os.strerror(code))
+        except ConnectionRefusedError:
+            raise ProbeFailed(_refused(probe, target)) from None
+        except OSError as error:
+            raise ProbeFailed(f"dial tcp {host}:{port}: {error.strerror or error}") from None
 
 
 async def _is_closed(reader: asyncio.StreamReader) -> bool:
