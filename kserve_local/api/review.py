@@ -501,7 +501,8 @@ class _Reviewer:
                     nearer = blamed in (component.get("annotations") or {})
                     path = (*path[:2], "annotations", blamed)
                     path = path if nearer else ("metadata", "annotations", blamed)
-                yield self.finding(path, f"Knative refuses its revisions: {message}", "revision")
+                text = f"Knative refuses its revisions: {message}: {blamed}"
+                yield self.finding(path, text, "revision")
 
     def explainer(self, obj: Object) -> Iterator[Finding]:
         """Tell that ART runs as its image only."""

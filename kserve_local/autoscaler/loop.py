@@ -49,10 +49,7 @@ logger = logging.getLogger(__name__)
 
 BY_HAND = "ByHand"
 EVICTED = "Evicted"
-<<<<<<< HEAD
 UNROUTED = "Unrouted"
-=======
->>>>>>> wt-phase
 _ACTIVE, _INITIALIZED, _SKS = "Active", "ScaleTargetInitialized", "SKSReady"
 
 
@@ -199,13 +196,9 @@ class Autoscaler:
         if override != 0:
             entry.woken = False
         applied = entry.scaler.apply(entry.ready, now)
-<<<<<<< HEAD
         if not entry.scaler.reachable:
             applied = _unrouted(entry, applied, now)
         elif override is not None:
-=======
-        if override is not None:
->>>>>>> wt-phase
             why = pod_autoscaler.evicted(autoscaler)
             applied = _by_hand(entry, applied, override, now, why)
         status = _status(autoscaler, applied, entry.ready, now=timestamp())
@@ -365,13 +358,8 @@ def _at_zero(entry: _Entry, applied: Applied, now: float, reason: str, message: 
         replicas=0,
         mode="Proxy",
         again=None,
-<<<<<<< HEAD
         reason=reason,
         message=message,
-=======
-        reason=EVICTED if evicted else BY_HAND,
-        message=f"{text}, until the next request",
->>>>>>> wt-phase
     )
 
 

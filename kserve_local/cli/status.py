@@ -112,9 +112,8 @@ def _look(
     for service in services:
         message = str(service["message"])
         told_lines = message.splitlines()
-        if told_lines and (
-            len(told_lines) > 1 or brief(str(service["reason"]), message).endswith("...")
-        ):
+        why = (str(service["reason"]), message)
+        if told_lines and (len(told_lines) > 1 or brief(*why) != told(*why)):
             whose = "/".join(filter(None, (service["name"], service.get("component"))))
             text.append(f"\n{whose}: {service['reason']}")
             text += [f"  {line}" for line in told_lines]
@@ -234,9 +233,19 @@ def told(reason: str, message: str) -> str:
     return ": ".join(filter(None, (reason, wrapped[1] if wrapped else line)))
 
 
+_REFUSED = re.compile(
+    r'(.*?)fails to .*admission webhook "[^"]*" denied the request: (?:validation failed: )?(.*)',
+    re.DOTALL,
+)
+"""What a webhook says stands at the end, after who asked for what."""
+
+
 def brief(reason: str, message: str) -> str:
-    """Return a failure in one line that fits a table."""
+    """Return a failure in one line that fits a table; `...` where something is left out."""
     text = told(reason, message)
+    refused = _REFUSED.fullmatch(text)
+    if refused:
+        text = f"{refused[1]}...{refused[2]}"
     return text if len(text) <= _ERROR_WIDTH else text[: _ERROR_WIDTH - 3] + "..."
 
 

@@ -17,6 +17,10 @@ from kserve_local.simulator.trace import Trace
 Spacing = Literal["poisson", "even"]
 _STEP = 1.0
 """Seconds in which a rate counts as constant; it is looked at in the middle of them."""
+_MOST_REQUESTS = 1_000_000_000
+_LONGEST = 366 * 24 * 3600.0
+"""About an hour's work each. What is meant as more is a slip of the finger."""
+_LOOKS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ def load_of(
     """Return the load that a rate or a trace makes; `service` wins over the trace's own times.
 
     Raises:
-        UsageError: There is nothing that says how long requests take.
+        UsageError: There is nothing that says how long requests take, or there are so many that
+            the run would not end.
     """
     if trace is not None and trace.rate is not None:
         rate = trace.rate
@@ -75,7 +80,21 @@ def load_of(
         )
     if duration is None:
         duration = 3600.0 if trace is None else trace.duration
+    if rate is not None:
+        _check_size(rate, duration)
     return Load(duration, rate, trace, service, spacing)
+
+
+def _check_size(rate: Rate, duration: float) -> None:
+    # A long load is estimated: a year needs no look at each second.
+    step = max(_STEP, duration / _LOOKS)
+    expected = sum(rate((n + 0.5) * step) * step for n in range(round(duration / step)))
+    if duration > _LONGEST or expected > _MOST_REQUESTS:
+        raise UsageError(
+            f"the load is too large: {expected:.3g} requests in {duration / 3600:.3g} hours; "
+            f"{_MOST_REQUESTS:,} in {_LONGEST / 3600:.0f} are the most",
+            hint="a lower --rate, or a shorter --duration",
+        )
 
 
 def _exponential(source: random.Random) -> Callable[[], float]:

@@ -182,7 +182,7 @@ WINDOW = "autoscaling.knative.dev/window"
     [
         (HEAD + f"  annotations:\n    {WINDOW}: 5s # HERE\n" + MODEL, "6s <= 5s <= 1h0m0s"),
         (HEAD + MODEL + f"    annotations:\n      {WINDOW}: x # HERE\n", "invalid value: x"),
-        (HEAD + MODEL + "    timeout: 601 # HERE\n", "expected 0 <= 601 <= 600"),
+        (HEAD + MODEL + "    timeout: 601 # HERE\n", "expected 0 <= 601 <= 600: timeout"),
         (HEAD + MODEL + "    containerConcurrency: 1001 # HERE\n", "0 <= 1001 <= 1000"),
         (HEAD + MODEL + "    scaleTarget: 0 # HERE\n", "target 0 should be at least 0.01"),
         (HEAD + MODEL + "    canaryTrafficPercent: 101 # HERE\n", "0 <= 101 <= 100"),

@@ -58,6 +58,16 @@ def test_only_a_table_cuts_it() -> None:
     assert len(brief("R", long)) == 100
 
 
+def test_of_a_refusal_the_table_has_what_is_wrong() -> None:
+    """Who asked whom for what fills the column otherwise; it stands below the table."""
+    wrong = "expected 6s <= 5s <= 1h0m0s: spec.template.metadata.annotations.a/window"
+    message = (
+        "fails to reconcile predictor: fails to reconcile knative service: admission webhook "
+        f'"validation.webhook.serving.knative.dev" denied the request: validation failed: {wrong}'
+    )
+    assert brief("ReconcileFailed", message) == f"ReconcileFailed: ...{wrong}"
+
+
 class _Answers:
     """A client that has one service and its Pods."""
 

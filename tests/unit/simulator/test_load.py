@@ -82,3 +82,18 @@ def test_how_long_a_request_takes_must_be_said() -> None:
     with pytest.raises(UsageError, match="how long a request takes") as caught:
         load_of(rate=rate("1", ""), trace=None, duration=None, service=None, spacing="even")
     assert "--service-time" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"), [("1e9", 300.0), ("step(0:1,1h:1e12)", 7200.0), ("0", 1e9)]
+)
+def test_a_load_that_would_not_end_is_refused(text: str, duration: float) -> None:
+    """The first second of it alone would take an hour, without a word on the way."""
+    with pytest.raises(UsageError, match="the load is too large"):
+        load_of(
+            rate=rate(text, "--rate"),
+            trace=None,
+            duration=duration,
+            service=distribution("50ms", "--service-time"),
+            spacing="even",
+        )
