@@ -53,6 +53,7 @@ test: setup
 
 soak: setup
 	$(BIN)/python -m tests.soak.run
+	$(BIN)/python -m tests.soak.behaviours
 	$(BIN)/python -m tests.soak.canary
 	$(BIN)/python -m tests.soak.simulator
 	sh tests/soak/docker.sh

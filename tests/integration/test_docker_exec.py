@@ -51,9 +51,8 @@ async def test_probes_that_hang_hold_up_nothing_else_and_leave_no_process(
     slow = Probe("exec", command=hang, timeout=5.0)
     checks = [asyncio.create_task(check(slow, targets[n % 3])) for n in range(THREADS + 2)]
     await asyncio.sleep(2.0)
-    begun = time.monotonic()
     await backend._engine.call("ping")
-    assert time.monotonic() - begun < 1.0
+    assert not any(check.done() for check in checks), "the engine answered after one of them"
     told = await asyncio.gather(*checks, return_exceptions=True)
     assert {type(error) for error in told} == {ProbeFailed}
     assert 'command "sh -c sleep 601 & sleep 602" timed out' in str(told[0])
