@@ -112,7 +112,7 @@ class ColdStarts:
             except TimeoutError:
                 woken = None
             if woken is not None and woken.pod == whole:
-                end = max(end, woken.answered)
+                end = woken.answered
                 if woken.arrived < begins["resolve"]:
                     stamps["decide"] = woken.arrived
         start = start_phases.start_of(stamps, end)

@@ -66,13 +66,14 @@ def test_a_held_request_waits_as_long_as_the_phases_say(world: Project) -> None:
     load = Load(world, "slow.default.example.com")
     begun = time.monotonic()
     assert load.ask()[0] == 200
-    waited = time.monotonic() - begun
     told = last_start(world, "slow", but=before["pod"])
+    passed = time.monotonic() - begun
     phases = told["phases"]
     assert tuple(phases) == PHASES
     assert sum(round(s * 1e6) for s in phases.values()) == round(told["seconds"] * 1e6)
-    # Its first stamp lies after the client's, its last one before.
-    assert told["seconds"] <= waited
+    # Its first stamp lies after the client's; its last one when the answer was out, of which the
+    # client may hear a moment earlier.
+    assert told["seconds"] <= passed
     assert phases["load"] >= LOADING
     assert min(phases.values()) >= 0
 
