@@ -22,6 +22,7 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.api.pods import CREATING, preparation
+from kserve_local.autoscaler.bounds import TIMED_OUT
 from kserve_local.controllers import (
     isvc_canary,
     isvc_knative,
@@ -320,6 +321,21 @@ def scaled_by_hand(name: str, revisions: Sequence[Mapping[str, Any]]) -> list[st
         for r in revisions
         if r["override"] is not None
     ]
+
+
+def given_up(store: Store, service: Object, revisions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line for each Revision that is at zero because its last start did not end."""
+    found = []
+    for revision in revisions:
+        key = Key(scheme.POD_AUTOSCALER.id, namespace_of(service), revision["name"])
+        active = get_condition(store.find(key) or {}, "Active") or {}
+        if (active.get("status"), active.get("reason")) == ("False", TIMED_OUT[0]):
+            name = name_of(service)
+            found.append(
+                f"{revision['name']} is at zero because its last start was given up "
+                f"(kserve-local events {name}); the next request tries again"
+            )
+    return found
 
 
 def last_seen(event: Object) -> str:

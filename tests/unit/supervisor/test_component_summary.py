@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from kserve_local.api.scheme import POD_AUTOSCALER
 from kserve_local.controllers.isvc_knative import Component
 from kserve_local.interfaces.stats import RequestStat
-from kserve_local.supervisor.component_summary import Part, blamed, failing_hops
+from kserve_local.store.store import open_store
+from kserve_local.supervisor.component_summary import Part, blamed, failing_hops, given_up
 from kserve_local.supervisor.stats import Stats
 from kserve_local.supervisor.summary import failing_steps
 
@@ -76,3 +79,21 @@ def test_a_graphs_failed_request_is_told() -> None:
     assert failing_steps(["default/g-00002", "default/g-00001"], "g", stats) == [
         f"a request failed 5 s ago. {told}. See kserve-local predict g @FILE --trace"
     ]
+
+
+async def test_a_start_that_was_given_up_is_told_at_zero(tmp_path: Path) -> None:
+    """Its Pods are gone, and with them all that says why there is none."""
+    iris = {"metadata": {"name": "iris", "namespace": "default"}}
+    async with open_store(tmp_path / "state.db", collect=False) as store:
+        for name, reason in (("one", "TimedOut"), ("two", "NoTraffic")):
+            made = await store.create(
+                {
+                    "apiVersion": POD_AUTOSCALER.api_version,
+                    "kind": POD_AUTOSCALER.kind,
+                    "metadata": {"name": name, "namespace": "default"},
+                }
+            )
+            active = {"type": "Active", "status": "False", "reason": reason}
+            await store.update_status({**made, "status": {"conditions": [active]}})
+        (line,) = given_up(store, iris, [{"name": n} for n in ("one", "two", "three")])
+    assert line.startswith("one is at zero because its last start was given up")
