@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.project import project, sample, wait_until
+from tests.integration.project import IN_DOCKER, project, sample, wait_until
 
 NAMES = [
     "sklearn-iris",
@@ -56,10 +56,12 @@ def test_a_sample_answers_as_expected(name: str, tmp_path: Path) -> None:
             asked = ("predict", name, "@request.json")
             wait_until(lambda: p.run(*asked, check=None).returncode == 0, why="it answers")
             traced = p.json("predict", name, "@request.json", "--trace")["trace"]["hops"]
+            # Nobody in a container reaches the gateway's socket.
+            within = [] if IN_DOCKER else [("within", "localhost:8085", 200)]
             assert [(h["kind"], h.get("target", ""), h["status"]) for h in traced] == [
-                ("component", "", 200), ("within", "localhost:8085", 200),
+                ("component", "", 200), *within,
             ]  # fmt: skip
-            assert traced[0]["pod"] == traced[1]["pod"]
+            assert len({h["pod"] for h in traced}) == 1
         answer = json.loads(p.run("predict", name, "@request.json").stdout)
         expected = json.loads((folder / "expected.json").read_text())
         assert matches(expected, answer)
