@@ -154,14 +154,22 @@ async def _knock(probe: Probe, target: Target) -> None:
         knock.setblocking(False)
         try:
             code = knock.connect_ex((host, port))
-            if code == errno.EINPROGRESS:
+            if code == errno.EINPROGRESS and not _is_connected(knock):
                 await asyncio.get_running_loop().sock_connect(knock, (host, port))
-            elif code:
+            elif code not in (0, errno.EINPROGRESS):
                 raise OSError(code, os.strerror(code))
         except ConnectionRefusedError:
             raise ProbeFailed(_refused(probe, target)) from None
         except OSError as error:
             raise ProbeFailed(f"dial tcp {host}:{port}: {error.strerror or error}") from None
+
+
+def _is_connected(knock: socket.socket) -> bool:
+    try:
+        knock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 async def _is_closed(reader: asyncio.StreamReader) -> bool:
