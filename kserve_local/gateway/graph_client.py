@@ -23,7 +23,7 @@ from urllib.parse import unquote, urljoin
 
 from kserve_local.gateway.chunked import ChunkError
 from kserve_local.gateway.graph import GraphError, without_password
-from kserve_local.gateway.head import HeadError, ResponseHead
+from kserve_local.gateway.head import HeadError, header_of
 from kserve_local.gateway.step_connection import CutShort, Reply, Silent, StepConnection, Take
 
 Header = tuple[str, str]
@@ -227,11 +227,11 @@ class StepClient:
         method, first, first_host = "POST", url.text, url.host.lower()
         for _ in range(MAX_REDIRECTS):
             head, answer = await self._once(method, url, body, call)
-            if head.status not in _REDIRECTS or not (location := _header(head, b"location")):
+            if head.status not in _REDIRECTS or not (location := header_of(head, b"location")):
                 return head.status, answer
             if head.status in (301, 302, 303):
                 method, body = "GET", b""
-            then = parse_url(urljoin(url.text, location))
+            then = parse_url(urljoin(url.text, location.decode("latin-1")))
             if not f".{then.host.lower()}".endswith(f".{first_host}"):
                 call.headers = [(n, v) for n, v in call.headers if n.lower() not in _PRIVATE]
             url = then
@@ -395,14 +395,6 @@ def _certificate(error: ssl.SSLCertVerificationError, host: str) -> str:
 def _what(method: str, url: URL) -> str:
     """Return how Go's errors name a call."""
     return f"{method.capitalize()} {quoted(url.text)}"
-
-
-def _header(head: ResponseHead, name: bytes) -> str:
-    for line in head.head.split(b"\r\n")[1:]:
-        key, _, value = line.partition(b":")
-        if key.lower() == name:
-            return value.strip().decode("latin-1")
-    return ""
 
 
 def _request(method: str, url: URL, size: int, headers: Sequence[Header]) -> bytes:
