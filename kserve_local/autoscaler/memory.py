@@ -302,6 +302,13 @@ class MemoryBudget:
             self._tasks.create_task(job, name=f"evict-{service}")
 
     async def _evict(self, service: str, why: str) -> None:
+        try:
+            await self._scale_to_zero(service, why)
+        except KServeLocalError as error:
+            # The disk is full, say; the next look decides anew.
+            logger.warning("%s was not evicted: %s", service, error)
+
+    async def _scale_to_zero(self, service: str, why: str) -> None:
         namespace, _, name = service.partition("/")
         logger.info("%s is %s", service, why)
         for autoscaler in self._store.list(POD_AUTOSCALER.id, namespace=namespace):

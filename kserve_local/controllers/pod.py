@@ -144,6 +144,7 @@ class NodeAgent:
         self._adopted = asyncio.Event()
         self._new_names = asyncio.Event()
         # How often Services have changed, and at which count each namespace was told their names.
+        self._names_lock = asyncio.Lock()
         self._names_version = 0
         self._names_told: dict[str, int] = {}
         self._add: Callable[[Key], None] = lambda key: None
@@ -212,12 +213,20 @@ class NodeAgent:
 
     async def _tell_names_in(self, namespace: str) -> None:
         """Let the Pods of a namespace resolve the Services of now, unless they do already."""
-        version = self._names_version
-        if self._names_told.get(namespace) == version:
-            return
-        names = service_names(self._store.list(scheme.SERVICE.id), namespace=namespace)
-        await self._backend.resolve(namespace, names)
-        self._names_told[namespace] = version
+        # One at a time: an older list must not come after a newer one, and a hundred starts at
+        # once share one.
+        async with self._names_lock:
+            version = self._names_version
+            if self._names_told.get(namespace) == version:
+                return
+            names = service_names(self._store.list(scheme.SERVICE.id), namespace=namespace)
+            try:
+                await self._backend.resolve(namespace, names)
+            except OSError as error:
+                # A full disk: Pods go on with the names they know, the next start tries again.
+                logger.warning("the names of Services in %s are not told: %s", namespace, error)
+                return
+            self._names_told[namespace] = version
 
     async def run(self) -> None:
         """Adopt what runs, then follow the backend until cancelled."""

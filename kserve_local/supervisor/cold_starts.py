@@ -91,9 +91,16 @@ class ColdStarts:
     def started(self, pod: Object, begins: Mapping[str, float]) -> None:
         """Tell of the start of a Pod that has become Ready, as soon as all of it is known."""
         if self._tasks is not None:
-            self._tasks.create_task(self._tell(pod, begins), name=f"start-{name_of(pod)}")
+            self._tasks.create_task(self._guarded(pod, begins), name=f"start-{name_of(pod)}")
 
     # What is told
+
+    async def _guarded(self, pod: Object, begins: Mapping[str, float]) -> None:
+        try:
+            await self._tell(pod, begins)
+        except Exception:
+            # What a start took is worth telling, not the supervisor's end.
+            logger.exception("the start of %s cannot be told", name_of(pod))
 
     async def _tell(self, pod: Object, begins: Mapping[str, float]) -> None:
         namespace, name = namespace_of(pod), name_of(pod)

@@ -74,7 +74,11 @@ class Stack:
         tool = [sys.executable, "-m", "kserve_local.cli.main", "-q", *args]
         done = subprocess.run(tool, cwd=self.folder, check=False, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{' '.join(args)} ended with {done.returncode}:\n{done.stderr}")
+            log = self.folder / ".kserve-local" / "logs" / "supervisor.log"
+            raise RuntimeError(
+                f"{' '.join(args)} ended with {done.returncode}:\n{done.stderr}\n"
+                f"{log.read_text()[-4000:]}"
+            )
         return done.stdout
 
     def cold(self, name: str) -> float:

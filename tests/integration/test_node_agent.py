@@ -742,6 +742,35 @@ async def test_a_running_pod_learns_the_names_of_services_that_come_later(world:
     assert dict(spec.resolve) == {"db.test": "10.9.9.9"}
 
 
+async def test_many_starts_at_once_while_services_come(world: World) -> None:
+    """The names of Services are told by one at a time, the newest last."""
+    told: list[int] = []
+    inner = world.backend.resolve
+
+    async def slow(namespace: str, names: tuple[tuple[str, str], ...]) -> None:
+        told.append(1)
+        assert len(told) == 1
+        await asyncio.sleep(0.01)
+        await inner(namespace, names)
+        told.pop()
+
+    world.backend.resolve = slow  # type: ignore[method-assign]  # a fake's
+    for n in range(8):
+        service = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": f"s{n}", "namespace": "default"},
+            "spec": {"clusterIP": f"127.66.0.{n + 1}"},
+        }
+        pod = serving_pod()
+        pod["metadata"]["name"] = f"pod-{n}"
+        await asyncio.gather(world.store.create(service), world.create(pod))
+    async with asyncio.timeout(20):
+        while len(world.backend.specs) < 8 or "s7" not in world.backend.names.get("default", {}):
+            world.backend.changed.clear()
+            await world.backend.changed.wait()
+
+
 def with_init_container(image: str = "prepare:dev", **more: Any) -> Object:
     """Return a Pod whose own init container runs before the storage initializer."""
     pod = serving_pod()
