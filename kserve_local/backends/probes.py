@@ -18,10 +18,12 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kserve_local import sock_diag
 from kserve_local.backends import grpc_health
 from kserve_local.errors import KServeLocalError
 from kserve_local.interfaces.backend import Probe
@@ -35,6 +37,10 @@ _BODY = 1024
 # Most servers listen by then; the kubelet with its longer periods would tell about as late.
 _PATIENCE = 5.0
 _REFUSED = "connect: connection refused"
+_REALLY = 5
+"""Of so many looks at a ready replica one connects; the others ask the kernel who listens."""
+_SHARED_FOR = 0.25
+"""Seconds for which its answer serves all replicas."""
 _PROXY_DIALS = 0.1
 """Seconds in which an engine's proxy finds out that nobody listens behind it."""
 
@@ -162,6 +168,39 @@ async def _knock(probe: Probe, target: Target) -> None:
             raise ProbeFailed(_refused(probe, target)) from None
         except OSError as error:
             raise ProbeFailed(f"dial tcp {host}:{port}: {error.strerror or error}") from None
+
+
+class _Listeners:
+    """The sockets of this machine that listen, as of less than a moment ago."""
+
+    def __init__(self) -> None:
+        self._known: frozenset[tuple[int, int]] = frozenset()
+        self._until = 0.0
+
+    def now(self) -> frozenset[tuple[int, int]]:
+        if time.monotonic() >= self._until:
+            try:
+                self._known = sock_diag.listening()
+            except OSError:
+                self._known = frozenset()  # everybody is asked for real, then
+            self._until = time.monotonic() + _SHARED_FOR
+        return self._known
+
+
+_listeners = _Listeners()
+
+
+def _listens(probe: Probe, target: Target) -> bool:
+    """Whether the kernel says that a TCP probe of a process here would be answered.
+
+    It does not know of a server that accepts nobody any more: every so many looks, and from the
+    first failure on, it is really asked.
+    """
+    host = _host(probe, target)
+    if probe.kind != "tcp" or target.is_proxied or target.run is not None or not _is_ipv4(host):
+        return False
+    port, found = _port(probe, target), _listeners.now()
+    return (int.from_bytes(socket.inet_aton(host), "big"), port) in found or (0, port) in found
 
 
 def _is_connected(knock: socket.socket) -> bool:
@@ -388,12 +427,14 @@ async def _watch_readiness(probe: Probe | None, target: Target, teller: _Teller)
         teller.ready()
         return
     await asyncio.sleep(probe.initial_delay)
-    ready, successes, failures = False, 0, 0
+    ready, successes, failures, looks = False, 0, 0, 0
     wait = _FIRST_LOOK
     ever = False
     while True:
+        looks += 1
         try:
-            await check(probe, target)
+            if not (ready and not failures and looks % _REALLY and _listens(probe, target)):
+                await check(probe, target)
             successes, failures = successes + 1, 0
             if not ready and successes >= probe.success_threshold:
                 ready = ever = True

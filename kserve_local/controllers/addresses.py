@@ -22,8 +22,8 @@ from pathlib import Path
 
 import orjson
 
+from kserve_local import sock_diag
 from kserve_local.api.meta import Key, Object, name_of, namespace_of
-from kserve_local.controllers import sock_diag
 from kserve_local.errors import Missing
 
 NETWORK = ipaddress.ip_network("127.64.0.0/10")
@@ -52,7 +52,7 @@ def listening_addresses() -> frozenset[int]:
         found = sock_diag.listening()
     except OSError:
         return listed_in(Path("/proc/net/tcp"))
-    return frozenset(a for a in found if _FIRST <= a < _FIRST + NETWORK.num_addresses)
+    return frozenset(a for a, _ in found if _FIRST <= a < _FIRST + NETWORK.num_addresses)
 
 
 def listed_in(proc: Path) -> frozenset[int]:

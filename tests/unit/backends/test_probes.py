@@ -378,3 +378,21 @@ async def test_a_look_that_could_not_be_done_is_thrown_away_and_the_probes_go_on
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_ready_replica_that_listens_no_more_is_noticed() -> None:
+    """Most looks at a ready one ask the kernel who listens, which finds the same."""
+    called = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        called.set()
+
+    async with contextlib.AsyncExitStack() as stack:
+        port = await stack.enter_async_context(serving(handle))
+        probe = Probe("tcp", period=0.01, failure_threshold=2)
+        async with watching(port, readiness=probe) as changes, asyncio.timeout(20):
+            assert await changes.until(1) == ["ready"]
+            called.clear()
+            await called.wait()  # now and then it is really asked
+            await stack.aclose()
+            assert await changes.until(2) == ["ready", "unready"]

@@ -21,11 +21,12 @@ _TIMEOUT = 1.0
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 _QUESTION = struct.Struct("=BBBBI48s")  # family, protocol, extensions, padding, states, socket id
+_PORT_AT = _HEADER.size + 4  # after family, state, timer, retransmits
 _ADDRESS_AT = _HEADER.size + 4 + 4  # after family, state, timer, retransmits, and both ports
 
 
-def listening() -> frozenset[int]:
-    """Return the IPv4 addresses, as integers, that anybody on this machine listens on.
+def listening() -> frozenset[tuple[int, int]]:
+    """Return the IPv4 addresses, as integers, and ports that anybody on this machine listens on.
 
     Raises:
         OSError: The kernel does not answer such questions (a sandbox, not Linux).
@@ -36,7 +37,7 @@ def listening() -> frozenset[int]:
     question = _QUESTION.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 1 << _LISTEN, bytes(48))
     size = _HEADER.size + len(question)
     header = _HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, 1, 0)
-    found: set[int] = set()
+    found: set[tuple[int, int]] = set()
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as ask:
         ask.settimeout(_TIMEOUT)
         ask.send(header + question)
@@ -48,5 +49,6 @@ def listening() -> frozenset[int]:
                     return frozenset(found)
                 if kind == _ERROR or length < _ADDRESS_AT + 4:
                     raise OSError("the kernel refused to list sockets")
-                found.add(int.from_bytes(answer[_ADDRESS_AT : _ADDRESS_AT + 4], "big"))
+                address = int.from_bytes(answer[_ADDRESS_AT : _ADDRESS_AT + 4], "big")
+                found.add((address, int.from_bytes(answer[_PORT_AT : _PORT_AT + 2], "big")))
                 answer = answer[(length + 3) & ~3 :]
