@@ -37,7 +37,7 @@ _BODY = 1024
 # Most servers listen by then; the kubelet with its longer periods would tell about as late.
 _PATIENCE = 5.0
 _REFUSED = "connect: connection refused"
-_REALLY = 5
+_REALLY = 10
 """Of so many looks at a ready replica one connects; the others ask the kernel who listens."""
 _SHARED_FOR = 0.25
 """Seconds for which its answer serves all replicas."""
