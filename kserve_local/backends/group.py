@@ -38,6 +38,7 @@ class BackendGroup:
         self._settings = settings
         self.processes = processes
         self._docker: Backend | None = None
+        self._names: dict[str, tuple[tuple[str, str], ...]] = {}
         self._opening = asyncio.Lock()
         self._absent: tuple[float, Missing] | None = None
         self._events: asyncio.Queue[ReplicaEvent | None] = asyncio.Queue()
@@ -87,6 +88,9 @@ class BackendGroup:
                 self._absent = (time.monotonic(), error)
                 raise
             self._pumps.append(asyncio.create_task(self._pump(self._docker), name="docker-events"))
+            # It is opened for the first Pod that needs it: names were told before that.
+            for namespace, names in self._names.items():
+                await self._docker.resolve(namespace, names)
             return self._docker
 
     def host_address(self) -> str:
@@ -140,6 +144,7 @@ class BackendGroup:
 
     async def resolve(self, namespace: str, names: tuple[tuple[str, str], ...]) -> None:
         """See `Backend.resolve`."""
+        self._names[namespace] = names
         for backend in (self.processes, self._docker):
             if backend is not None:
                 await backend.resolve(namespace, names)
