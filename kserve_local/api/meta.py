@@ -109,6 +109,16 @@ def controller_of(obj: Object) -> Mapping[str, Any] | None:
     return next((ref for ref in refs if ref.get("controller")), None)
 
 
+def with_status(obj: Object, status: Mapping[str, Any]) -> Object:
+    """Return the object to hand to `update_status`: its identity, not its version.
+
+    A status has one writer, so that a change of the spec in between is no conflict; the status
+    says which generation it is about.
+    """
+    metadata = {k: v for k, v in obj["metadata"].items() if k != "resourceVersion"}
+    return {**obj, "metadata": metadata, "status": dict(status)}
+
+
 def get_condition(obj: Object, type_: str) -> Mapping[str, Any] | None:
     """Return the condition of that type out of `status.conditions`, if there."""
     conditions = (obj.get("status") or {}).get("conditions") or ()

@@ -25,6 +25,7 @@ from kserve_local.api.meta import (
     parse_timestamp,
     timestamp,
     uid_of,
+    with_status,
 )
 from kserve_local.api.scheme import DEPLOYMENT, HORIZONTAL_POD_AUTOSCALER, POD
 from kserve_local.autoscaler import hpa as policy
@@ -227,8 +228,7 @@ class HPAController:
         if decision.why:
             wanted["lastScaleTime"] = timestamp()
         if wanted != before:
-            metadata = {k: v for k, v in hpa["metadata"].items() if k != "resourceVersion"}
-            await self._store.update_status({**hpa, "metadata": metadata, "status": wanted})
+            await self._store.update_status(with_status(hpa, wanted))
 
     async def _event(self, hpa: Object, type_: Any, reason: str, message: str) -> None:
         await self._events.event(hpa, type_, reason, message, component=COMPONENT)

@@ -30,6 +30,7 @@ from kserve_local.api.meta import (
     parse_timestamp,
     timestamp,
     uid_of,
+    with_status,
 )
 from kserve_local.api.scheme import CONFIG_MAP, DEPLOYMENT, POD_AUTOSCALER, REVISION, key_of
 from kserve_local.autoscaler import kpa
@@ -203,7 +204,7 @@ class Autoscaler:
             applied = _by_hand(entry, applied, override, now, why)
         status = _status(autoscaler, applied, entry.ready, now=timestamp())
         before = self._replicas(autoscaler)
-        stored = await self._store.update_status(_with_status(autoscaler, status))
+        stored = await self._store.update_status(with_status(autoscaler, status))
         after = pod_autoscaler.replicas(stored)
         if after not in (before, pod_autoscaler.UNDECIDED) and before != pod_autoscaler.UNDECIDED:
             await self._events.event(
@@ -397,8 +398,3 @@ def _status(autoscaler: Object, applied: Applied, ready: int, *, now: str) -> di
         "serviceName": name,
         "metricsServiceName": f"{name}-private",
     }
-
-
-def _with_status(obj: Object, status: Mapping[str, Any]) -> Object:
-    metadata = {k: v for k, v in obj["metadata"].items() if k != "resourceVersion"}
-    return {**obj, "metadata": metadata, "status": dict(status)}

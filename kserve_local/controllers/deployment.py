@@ -34,12 +34,12 @@ from kserve_local.api.meta import (
     parse_timestamp,
     timestamp,
     uid_of,
+    with_status,
 )
 from kserve_local.api.names import LOCAL_PREFIX
 from kserve_local.api.scheme import DEPLOYMENT, POD, SERVICE_ACCOUNT, key_of
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import pod_state
-from kserve_local.controllers.knative_service import with_status
 from kserve_local.errors import Conflict, Forbidden, KServeLocalError, NotFound
 from kserve_local.reconcile.controller import Watch, controlling, itself
 from kserve_local.reconcile.result import Result

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kserve_local.api.meta import Key, Object, controller_of, namespace_of, timestamp
+from kserve_local.api.meta import Key, Object, controller_of, namespace_of, timestamp, with_status
 from kserve_local.api.scheme import HTTP_ROUTE, INFERENCE_SERVICE, SERVICE, key_of
 from kserve_local.controllers.isvc_ingress import parents_status, weights_of
-from kserve_local.controllers.knative_service import with_status
 from kserve_local.reconcile.controller import Watch, itself
 from kserve_local.reconcile.result import DONE, Result
 from kserve_local.store.store import Store

@@ -27,6 +27,7 @@ from kserve_local.api.meta import (
     namespace_of,
     timestamp,
     uid_of,
+    with_status,
 )
 from kserve_local.api.scheme import (
     CLUSTER_SERVING_RUNTIME,
@@ -43,7 +44,6 @@ from kserve_local.controllers import graph_knative, graph_standard
 from kserve_local.controllers.isvc_ingress import with_domain
 from kserve_local.controllers.isvc_knative import is_stopped
 from kserve_local.controllers.isvc_status import NOT_AVAILABLE
-from kserve_local.controllers.knative_service import with_status
 from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.standard_apply import StandardObjects, StandardSettings
 from kserve_local.errors import (

@@ -32,6 +32,7 @@ from kserve_local.api.meta import (
     namespace_of,
     timestamp,
     uid_of,
+    with_status,
 )
 from kserve_local.api.runtime_selection import SelectionError, next_step
 from kserve_local.api.scheme import (
@@ -56,7 +57,6 @@ from kserve_local.controllers.isvc_parts import Cluster, ReconcileFailed
 from kserve_local.controllers.isvc_standard import StandardMode
 from kserve_local.controllers.isvc_standard_status import StandardDraft
 from kserve_local.controllers.isvc_status import StatusDraft
-from kserve_local.controllers.knative_service import with_status
 from kserve_local.controllers.observed import Observations
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.controllers.revision import pods_of

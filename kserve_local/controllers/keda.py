@@ -20,10 +20,10 @@ from kserve_local.api.meta import (
     name_of,
     namespace_of,
     owner_reference,
+    with_status,
 )
 from kserve_local.api.scheme import DEPLOYMENT, HORIZONTAL_POD_AUTOSCALER, SCALED_OBJECT
 from kserve_local.controllers import standard_objects
-from kserve_local.controllers.knative_service import with_status
 from kserve_local.controllers.standard_apply import StandardObjects, StandardSettings
 from kserve_local.reconcile.controller import Watch, controlling, itself
 from kserve_local.reconcile.result import DONE, Result

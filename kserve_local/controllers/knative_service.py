@@ -31,6 +31,7 @@ from kserve_local.api.meta import (
     parse_timestamp,
     timestamp,
     uid_of,
+    with_status,
 )
 from kserve_local.api.names import KNATIVE_VISIBILITY, MANIFEST, SOURCE_URI, STORAGE_INITIALIZER
 from kserve_local.api.scheme import CONFIG_MAP, KNATIVE_SERVICE, REVISION, SERVICE, key_of
@@ -516,16 +517,6 @@ class KnativeServiceController:
                 },
             }
             await self._store.update({**revision, "metadata": metadata})
-
-
-def with_status(obj: Object, status: dict[str, Any]) -> Object:
-    """Return the object to hand to `update_status`: its identity, not its version.
-
-    A status has one writer, so that a change of the spec in between is no conflict; the status
-    says which generation it is about.
-    """
-    metadata = {k: v for k, v in obj["metadata"].items() if k != "resourceVersion"}
-    return {**obj, "metadata": metadata, "status": status}
 
 
 async def _gone(deletion: Any) -> None:

@@ -35,6 +35,7 @@ from kserve_local.api.meta import (
     owner_reference,
     timestamp,
     uid_of,
+    with_status,
 )
 from kserve_local.api.names import AUTOSCALING, INITIAL_SCALE, MAX_SCALE, MIN_SCALE
 from kserve_local.api.pods import WAITING_FOR_MEMORY
@@ -49,7 +50,7 @@ from kserve_local.api.scheme import (
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import pod_state
 from kserve_local.controllers.knative_service import ACTIVE as ACTIVE_ROUTE
-from kserve_local.controllers.knative_service import RESERVE, with_status
+from kserve_local.controllers.knative_service import RESERVE
 from kserve_local.controllers.modelcars import image_volumes
 from kserve_local.errors import AlreadyExists, Conflict
 from kserve_local.reconcile.conditions import FALSE, TRUE, ConditionSet

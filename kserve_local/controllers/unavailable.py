@@ -6,10 +6,9 @@ nothing happens. Which kinds: `gaps.UNAVAILABLE`.
 
 from __future__ import annotations
 
-from kserve_local.api.meta import Key, get_condition, timestamp
+from kserve_local.api.meta import Key, get_condition, timestamp, with_status
 from kserve_local.api.scheme import ResourceType
 from kserve_local.controllers.isvc_status import NOT_AVAILABLE
-from kserve_local.controllers.knative_service import with_status
 from kserve_local.reconcile.conditions import ConditionSet
 from kserve_local.reconcile.controller import Watch, itself
 from kserve_local.reconcile.result import DONE, Result
