@@ -28,6 +28,7 @@ from kserve_local.api.meta import (
     with_status,
 )
 from kserve_local.api.scheme import DEPLOYMENT, HORIZONTAL_POD_AUTOSCALER, POD
+from kserve_local.api.workloads import asked_of, replicas_of
 from kserve_local.autoscaler import hpa as policy
 from kserve_local.autoscaler.hpa import (
     Bounds,
@@ -234,12 +235,6 @@ class HPAController:
         await self._events.event(hpa, type_, reason, message, component=COMPONENT)
 
 
-def replicas_of(deployment: Object) -> int:
-    """Return `spec.replicas`, 1 when not given."""
-    given = deployment["spec"].get("replicas")
-    return 1 if given is None else int(given)
-
-
 def _phase(pod: Object) -> str:
     return str((pod.get("status") or {}).get("phase") or "Pending")
 
@@ -308,14 +303,11 @@ def _request(pod: Object, resource: str) -> tuple[float, str]:
     """Return the sum of the containers' requests, and the first container without one."""
     total, lacks = 0.0, ""
     for container in pod["spec"]["containers"]:
-        given = container.get("resources") or {}
-        # A limit alone is a request of as much, by the API server's defaults.
-        asked = (given.get("requests") or {}).get(resource)
-        asked = (given.get("limits") or {}).get(resource) if asked is None else asked
+        asked = asked_of(container, resource)
         if asked is None:
             lacks = lacks or str(container["name"])
         else:
-            total += float(quantity.parse(asked))
+            total += float(asked)
     return total, lacks
 
 

@@ -15,12 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
-from kserve_local.api import names, quantity
+from kserve_local.api import names
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -32,6 +31,7 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.api.scheme import INFERENCE_SERVICE, POD, POD_AUTOSCALER, key_of
+from kserve_local.api.workloads import asked_of
 from kserve_local.autoscaler import budget
 from kserve_local.autoscaler.budget import Holder
 from kserve_local.errors import Conflict, KServeLocalError, NotFound
@@ -353,12 +353,5 @@ def said_to_need(pod: Object) -> int:
     """Return the bytes that a Pod's containers request together, their limits where they request
     nothing; 0: it does not say.
     """
-    total = Decimal(0)
-    for container in (pod.get("spec") or {}).get("containers") or ():
-        resources: Mapping[str, Any] = container.get("resources") or {}
-        for which in ("requests", "limits"):
-            given = (resources.get(which) or {}).get("memory")
-            if given is not None:
-                total += quantity.parse(given)
-                break
-    return int(total)
+    containers = (pod.get("spec") or {}).get("containers") or ()
+    return int(sum((asked_of(c, "memory") or Decimal(0) for c in containers), Decimal(0)))

@@ -38,6 +38,7 @@ from kserve_local.api.meta import (
 )
 from kserve_local.api.names import LOCAL_PREFIX
 from kserve_local.api.scheme import DEPLOYMENT, POD, SERVICE_ACCOUNT, key_of
+from kserve_local.api.workloads import replicas_of
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import pod_state
 from kserve_local.errors import Conflict, Forbidden, KServeLocalError, NotFound
@@ -75,12 +76,6 @@ def replica_set(deployment: Object) -> tuple[str, str]:
     digest = names.digest(deployment["spec"]["template"])
     suffix = names.safe_suffix(int(digest[:16], 16), 10)
     return f"{name_of(deployment)}-{suffix}", suffix
-
-
-def replicas_of(deployment: Object) -> int:
-    """Return `spec.replicas`, 1 when not given."""
-    given = deployment["spec"].get("replicas")
-    return 1 if given is None else int(given)
 
 
 def plan(deployment: Object, pods: Sequence[Object], *, now: datetime) -> Plan:

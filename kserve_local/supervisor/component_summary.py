@@ -22,6 +22,7 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.api.pods import CREATING, preparation
+from kserve_local.api.workloads import replicas_of
 from kserve_local.autoscaler.bounds import TIMED_OUT
 from kserve_local.controllers import (
     isvc_canary,
@@ -30,7 +31,6 @@ from kserve_local.controllers import (
     pod_state,
     standard_objects,
 )
-from kserve_local.controllers.deployment import replicas_of
 from kserve_local.controllers.isvc_knative import Component
 from kserve_local.controllers.isvc_standard_status import STILL_COMING
 from kserve_local.controllers.pod_state import Failure
