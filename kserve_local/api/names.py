@@ -130,6 +130,12 @@ LEGACY_MODES = {"Serverless": KNATIVE_MODE, "RawDeployment": STANDARD_MODE}
 MODES = (KNATIVE_MODE, STANDARD_MODE, MODEL_MESH_MODE)
 
 
+def cluster_hosts(service: str, namespace: str) -> tuple[str, str, str]:
+    """Return the hosts of a Service inside the cluster, the shortest first."""
+    short = f"{service}.{namespace}".lower()
+    return short, f"{short}.svc", f"{short}.svc.cluster.local"
+
+
 def predictor_name(isvc: str, variant: str = "") -> str:
     """Return the predictor workload's name, e.g. `iris-predictor` (control-plane.md 4.1)."""
     return f"{isvc}-{variant}-predictor" if variant else f"{isvc}-predictor"

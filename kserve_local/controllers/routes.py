@@ -215,10 +215,10 @@ def compile_graph(
 
 def hosts_of(name: str, namespace: str, domain: str) -> tuple[str, ...]:
     """Return every host a name answers to; without a domain only inside the cluster."""
-    short = f"{name}.{namespace}"
-    cluster = (short, f"{short}.svc", f"{short}.svc.cluster.local")
-    public = (f"{short}.{domain}", f"{short}.localhost") if domain else ()
-    return tuple(host.lower() for host in (*public, *cluster))
+    cluster = names.cluster_hosts(name, namespace)
+    short = cluster[0]
+    public = (f"{short}.{domain.lower()}", f"{short}.localhost") if domain else ()
+    return (*public, *cluster)
 
 
 def entry_hosts(isvc: Object, domain: str) -> tuple[str, ...]:

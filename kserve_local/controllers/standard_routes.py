@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from kserve_local.api import names
 from kserve_local.api.meta import Object, get_condition, name_of, namespace_of
 from kserve_local.controllers import graph_pod, isvc_ingress, isvc_knative, isvc_status, pod_state
 from kserve_local.controllers.endpoints import endpoints_of, model_names, reason_text
@@ -113,7 +114,7 @@ class _Compiler:
     def by_service(self) -> Iterator[Route]:
         """Yield a route for each Service, by its cluster names."""
         for workload in sorted(self._below.services):
-            hosts = cluster_names(workload, namespace_of(self._isvc))
+            hosts = names.cluster_hosts(workload, namespace_of(self._isvc))
             component = self._component.get(workload, "predictor")
             yield self.route(component, hosts, (self.target(workload, 100),))
 
@@ -182,7 +183,7 @@ def compile_graph(graph: Object, standing: Standing | None, *, exists: bool) -> 
             service=name,
             component="graph",
             hosts=(
-                *(cluster_names(name, namespace) if exists else ()),
+                *(names.cluster_hosts(name, namespace) if exists else ()),
                 f"{name}.{namespace}.localhost".lower(),
             ),
             targets=(target_of(namespace, name, 100, standing, ""),),
@@ -234,9 +235,3 @@ def _why_not(isvc: Object, component: str) -> str:
         return reason_text(model.get("lastFailureInfo") or {})
     own = get_condition(isvc, isvc_status.READY_OF[component]) or {}
     return reason_text(own) if own.get("status") == "False" else ""
-
-
-def cluster_names(service: str, namespace: str) -> tuple[str, ...]:
-    """Return the hosts of a Service inside the cluster."""
-    short = f"{service}.{namespace}".lower()
-    return (short, f"{short}.svc", f"{short}.svc.cluster.local")
