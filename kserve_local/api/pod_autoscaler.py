@@ -17,8 +17,8 @@ from kserve_local.api.scheme import CONFIG_MAP
 CLUSTER_CONFIG = Key(CONFIG_MAP.id, "knative-serving", "config-autoscaler")
 """The ConfigMap with the cluster's defaults."""
 
-SERVE, PROXY = "Serve", "Proxy"
-"""Requests go to Pods directly; through the activator."""
+SERVE = "Serve"
+"""Requests go to Pods directly, not through the activator."""
 
 REACHABLE, UNREACHABLE, UNKNOWN = "Reachable", "Unreachable", ""
 
@@ -45,11 +45,6 @@ def replicas(autoscaler: Object | None) -> int:
 def is_direct(autoscaler: Object | None) -> bool:
     """Whether requests go to the Pods without passing the activator."""
     return _told(autoscaler).get(MODE) == SERVE
-
-
-def why(autoscaler: Object | None) -> str:
-    """Return why there are so many replicas, in words."""
-    return _told(autoscaler).get(WHY, "")
 
 
 def override(autoscaler: Object | None) -> int | None:

@@ -171,7 +171,7 @@ def propose(metric: Metric, pods: Sequence[PodFigures], *, current: int, now: fl
     if not rises_with_unready and not missing:
         if _tolerated(ratio):
             return answer(current)
-        return answer(_ceil(ratio * len(usage)))
+        return answer(math.ceil(ratio * len(usage)))
     filled = dict(usage)
     if missing and ratio < 1.0:
         # Going down, one without a figure counts as using all that it may.
@@ -186,7 +186,7 @@ def propose(metric: Metric, pods: Sequence[PodFigures], *, current: int, now: fl
     turned_round = (ratio < 1.0 < new) or (new < 1.0 < ratio)
     if _tolerated(new) or turned_round:
         return answer(current)
-    replicas = _ceil(new * len(filled))
+    replicas = math.ceil(new * len(filled))
     if (new < 1.0 and replicas > current) or (new > 1.0 and replicas < current):
         return answer(current)
     return answer(replicas)
@@ -201,15 +201,11 @@ def external_replicas(total: float, threshold: float, *, current: int) -> int:
     """
     if current and _tolerated(total / (threshold * current)):
         return current
-    return _ceil(total / threshold)
+    return math.ceil(total / threshold)
 
 
 def _tolerated(ratio: float) -> bool:
     return abs(1.0 - ratio) <= TOLERANCE
-
-
-def _ceil(value: float) -> int:
-    return math.ceil(value)
 
 
 # Behavior
