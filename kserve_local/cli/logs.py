@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kserve_local.cli.options import Common, Duration, common
+from kserve_local.cli.options import COMPONENTS, Common, Duration, common
 from kserve_local.errors import NotFound, ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from kserve_local.api.meta import Object
     from kserve_local.client.client import Client
 
-COMPONENTS = ("predictor", "transformer", "explainer")
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _LEVEL = re.compile(r"\b(TRACE|DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)\b")
 _RANKS = {"TRACE": 0, "WARN": 30, "CRITICAL": 50, "FATAL": 50}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kserve_local.settings import Settings
 
 F = Callable[..., Any]
+COMPONENTS = ("predictor", "transformer", "explainer")
+"""Of an InferenceService; `api.inferenceservice` has them, too, which `--help` need not import."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from kserve_local.cli.options import Common, Duration, common
+from kserve_local.cli.options import COMPONENTS, Common, Duration, common
 from kserve_local.cli.output import envelope_text
 from kserve_local.errors import TimedOut
 
@@ -40,7 +40,7 @@ def command(ctx: click.Context) -> None:
 
 _component = click.option(
     "--component",
-    type=click.Choice(["predictor", "transformer", "explainer"]),
+    type=click.Choice(COMPONENTS),
     help="Whose revisions (default: all; of a change: the predictor's).",
 )
 

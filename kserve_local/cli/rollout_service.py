@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kserve_local.api import names, scheme
+from kserve_local.api.inferenceservice import COMPONENTS
 from kserve_local.api.meta import Object, annotations_of, labels_of, name_of, namespace_of
 from kserve_local.cli import rollout_words as words
 from kserve_local.cli.rollout_view import ComponentView, view_of
 from kserve_local.cli.session import near, service_name
 from kserve_local.client.client import Client
 from kserve_local.errors import NotFound, ServiceUnavailable, UsageError
-
-COMPONENTS = ("predictor", "transformer", "explainer")
 
 
 @dataclass(frozen=True, slots=True)

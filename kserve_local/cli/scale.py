@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kserve_local.cli.options import Common, common
+from kserve_local.cli.options import COMPONENTS, Common, common
 from kserve_local.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ AUTO = "auto"
 ZERO = "zero"
 KNATIVE, STANDARD = "Knative", "Standard"
 MOST = 1000
-COMPONENTS = ("predictor", "transformer", "explainer")
 
 
 class Replicas(click.ParamType[str]):
@@ -32,6 +32,47 @@ class Replicas(click.ParamType[str]):
         if text.isdecimal() and int(text) <= MOST:
             return str(int(text)) if int(text) else ZERO
         self.fail(f"{text!r} is no number from 0 to {MOST}, {AUTO} or {ZERO}.", param, ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the command line says."""
+
+    name: str
+    replicas: str
+    component: str | None
+    revision: str | None
+
+    @property
+    def value(self) -> str | None:
+        """The annotation's value; None takes it off."""
+        return {AUTO: None, ZERO: "0"}.get(self.replicas, self.replicas)
+
+    def meant(self, objects: list[Object]) -> list[Object]:
+        """Return those of the component that is meant: a number is for one, the rest for all.
+
+        Raises:
+            UsageError: The service has no such component.
+        """
+        whose = self.component or ("" if self.replicas in (AUTO, ZERO) else "predictor")
+        found = [o for o in objects if _is_of(o, whose)]
+        if self.component and not found:
+            raise UsageError(f'"{self.name}" has no {self.component}')
+        return found
+
+    def told(self, obj: Object, *, before: int, override: int | None, mode: str) -> dict[str, Any]:
+        """Return the entry of `--json` for a Revision or Deployment that was scaled."""
+        from kserve_local.api import names
+        from kserve_local.api.meta import labels_of, name_of
+
+        return {
+            "component": labels_of(obj).get(names.COMPONENT_LABEL, ""),
+            "revision": name_of(obj),
+            "replicas": self.replicas,
+            "before": before,
+            "override": override,
+            "mode": mode,
+        }
 
 
 @click.command("scale")
@@ -53,59 +94,19 @@ def command(
     spec makes a new revision; zero holds until the next request. In Standard mode both hold until
     `auto`: nothing wakes a service at zero there.
     """
-    from kserve_local.api import names as api_names
-    from kserve_local.api import pod_autoscaler, scheme
-    from kserve_local.api.meta import labels_of, name_of
-    from kserve_local.cli.session import is_revision, run, service_name
+    from kserve_local.cli.session import run, service_name
 
     settings = flags.settings_of_running()
     out = flags.output("scale")
     namespace = flags.namespace or settings.namespace
     name = service_name(name)
-    value = {AUTO: None, ZERO: "0"}.get(replicas, replicas)
+    asked = _Asked(name, replicas, component, revision)
 
     async def work(client: Client) -> list[dict[str, Any]]:
         found = await _autoscalers(client, namespace, name)
-        if not found:
-            return await _scale_hpas(
-                client, namespace, name, replicas, component=component, revision=revision
-            )
-        wanted = [
-            a
-            for a in found
-            if _is_of(a, component or ("" if value in (None, "0") else "predictor"))
-        ]
-        if component and not wanted:
-            raise UsageError(f'"{name}" has no {component}')
-        if revision:
-            chosen = [a for a in wanted if is_revision(revision, name_of(a))]
-            if not chosen:
-                known = ", ".join(sorted(name_of(a) for a in wanted))
-                raise NotFound(f'"{name}" has no revision {revision}; there are: {known}')
-            idle = [name_of(a) for a in chosen if not _may_have_traffic(a)]
-            if idle:
-                raise UsageError(
-                    f"{idle[0]} has no traffic, and so no replicas",
-                    hint=f"kserve-local rollout status {name}",
-                )
-        else:
-            chosen = [a for a in wanted if _may_have_traffic(a)] or _newest(wanted)
-        changed = []
-        for autoscaler in chosen:
-            before = pod_autoscaler.override(autoscaler)
-            patch = {"metadata": {"annotations": {api_names.SCALE: value, api_names.EVICTED: None}}}
-            await client.patch(scheme.POD_AUTOSCALER, name_of(autoscaler), patch, namespace)
-            changed.append(
-                {
-                    "component": labels_of(autoscaler).get(api_names.COMPONENT_LABEL, ""),
-                    "revision": name_of(autoscaler),
-                    "replicas": replicas,
-                    "before": pod_autoscaler.replicas(autoscaler),
-                    "override": before,
-                    "mode": KNATIVE,
-                }
-            )
-        return changed
+        if found:
+            return await _scale_revisions(client, namespace, asked, found)
+        return await _scale_deployments(client, namespace, asked)
 
     changed = run(settings, work)
     if flags.as_json:
@@ -113,12 +114,12 @@ def command(
         return 0
     for entry in changed:
         out.data(f"{entry['revision']}: {_told(entry)}")
-    if value is None:
+    if replicas == AUTO:
         return 0
     standard = any(entry["mode"] == STANDARD for entry in changed)
-    until = "until the next request" if value == "0" else "until a new revision"
+    until = "until the next request" if replicas == ZERO else "until a new revision"
     if standard:
-        until = "until auto, and requests get 503 meanwhile" if value == "0" else "until auto"
+        until = "until auto, and requests get 503 meanwhile" if replicas == ZERO else "until auto"
     out.say(f"holds {until}; to the autoscaler again: kserve-local scale {name} auto")
     return 0
 
@@ -148,43 +149,69 @@ async def _autoscalers(client: Client, namespace: str, name: str) -> list[Object
     ]
 
 
-async def _scale_hpas(
-    client: Client,
-    namespace: str,
-    name: str,
-    replicas: str,
-    *,
-    component: str | None,
-    revision: str | None,
+async def _scale_revisions(
+    client: Client, namespace: str, asked: _Asked, found: list[Object]
 ) -> list[dict[str, Any]]:
+    """Scale the Revisions of PodAutoscalers.
+
+    Raises:
+        UsageError: The service has no such component, or the Revision no traffic.
+        NotFound: It has no such Revision.
+    """
+    from kserve_local.api import names, pod_autoscaler, scheme
+    from kserve_local.api.meta import name_of
+    from kserve_local.cli.session import is_revision
+
+    wanted = asked.meant(found)
+    if asked.revision:
+        chosen = [a for a in wanted if is_revision(asked.revision, name_of(a))]
+        if not chosen:
+            known = ", ".join(sorted(map(name_of, wanted)))
+            raise NotFound(f'"{asked.name}" has no revision {asked.revision}; there are: {known}')
+        idle = [name_of(a) for a in chosen if not _may_have_traffic(a)]
+        if idle:
+            raise UsageError(
+                f"{idle[0]} has no traffic, and so no replicas",
+                hint=f"kserve-local rollout status {asked.name}",
+            )
+    else:
+        chosen = [a for a in wanted if _may_have_traffic(a)] or _newest(wanted)
+    patch = {"metadata": {"annotations": {names.SCALE: asked.value, names.EVICTED: None}}}
+    changed = []
+    for autoscaler in chosen:
+        await client.patch(scheme.POD_AUTOSCALER, name_of(autoscaler), patch, namespace)
+        before, override = pod_autoscaler.replicas(autoscaler), pod_autoscaler.override(autoscaler)
+        changed.append(asked.told(autoscaler, before=before, override=override, mode=KNATIVE))
+    return changed
+
+
+async def _scale_deployments(client: Client, namespace: str, asked: _Asked) -> list[dict[str, Any]]:
     """Scale the Deployments of a service in Standard mode, past their HPAs.
 
     Raises:
         UsageError: There is none, or no HPA scales it.
-        NotFound: It has no Deployment `revision`.
+        NotFound: It has no such Deployment.
     """
-    from kserve_local.api import names as api_names
-    from kserve_local.api import pod_autoscaler, scheme
-    from kserve_local.api.meta import labels_of, name_of
+    from kserve_local.api import names, pod_autoscaler, scheme
+    from kserve_local.api.meta import controller_of, name_of
+    from kserve_local.api.workloads import replicas_of
 
-    value = {AUTO: None, ZERO: "0"}.get(replicas, replicas)
-    wanted = component or ("" if value in (None, "0") else "predictor")
     deployments = await client.list(scheme.DEPLOYMENT, namespace=namespace)
-    own = [d for d in deployments if _controller_of(d) == name]
+    own = [d for d in deployments if (controller_of(d) or {}).get("name") == asked.name]
     if not own:
-        raise UsageError(f'"{name}" has nothing to scale', hint=f"kserve-local status {name}")
-    chosen = [d for d in own if _is_of(d, wanted)]
-    if component and not chosen:
-        raise UsageError(f'"{name}" has no {component}')
-    if revision:
-        chosen = [d for d in chosen if name_of(d) == revision]
+        hint = f"kserve-local status {asked.name}"
+        raise UsageError(f'"{asked.name}" has nothing to scale', hint=hint)
+    chosen = asked.meant(own)
+    if asked.revision:
+        chosen = [d for d in chosen if name_of(d) == asked.revision]
         if not chosen:
             known = ", ".join(sorted(map(name_of, own)))
-            raise NotFound(f'"{name}" has no Deployment {revision}; there are: {known}')
+            raise NotFound(f'"{asked.name}" has no Deployment {asked.revision}; there are: {known}')
     hpas = {
         str(h["spec"]["scaleTargetRef"]["name"]): h
         for h in await client.list(scheme.HORIZONTAL_POD_AUTOSCALER, namespace=namespace)
     }
+    patch = {"metadata": {"annotations": {names.SCALE: asked.value}}}
     changed = []
     for deployment in chosen:
         target = name_of(deployment)
@@ -195,30 +222,15 @@ async def _scale_hpas(
                 f"deployment {target} --replicas=N",
             )
         hpa = hpas[target]
-        before = pod_autoscaler.override(hpa)
-        patch = {"metadata": {"annotations": {api_names.SCALE: value}}}
+        override = pod_autoscaler.override(hpa)
         await client.patch(scheme.HORIZONTAL_POD_AUTOSCALER, name_of(hpa), patch, namespace)
-        now = int(deployment["spec"].get("replicas") or 0)
-        if value is None and before == 0:
+        if asked.value is None and override == 0:
             # An HPA leaves a Deployment without replicas alone.
             least = {"spec": {"replicas": int(hpa["spec"].get("minReplicas") or 1)}}
             await client.patch(scheme.DEPLOYMENT, target, least, namespace)
-        changed.append(
-            {
-                "component": labels_of(deployment).get(api_names.COMPONENT_LABEL, ""),
-                "revision": target,
-                "replicas": replicas,
-                "before": now,
-                "override": before,
-                "mode": STANDARD,
-            }
-        )
+        before = replicas_of(deployment)
+        changed.append(asked.told(deployment, before=before, override=override, mode=STANDARD))
     return changed
-
-
-def _controller_of(deployment: Object) -> str:
-    owners = deployment["metadata"].get("ownerReferences") or ()
-    return next((str(o["name"]) for o in owners if o.get("controller")), "")
 
 
 def _is_of(autoscaler: Object, component: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kserve_local.cli.options import Common, Duration, common
+from kserve_local.cli.options import COMPONENTS, Common, Duration, common
 from kserve_local.errors import Invalid, UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class _Inputs:
 @click.argument("name", required=False)
 @click.option(
     "--component",
-    type=click.Choice(["predictor", "transformer", "explainer"]),
+    type=click.Choice(COMPONENTS),
     help="Which one of the service (default: the predictor).",
 )
 @click.option("--trace", metavar="FILE", help="Requests to play: CSV or JSON lines.")
