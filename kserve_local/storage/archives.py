@@ -189,12 +189,11 @@ class Target:
 
     def finish(self) -> None:
         """Make the links, then look where each really leads."""
-        root = os.path.realpath(self.root)
         for path, target in self._links:
-            parent = path.parent.relative_to(self.root)
-            # A link made before may have been bent by one made since; nothing goes through any.
-            if os.path.realpath(path.parent) != os.path.normpath(os.path.join(root, parent)):
-                raise Unsafe(f'"{path.relative_to(self.root)}" goes through a link')
+            inside = path.relative_to(self.root)
+            # A link made before may have been bent by one made since, or lead to itself.
+            if any((self.root / parent).is_symlink() for parent in list(inside.parents)[:-1]):
+                raise Unsafe(f'"{inside}" goes through a link')
             self.folder(path.parent)
             if path.is_symlink():
                 path.unlink()
