@@ -259,16 +259,7 @@ class TargetState:
         if not self.breaker.waiting:
             place = self.sole or self.balancer.pick(self.usable)
             if place is not None:
-                place.in_flight += 1
-                exchange.place = place
-                if exchange.rpc:
-                    self.plane.call(exchange, place)
-                    return
-                connection = place.take()
-                if connection is not None:
-                    connection.begin(exchange)
-                else:
-                    self.plane.connect(exchange, place)
+                self.dispatch(exchange, place)
                 return
         self.hold(exchange)
 
@@ -396,11 +387,7 @@ class TargetState:
         if exchange is self.waker:
             self._woken(exchange, place, now)
         if place is not None:
-            if place.queue:
-                self.left(exchange, place)
-            else:
-                place.in_flight -= 1
-                exchange.place = None
+            self.left(exchange, place)
         if self.breaker.waiting:
             self.breaker.withdraw(exchange)
             self.release()
