@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Whole states travel in events, so dropping the oldest of too many loses nothing for good.
 _MAX_EVENTS = 10_000
-_LOG_CHECK = 1.0
+_LOG_CHECK = 2.0
 
 
 class Tasks:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kserve_local.backends import processes
+from kserve_local.backends import processes, rhythm
 
 _FASTEST = 0.1
 _SLOWEST = 2.0
@@ -25,8 +25,13 @@ def next_look(used: int, limit: int) -> float:
 
 async def watch(pid: int, limit: int, exceeded: Callable[[int], None]) -> None:
     """Call `exceeded` with the bytes in use, once, when `pid` and its descendants pass `limit`."""
+    loop = asyncio.get_running_loop()
+    pids: list[int] = []
+    known = b""
     while True:
-        pids = processes.descendants(pid)
+        newest = processes.newest()
+        if not newest or newest != known:
+            pids, known = processes.descendants(pid), newest
         used = processes.rss(pids)
         if used > limit:
             # Walking page tables of gigabytes takes a while; not on the event loop.
@@ -34,4 +39,4 @@ async def watch(pid: int, limit: int, exceeded: Callable[[int], None]) -> None:
             if used > limit:
                 exceeded(used)
                 return
-        await asyncio.sleep(next_look(used, limit))
+        await asyncio.sleep(rhythm.together(next_look(used, limit), loop.time()))

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kserve_local import sock_diag
-from kserve_local.backends import grpc_health
+from kserve_local.backends import grpc_health, rhythm
 from kserve_local.errors import KServeLocalError
 from kserve_local.interfaces.backend import Probe
 
@@ -37,7 +37,7 @@ _BODY = 1024
 # Most servers listen by then; the kubelet with its longer periods would tell about as late.
 _PATIENCE = 5.0
 _REFUSED = "connect: connection refused"
-_REALLY = 10
+_REALLY = 30
 """Of so many looks at a ready replica one connects; the others ask the kernel who listens."""
 _SHARED_FOR = 0.25
 """Seconds for which its answer serves all replicas."""
@@ -426,6 +426,7 @@ async def _watch_readiness(probe: Probe | None, target: Target, teller: _Teller)
     if probe is None:
         teller.ready()
         return
+    loop = asyncio.get_running_loop()
     await asyncio.sleep(probe.initial_delay)
     ready, successes, failures, looks = False, 0, 0, 0
     wait = _FIRST_LOOK
@@ -450,7 +451,7 @@ async def _watch_readiness(probe: Probe | None, target: Target, teller: _Teller)
                 await teller.still_unready(probe, message, patient="refused" in message)
         except ProbeErrored as error:
             log.info("readiness probe: %s", error)
-        await asyncio.sleep(probe.period if ever else wait)
+        await asyncio.sleep(rhythm.together(probe.period, loop.time()) if ever else wait)
         wait = min(wait * _SLOWER, probe.period, _SLOWEST_LOOK)
 
 

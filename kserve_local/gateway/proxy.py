@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TICK = 0.05
+DOZE = 0.2
+"""Seconds between ticks while no request runs: to wake up is most of what an idle gateway costs."""
 MAX_TRIES = 8
 MESH_RETRIES = 2
 """How often Istio tries another replica when one takes no connection."""
@@ -810,11 +812,14 @@ class Dataplane:
     async def keep_time(self) -> None:
         """Run time limits and housekeeping until cancelled."""
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK if self._is_busy() else DOZE)
             try:
                 self.tick(perf_counter())
             except Exception:
                 logger.exception("housekeeping failed")
+
+    def _is_busy(self) -> bool:
+        return bool(self._retired or self._releases) or any(s.in_flight for s in self.awake)
 
     def tick(self, now: float) -> None:
         """Do what is due at `now` (`perf_counter`)."""

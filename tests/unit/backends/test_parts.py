@@ -6,9 +6,12 @@ import asyncio
 import os
 import signal
 import stat
+import sys
 from pathlib import Path
 
-from kserve_local.backends import environments, memory, output, processes, runfiles
+import pytest
+
+from kserve_local.backends import environments, memory, output, processes, rhythm, runfiles
 from kserve_local.backends.processes import Exit
 from kserve_local.interfaces.backend import ContainerSpec, Probe, Program, ReplicaSpec
 
@@ -56,6 +59,36 @@ def test_memory_is_looked_at_more_often_near_the_limit():
     assert memory.next_look(7 * gib, 8 * gib) == 1.0
     assert memory.next_look(8 * gib, 8 * gib) == 0.1
     assert memory.next_look(9 * gib, 8 * gib) == 0.1
+
+
+async def test_memory_of_a_child_that_comes_later_counts_too():
+    # The child is made after the first look, when the tree was known.
+    code = "import sys, subprocess; sys.stdin.readline(); subprocess.run([sys.executable, '-c', "
+    code += "'b = bytearray(200 << 20); import sys; print(1, flush=True); sys.stdin.read()'])"
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdin is not None
+    found = asyncio.get_running_loop().create_future()
+    watch = asyncio.create_task(memory.watch(parent.pid, 150 << 20, found.set_result))
+    try:
+        await asyncio.sleep(0)
+        parent.stdin.write(b"go\n")
+        assert await asyncio.wait_for(found, 30) > 150 << 20
+    finally:
+        watch.cancel()
+        parent.stdin.close()
+        await parent.wait()
+
+
+def test_what_is_looked_at_again_and_again_is_looked_at_together():
+    first = 10.07 + rhythm.together(1.0, 10.07)
+    assert first == pytest.approx(11.0)
+    assert 10.2 + rhythm.together(1.0, 10.2) == pytest.approx(11.25)
+    # A timer that fires a little early or late keeps its step.
+    for late in (-0.002, 0.0, 0.002):
+        assert first + late + rhythm.together(1.0, first + late) == pytest.approx(12.0)
+    assert rhythm.together(0.1, 10.07) == 0.1
 
 
 def test_a_full_log_is_moved_aside_and_its_writer_goes_on(tmp_path: Path):
