@@ -36,6 +36,8 @@ AMONG_TARGET = 1.2
 IDLE_TARGET = 0.02
 APPLY_TARGET = 50.0
 SETTLE = 3.0
+AFTERMATH = 65.0
+"""Seconds after many services were made in which Events beyond the bound are deleted: no idling."""
 IDLE_SECONDS = 10.0
 CONFIG = {
     "apiVersion": "v1",
@@ -122,7 +124,7 @@ class Stack:
 
     def idle(self) -> float:
         """Return the share of one core that supervisor and gateway use while nothing happens."""
-        time.sleep(SETTLE)
+        time.sleep(AFTERMATH)
         before = sum(map(cpu_of, self.pids))
         time.sleep(IDLE_SECONDS)
         return (sum(map(cpu_of, self.pids)) - before) / IDLE_SECONDS
