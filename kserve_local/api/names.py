@@ -121,6 +121,11 @@ SCALE = f"{LOCAL_PREFIX}/scale"
 """Of a PodAutoscaler: the number of Pods that `kserve-local scale` asked for."""
 EVICTED = f"{LOCAL_PREFIX}/evicted"
 """Of a PodAutoscaler beside `SCALE`: that no user but the memory budget brought it to zero, why."""
+CODE = f"{LOCAL_PREFIX}/code"
+"""Of a Deployment's Pod template, so of its Pods: digest of the user's code they were started for.
+Another digest starts new Pods behind the old ones, and is no Revision."""
+MODEL = f"{LOCAL_PREFIX}/model"
+"""There too: the same of the files of a local storageUri."""
 NODE_NAME = "kserve-local"
 
 KNATIVE_MODE = "Knative"
