@@ -17,14 +17,15 @@ def command(flags: Common, dry_run: bool) -> int:
     """Apply the files named with -f (a file, a folder, - for stdin)."""
     from kserve_local.api.meta import name_of
     from kserve_local.cli.get import name_of_object
-    from kserve_local.cli.project_files import load_project
     from kserve_local.cli.session import run
     from kserve_local.client.client import Client
+    from kserve_local.controllers.standins import known
+    from kserve_local.project.project_files import load_project
 
     if not flags.files:
         raise UsageError("which files?", hint="kserve-local apply -f FILE")
     settings = flags.settings()
-    project = load_project(settings)
+    project = load_project(settings, known(settings.images))
     errors = project.errors()
     if errors:
         raise Invalid("\n".join(errors))

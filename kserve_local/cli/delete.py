@@ -25,9 +25,10 @@ def command(
     from kserve_local.api import scheme
     from kserve_local.api.meta import name_of
     from kserve_local.cli.get import singular
-    from kserve_local.cli.project_files import load_project
     from kserve_local.cli.session import resource_named, run
     from kserve_local.client.client import Client
+    from kserve_local.controllers.standins import known
+    from kserve_local.project.project_files import load_project
 
     settings = flags.settings_of_running()
     namespace = flags.namespace or settings.namespace
@@ -39,7 +40,7 @@ def command(
             raise UsageError("which objects?", hint=f"kserve-local delete {resource} NAME | --all")
         targets = [(kind_id, namespace, n) for n in wanted]
     elif flags.files:
-        for obj in reversed(load_project(settings).objects):
+        for obj in reversed(load_project(settings, known(settings.images)).objects):
             where = str(obj["metadata"].get("namespace") or "")
             targets.append((scheme.of(obj).id, where, name_of(obj)))
     else:

@@ -17,9 +17,9 @@ from kserve_local.api import names, scheme
 from kserve_local.api.manifest import Document, Path_, load
 from kserve_local.api.manifest_edit import CannotEdit, with_value
 from kserve_local.api.meta import Key, Object, annotations_of
-from kserve_local.cli.manifest_files import STDIN
-from kserve_local.cli.project_files import mark, read_documents
 from kserve_local.errors import Conflict, Invalid, KServeLocalError, UsageError
+from kserve_local.project.manifest_files import STDIN
+from kserve_local.project.project_files import mark, read_documents
 from kserve_local.settings import Settings
 
 _BOM = b"\xef\xbb\xbf"

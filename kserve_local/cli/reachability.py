@@ -22,7 +22,6 @@ from kserve_local.api.meta import Object, annotations_of, name_of, namespace_of
 from kserve_local.api.review import FileReport, Finding, ModelSource, Project, Severity
 from kserve_local.api.storage_uris import without_secrets
 from kserve_local.backends.engine_images import engine_images
-from kserve_local.cli.project_files import base_folder
 from kserve_local.controllers import pod_mutators, podspec
 from kserve_local.controllers.environment import ConfigError, NodeFacts, Sources
 from kserve_local.controllers.init_containers import InitFailed, image_request, plan_fetches
@@ -36,6 +35,7 @@ from kserve_local.controllers.pod_containers import (
 from kserve_local.controllers.pod_volumes import VolumePlaces
 from kserve_local.errors import KServeLocalError
 from kserve_local.interfaces.storage import StorageRequest
+from kserve_local.project.project_files import base_folder
 from kserve_local.settings import Settings
 from kserve_local.storage.http import Limits
 from kserve_local.storage.initializer import Initializer

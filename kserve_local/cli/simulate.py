@@ -236,14 +236,15 @@ def _service(
     flags: Common, name: str | None, component: str | None, out: Output
 ) -> tuple[Service, int]:
     """Return what the files say of the service, and how many requests the gateway holds."""
-    from kserve_local.cli.project_files import load_project, read_documents
+    from kserve_local.controllers.standins import known
+    from kserve_local.project.project_files import load_project, read_documents
     from kserve_local.simulator.service import Service, service_of
 
     settings = flags.settings()
     if name is None and not flags.files and not read_documents(settings):
         out.say("no InferenceService here: KServe's defaults (one replica, 100 in flight each)")
         return Service(), settings.max_held_requests
-    project = load_project(settings)
+    project = load_project(settings, known(settings.images))
     if errors := project.errors():
         raise Invalid("\n".join(errors), hint="kserve-local validate")
     if name is not None and "/" in name:

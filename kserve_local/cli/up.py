@@ -22,10 +22,10 @@ from kserve_local.errors import Invalid, KServeLocalError, NotFound, PortTaken, 
 if TYPE_CHECKING:
     from kserve_local.api.meta import Object
     from kserve_local.cli.progress import Follower, Name, Reporter
-    from kserve_local.cli.project_files import ProjectFiles
     from kserve_local.cli.views import View
     from kserve_local.client.client import Client
     from kserve_local.client.project import Running
+    from kserve_local.project.project_files import ProjectFiles
     from kserve_local.settings import Settings
 
 
@@ -110,9 +110,10 @@ def command(
     settings = flags.settings(**given)
     out = flags.output("up")
     stopped_by = _Signals()
-    from kserve_local.cli import project_files
+    from kserve_local.controllers.standins import known
+    from kserve_local.project import project_files
 
-    project = project_files.load_project(settings)
+    project = project_files.load_project(settings, known(settings.images))
     objects = project.objects
     out.fit(str(obj["metadata"].get("name") or "") for obj in objects)
     _tell_findings(settings, out, project)
@@ -220,7 +221,7 @@ def _tell_findings(settings: Settings, out: Output, project: ProjectFiles) -> No
     Raises:
         Invalid: With all findings.
     """
-    from kserve_local.cli.project_files import summary
+    from kserve_local.project.project_files import summary
 
     count = len(project.objects)
     errors = project.errors()
@@ -344,13 +345,13 @@ class _Session:
             PortTaken: It runs with other flags than given.
         """
         from kserve_local.cli.launch import start_supervisor
-        from kserve_local.cli.project_files import runtimes_needed
         from kserve_local.client.project import (
             find_running,
             find_survivor,
             need_running,
             read_run_file,
         )
+        from kserve_local.project.project_files import runtimes_needed
 
         if find_running(self.settings) is None:
             survives = find_survivor(self.settings) is not None
@@ -451,7 +452,7 @@ class _Session:
         that were there.
         """
         from kserve_local.api.meta import name_of, namespace_of
-        from kserve_local.cli.project_files import missing_namespaces
+        from kserve_local.project.project_files import missing_namespaces
 
         for namespace in missing_namespaces(self.objects):
             await client.apply(

@@ -40,9 +40,10 @@ def validate(
     nothing.
     """
     from kserve_local.api.review import review
-    from kserve_local.cli.manifest_files import read_all
-    from kserve_local.cli.project_files import look_at, read_documents, stands_in
+    from kserve_local.controllers.standins import known
     from kserve_local.errors import UsageError
+    from kserve_local.project.manifest_files import read_all
+    from kserve_local.project.project_files import look_at, read_documents
 
     if kserve_version.removeprefix("v").split(".")[:2] != ["0", "20"]:
         raise UsageError(
@@ -63,7 +64,7 @@ def validate(
         # What --deep finds about local models is an error, in the words of `up`.
         look_at=None if deep else look_at(settings.project, settings.mirrors),
         mirrors=settings.mirrors,
-        stands_in=stands_in(settings.images),
+        stands_in=known(settings.images),
     )
     if deep:
         import asyncio
@@ -90,7 +91,7 @@ command = validate
 
 def _summary(reports: Sequence[FileReport]) -> str:
     """Return the last line: `3 objects, 0 errors, 1 warning`."""
-    from kserve_local.cli.project_files import summary
+    from kserve_local.project.project_files import summary
 
     text = summary(reports, sum(report.objects for report in reports))
     return f"{text} (exit {INVALID})" if _errors(reports) else text

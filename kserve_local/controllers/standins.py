@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -121,6 +121,11 @@ def source_for(image: str, images: Mapping[str, ImageSource]) -> ImageSource | N
         if repository(name) == wanted and (not named_tag or named_tag == tag):
             return source
     return None
+
+
+def known(images: Mapping[str, ImageSource]) -> Callable[[str], bool]:
+    """Return what tells which images run without a container engine, for the review of a file."""
+    return lambda image: is_known(image, images)
 
 
 def is_known(image: str, images: Mapping[str, ImageSource]) -> bool:

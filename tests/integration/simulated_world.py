@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 from kserve_local import settings
 from kserve_local.api import pod_autoscaler, scheme
 from kserve_local.autoscaler.kpa import TICK
-from kserve_local.cli.project_files import load_project
 from kserve_local.cli.session import connected
+from kserve_local.controllers.standins import known
+from kserve_local.project.project_files import load_project
 from kserve_local.simulator.durations import Distribution
 from kserve_local.simulator.load import Load
 from kserve_local.simulator.service import service_of, terms_of
@@ -133,7 +134,9 @@ async def _record(project: Project, speed: float) -> Recording:
 def simulated(project: Project, cold: float) -> list[Steps]:
     """Return what the simulator makes of the project and the trace, for each phase."""
     of_project = settings.load(project.folder)
-    terms = terms_of(service_of(load_project(of_project).objects, NAME, None))
+    terms = terms_of(
+        service_of(load_project(of_project, known(of_project.images)).objects, NAME, None)
+    )
     found: list[Steps] = []
     for phase in _PHASES:
         trace = Trace(

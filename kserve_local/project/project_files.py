@@ -18,9 +18,9 @@ from kserve_local.api import names, scheme
 from kserve_local.api.manifest import Document
 from kserve_local.api.meta import Object
 from kserve_local.api.review import FileReport, Finding, review
-from kserve_local.cli.manifest_files import STDIN, Unreadable, read_all
 from kserve_local.errors import Invalid, NotFound, UsageError
-from kserve_local.settings import CONFIG_FILE, ImageSource, Settings
+from kserve_local.project.manifest_files import STDIN, Unreadable, read_all
+from kserve_local.settings import CONFIG_FILE, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,11 @@ def summary(reports: Sequence[FileReport], objects: int, warnings: int = 0) -> s
     return ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in counts)
 
 
-def load_project(settings: Settings) -> ProjectFiles:
-    """Read the project's files.
+def load_project(settings: Settings, stands_in: Callable[[str], bool]) -> ProjectFiles:
+    """Read the project's files. Blocking.
+
+    Args:
+        stands_in: Whether an image runs without a container engine (`controllers.standins.known`).
 
     Raises:
         UsageError: A named file does not exist, or a pattern matches nothing.
@@ -108,7 +111,7 @@ def load_project(settings: Settings) -> ProjectFiles:
         namespace=settings.namespace,
         look_at=look_at(settings.project, settings.mirrors),
         mirrors=settings.mirrors,
-        stands_in=stands_in(settings.images),
+        stands_in=stands_in,
     )
     return ProjectFiles(tuple(sorted(objects, key=_order)), tuple(reports))
 
@@ -130,13 +133,6 @@ def look_at(project: Path, mirrors: Mapping[str, Path]) -> Callable[[str, str], 
         return missing_model(uri, base_folder(path, project), mirrors)
 
     return look
-
-
-def stands_in(images: Mapping[str, ImageSource]) -> Callable[[str], bool]:
-    """Return what tells which images run without a container engine, for the review of a file."""
-    from kserve_local.controllers.standins import is_known
-
-    return lambda image: is_known(image, images)
 
 
 def read_documents(settings: Settings) -> dict[str, list[Document]]:

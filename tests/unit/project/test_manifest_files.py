@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kserve_local import settings
-from kserve_local.cli.project_files import read_documents
 from kserve_local.errors import UsageError
+from kserve_local.project.project_files import read_documents
 
 MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: some-map}\n"
 
