@@ -43,6 +43,27 @@ class ImageSource:
     reload: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """What a save does (`watch:`); whether anything is watched is `Settings.watch`.
+
+    Args:
+        quiet: Seconds without a save after which several files saved together are one change; long
+            enough for a checkout, short enough not to be noticed.
+        poll: `auto` (where the kernel cannot tell of changes), `never`, or seconds between looks.
+        ignore: Patterns of paths relative to the project.
+        code: `swap` functions in place where that is safe, `restart` always, or `off`.
+        model, manifests: Whether model files and YAML are taken over.
+    """
+
+    quiet: float = 0.05
+    poll: str | float = "auto"
+    ignore: tuple[str, ...] = ()
+    code: str = "swap"
+    model: bool = True
+    manifests: bool = True
+
+
 BACKENDS = ("auto", "process", "docker")
 
 
@@ -113,6 +134,7 @@ class Settings:
     api_port: int | None = 8089
     auth_token: str = ""
     watch: bool = True
+    watching: WatchSettings = field(default_factory=WatchSettings)
     offline: bool = False
     mirrors: Mapping[str, Path] = field(default_factory=dict)
     claims: Mapping[str, Path] = field(default_factory=dict)
@@ -216,12 +238,12 @@ _KEYS: dict[str, Any] = {
     "auth": {"token": True},
     "watch": {
         "enabled": True,
-        "debounce": False,
-        "poll": False,
-        "ignore": False,
-        "onCodeChange": False,
-        "onModelChange": False,
-        "onYamlChange": False,
+        "debounce": True,
+        "poll": True,
+        "ignore": True,
+        "onCodeChange": True,
+        "onModelChange": True,
+        "onYamlChange": True,
     },
     "storage": {
         "cacheDir": True,
@@ -521,6 +543,7 @@ def _built(
         "api_port": api.get("port", 8089),
         "auth_token": str((data.get("auth") or {}).get("token") or ""),
         "watch": bool(watch.get("enabled", True)),
+        "watching": _watching(watch),
         "offline": bool(storage.get("offline", False)),
         "mirrors": {str(k): folder(v) for k, v in (storage.get("mirrors") or {}).items()},
         "claims": {str(k): folder(v) for k, v in (storage.get("claims") or {}).items()},
@@ -632,6 +655,37 @@ def _size(value: object, what: str) -> int:
 
 FASTEST = 20.0
 """Largest `autoscaling.speed`: figures come once a second of the autoscaler's clock."""
+
+
+def _watching(watch: Mapping[str, Any]) -> WatchSettings:
+    """Return the settings of `watch`.
+
+    Raises:
+        Invalid: A value is none of its kind.
+    """
+    chosen = {}
+    for key, allowed in (
+        ("onCodeChange", ("swap", "restart", "off")),
+        ("onModelChange", ("rollout", "off")),
+        ("onYamlChange", ("apply", "off")),
+    ):
+        # YAML 1.1 reads `off` as false.
+        value = watch.get(key, allowed[0])
+        value = "off" if value is False else value
+        if value not in allowed:
+            raise Invalid(f'{CONFIG_FILE}: watch.{key}: "{value}" is none of {", ".join(allowed)}')
+        chosen[key] = str(value)
+    poll = watch.get("poll", "auto")
+    if poll not in ("auto", "never"):
+        poll = parse_duration(poll, what=f"{CONFIG_FILE}: watch.poll")
+    return WatchSettings(
+        quiet=parse_duration(watch.get("debounce", 0.05), what=f"{CONFIG_FILE}: watch.debounce"),
+        poll=poll,
+        ignore=tuple(map(str, _list(watch, "ignore"))),
+        code=chosen["onCodeChange"],
+        model=chosen["onModelChange"] != "off",
+        manifests=chosen["onYamlChange"] != "off",
+    )
 
 
 def _scaling(autoscaling: Mapping[str, Any], budget: Mapping[str, Any]) -> dict[str, Any]:
