@@ -37,6 +37,7 @@ from kserve_local.api.meta import (
     with_status,
 )
 from kserve_local.api.names import LOCAL_PREFIX
+from kserve_local.api.reloads import template_without
 from kserve_local.api.scheme import DEPLOYMENT, POD, SERVICE_ACCOUNT, key_of
 from kserve_local.api.workloads import replicas_of
 from kserve_local.controllers import knative_names as names
@@ -73,8 +74,11 @@ class Plan:
 
 def replica_set(deployment: Object) -> tuple[str, str]:
     """Return the (synthetic) ReplicaSet's name and hash for the Deployment's template."""
-    digest = names.digest(deployment["spec"]["template"])
-    suffix = names.safe_suffix(int(digest[:16], 16), 10)
+    return _named(deployment, deployment["spec"]["template"])
+
+
+def _named(deployment: Object, template: Mapping[str, Any]) -> tuple[str, str]:
+    suffix = names.safe_suffix(int(names.digest(template)[:16], 16), 10)
     return f"{name_of(deployment)}-{suffix}", suffix
 
 
@@ -99,6 +103,9 @@ def plan(deployment: Object, pods: Sequence[Object], *, now: datetime) -> Plan:
 
     ready = sum(1 for p in live if pod_state.is_ready(p) and p not in surplus)
     may_go = max(0, ready - (want - unavailable))
+    # As Kubernetes counts it: more Pods than must serve, those aside that are only coming up.
+    spare = len(live) - len(surplus) - (want - unavailable)
+    spare -= sum(1 for p in new if not pod_state.is_ready(p) and p not in surplus)
     for pod in sorted(old, key=_last_wanted):
         if pod_state.is_ready(pod):
             if not may_go:
@@ -106,19 +113,25 @@ def plan(deployment: Object, pods: Sequence[Object], *, now: datetime) -> Plan:
             may_go -= 1
         elif len(new) < want and surge == 0:
             continue  # keeps the place until a new one may take it
+        elif pod_state.has_served(pod) and spare <= 0:
+            continue  # comes back, maybe before a new one ever does
+        else:
+            spare -= 1
         delete.append(name_of(pod))
 
     room = want + surge - (len(live) - len(surplus))
     create = max(0, min(want - len(new), room))
-    if not create or not dead:
+    # How often Pods of another template died says nothing about this one.
+    lost = [p for p in dead if labels_of(p).get(names.POD_TEMPLATE_HASH) == current]
+    if not create or not lost:
         return Plan(create=create, delete=tuple(delete))
-    failures = max(int(annotations_of(p).get(REPLACES, 0)) for p in dead) + 1
-    youngest = max(parse_timestamp(p["metadata"]["creationTimestamp"]) for p in dead)
+    failures = max(int(annotations_of(p).get(REPLACES, 0)) for p in lost) + 1
+    youngest = max(parse_timestamp(p["metadata"]["creationTimestamp"]) for p in lost)
     wait = backoff(failures - 2, first=1.0, cap=60.0) if failures > 1 else 0.0
     left = wait - (now - youngest).total_seconds()
     if left > 0:
         # The dead Pods stay until then: they carry the count.
-        kept = tuple(n for n in delete if n not in {name_of(p) for p in dead})
+        kept = tuple(n for n in delete if n not in {name_of(p) for p in lost})
         return Plan(delete=kept, wait=left)
     return Plan(create=create, delete=tuple(delete), replaces=failures)
 
@@ -184,7 +197,10 @@ def plan_status(
     """
     before: Mapping[str, Any] = deployment.get("status") or {}
     want = replicas_of(deployment)
-    rs_name, current = replica_set(deployment)
+    _, current = replica_set(deployment)
+    # Pods that a save asked for are no rollout: old ones serve on for as long as it takes, so
+    # nothing is progressing and no deadline runs.
+    rs_name, _ = _named(deployment, template_without(deployment))
     live = [p for p in pods if not pod_state.is_terminating(p) and not pod_state.is_dead(p)]
     updated = [p for p in live if labels_of(p).get(names.POD_TEMPLATE_HASH) == current]
     ready = [p for p in live if pod_state.is_ready(p)]

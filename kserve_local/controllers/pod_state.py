@@ -59,6 +59,16 @@ def is_ready(pod: Object) -> bool:
     return phase_of(pod) == "Running" and condition_is(pod, "Ready") and not is_terminating(pod)
 
 
+def has_served(pod: Object) -> bool:
+    """Whether a Pod that is not Ready was so before; one that was for less than a second may not
+    count.
+    """
+    began = str((get_condition(pod, "Initialized") or {}).get("lastTransitionTime") or "")
+    # Both are whole seconds of the same form.
+    unready = str((get_condition(pod, "Ready") or {}).get("lastTransitionTime") or "")
+    return bool(began) and unready > began
+
+
 def newest_first(pods: Sequence[Object]) -> list[Object]:
     """Return the Pods, newest first, ties by name (control-plane.md 5.7)."""
     by_name = sorted(pods, key=name_of)

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kserve_local.api import pod_autoscaler
+from kserve_local.api import pod_autoscaler, reloads
 from kserve_local.api.meta import (
     Key,
     Object,
@@ -490,6 +490,7 @@ class RevisionController:
         if (controller_of(existing) or {}).get("uid") != uid_of(revision):
             name = name_of(existing)
             raise Conflict(f'There is an existing Deployment "{name}" that we do not own.')
+        spec = reloads.kept(existing, spec)
         if existing["spec"] == spec:
             return existing
         return await self._store.update({**existing, "spec": spec})

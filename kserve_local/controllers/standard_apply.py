@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from kserve_local.api import reloads
 from kserve_local.api.config import InferenceServiceConfig
 from kserve_local.api.meta import (
     Key,
@@ -140,10 +141,12 @@ class StandardObjects:
 def merged(existing: Object, wanted: Object) -> Object:
     """Return `existing` with what is wanted in it, or itself when nothing differs.
 
-    Labels and annotations that others put on it stay, and so does a number of replicas that nobody
-    asks for here.
+    Labels and annotations that others put on it stay, and so do a number of replicas that nobody
+    asks for here and the Pods that a save asked for.
     """
     spec = wanted["spec"]
+    if existing["kind"] == DEPLOYMENT.kind:
+        spec = reloads.kept(existing, spec)
     if existing["kind"] == DEPLOYMENT.kind and "replicas" not in spec:
         kept = existing["spec"].get("replicas")
         spec = spec if kept is None else {**spec, "replicas": kept}

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from kserve_local.api.meta import Object, get_condition, name_of, timestamp
+from kserve_local.api.names import CODE
+from kserve_local.api.reloads import with_digest
 from kserve_local.controllers import deployment as d
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -209,3 +211,65 @@ def test_surge_is_at_least_one_when_nothing_may_be_unavailable(
     strategy = {"rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}
     old, new = deployment(4, "one"), deployment(4, "two", strategy=strategy)
     assert d.plan(new, [pod(old, f"o{n}") for n in range(4)], now=NOW).create == extra
+
+
+def unready(made: Object, since: datetime) -> Object:
+    """Return the Pod as one that was Ready once and is not since then."""
+    conditions = made["status"]["conditions"] = [
+        {"type": "Initialized", "status": "True"},
+        {"type": "Ready", "status": "False"},
+    ]
+    conditions[0]["lastTransitionTime"] = made["metadata"]["creationTimestamp"]
+    conditions[1]["lastTransitionTime"] = timestamp(since)
+    return made
+
+
+def test_a_newer_template_replaces_a_pod_that_does_not_come_up_and_keeps_the_serving_one() -> None:
+    """Pods die on their way with the template of before, which says nothing about this one."""
+    serving, broken, fixed = (with_digest(deployment(), CODE, digest) for digest in "abc")
+    pods = [pod(serving, "serving"), pod(broken, "broken", ready=False, age=1)]
+    assert d.plan(fixed, pods, now=NOW) == d.Plan(delete=("broken",))
+    pods[1] = going(pods[1])
+    assert d.plan(fixed, pods, now=NOW) == d.Plan(create=1)
+    dead = pod(broken, "dead", phase="Failed", age=1, **{d.REPLACES: "9"})
+    assert d.plan(fixed, [pods[0], dead], now=NOW) == d.Plan(create=1, delete=("dead",))
+
+
+def test_the_last_pod_that_served_is_not_given_up_for_one_that_does_not_come_up() -> None:
+    serving, broken = (with_digest(deployment(), CODE, digest) for digest in "ab")
+    was = unready(pod(serving, "serving"), NOW)
+    coming = pod(broken, "broken", ready=False, age=1)
+    assert d.plan(broken, [was, coming], now=NOW) == d.Plan()
+    assert d.plan(broken, [was, pod(broken, "works")], now=NOW) == d.Plan(delete=("serving",))
+    # One that never served has nothing to keep it.
+    first = pod(serving, "first", ready=False)
+    assert d.plan(broken, [first, coming], now=NOW) == d.Plan(delete=("first",))
+
+
+def test_scaling_while_new_pods_do_not_come_up() -> None:
+    serving, broken = (with_digest(deployment(2), CODE, digest) for digest in "ab")
+    pods = [pod(serving, "one"), pod(serving, "two", age=9), pod(broken, "new", ready=False)]
+    assert d.plan(broken, pods, now=NOW) == d.Plan()
+    more = {**broken, "spec": {**broken["spec"], "replicas": 3}}
+    assert d.plan(more, pods, now=NOW) == d.Plan(create=1)
+    fewer = {**broken, "spec": {**broken["spec"], "replicas": 1}}
+    assert d.plan(fewer, pods, now=NOW) == d.Plan(delete=("two",))
+    none = {**broken, "spec": {**broken["spec"], "replicas": 0}}
+    assert set(d.plan(none, pods, now=NOW).delete) == {"one", "two", "new"}
+
+
+@pytest.mark.parametrize("annotations", [{}, {"a": "b"}, None])
+def test_pods_that_a_save_asked_for_are_no_rollout(annotations: dict[str, str] | None) -> None:
+    wanted = deployment(progressDeadlineSeconds=10)
+    if annotations is not None:
+        wanted["spec"]["template"]["metadata"]["annotations"] = annotations
+    serving = pod(wanted, "serving")
+    before = d.plan_status(wanted, [serving], now=at(0))
+    wanted = with_digest({**wanted, "status": before}, CODE, "b")
+    status = d.plan_status(wanted, [serving], now=at(1))
+    assert status["conditions"] == before["conditions"]
+    assert "updatedReplicas" not in status
+    wanted["status"] = status
+    assert d.time_left(wanted, now=at(2)) is None
+    status = d.plan_status(wanted, [serving, pod(wanted, "new", ready=False)], now=at(99))
+    assert status["conditions"] == before["conditions"]
