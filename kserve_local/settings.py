@@ -362,23 +362,43 @@ def _read(path: Path, profile: str) -> dict[str, Any]:
     return dict(data)
 
 
+LIVE = frozenset(
+    {"resources", "ignore", "images", "runtimes", "watch", "storage.mirrors", "storage.claims"}
+)
+"""Keys, as `fingerprint` names them, that a project takes over while it runs and is watched."""
+
 _READ_EACH_TIME = frozenset({"name", "namespace", "resources", "ignore", "profiles"})
 """Keys of the configuration that the command line reads anew; the rest is the supervisor's."""
 
 
 def fingerprint(
-    project: Path, *, environ: Mapping[str, str] | None = None, profile: str = ""
+    project: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    profile: str = "",
+    whole: bool = False,
 ) -> dict[str, str]:
     """Return key -> digest of what `kserve-local.yaml` says to a supervisor, to find changes.
+
+    Args:
+        whole: With the keys that the command line reads each time.
 
     Raises:
         Invalid: The file cannot be read.
     """
-    data = read_config(project / CONFIG_FILE, os.environ if environ is None else environ, profile)
+    data = dict(
+        read_config(project / CONFIG_FILE, os.environ if environ is None else environ, profile)
+    )
+    storage = data.get("storage")
+    if isinstance(storage, Mapping):
+        for part in ("mirrors", "claims"):
+            if part in storage:
+                data[f"storage.{part}"] = storage[part]
+        data["storage"] = {k: v for k, v in storage.items() if k not in ("mirrors", "claims")}
     return {
         key: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
         for key, value in data.items()
-        if key not in _READ_EACH_TIME
+        if whole or key not in _READ_EACH_TIME
     }
 
 

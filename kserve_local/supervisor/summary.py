@@ -30,6 +30,7 @@ from kserve_local.controllers import empty_models, isvc_knative, isvc_status, po
 from kserve_local.controllers.isvc_standard_status import STILL_COMING
 from kserve_local.controllers.observed import Observations, Observed
 from kserve_local.controllers.pod_state import Failure
+from kserve_local.devloop.problems import Problems
 from kserve_local.interfaces.backend import Backend, ReplicaStatus
 from kserve_local.settings import Settings
 from kserve_local.store.store import Store
@@ -65,6 +66,7 @@ def routes(
     usage: PodUsage,
     starts: ColdStarts,
     stop: asyncio.Event,
+    problems: Problems,
 ) -> Sequence[BaseRoute]:
     """Return the routes that the API server serves besides Kubernetes' own."""
 
@@ -83,9 +85,16 @@ def routes(
             for service in services:
                 pods = _pods(store, service["namespace"], service["name"])
                 service["warnings"] += await asyncio.to_thread(changed_since_start, pods, settings)
+        for service in services:
+            broken = problems.of(service["namespace"], service["name"])
+            service["warnings"] += [f"{p.told()}; what was there before serves" for p in broken]
         services += graphs
         services.sort(key=lambda s: (s["namespace"], s["name"]))
-        return {"project": settings.name, "services": services}
+        return {
+            "project": settings.name,
+            "services": services,
+            "problems": [problem.shown() for problem in problems.all()],
+        }
 
     async def progress(request: Request) -> object:
         services = [

@@ -147,12 +147,15 @@ async def _start(
     from kserve_local.apiserver.watch import OpenStreams
     from kserve_local.controllers.addresses import AddressPool
     from kserve_local.controllers.observed import Observations
+    from kserve_local.devloop.activity import Activity
+    from kserve_local.devloop.problems import Problems
     from kserve_local.gateway.main import PAYLOADS
     from kserve_local.store.events import EventRecorder
     from kserve_local.store.store import open_store
     from kserve_local.supervisor import certificates
     from kserve_local.supervisor.cold_starts import ColdStarts
     from kserve_local.supervisor.control import ControlPlane, node_facts
+    from kserve_local.supervisor.dev_summary import routes as dev_routes
     from kserve_local.supervisor.payload_store import PayloadStore
     from kserve_local.supervisor.payloads import routes as payload_routes
     from kserve_local.supervisor.pod_metrics import routes as metrics_routes
@@ -191,6 +194,7 @@ async def _start(
     stack.push_async_callback(uploads.finish)
 
     usage = PodUsage(backend, gpus, devices)
+    problems, activity = Problems(), Activity()
     token = _token(settings)
     files = certificates.ensure(settings.state / "tls")
     streams = OpenStreams()
@@ -199,7 +203,10 @@ async def _start(
         token=token,
         log_reader=FileLogs(store, settings.log_dir),
         extra_routes=[
-            *summary_routes(settings, store, backend, stats, observed, usage, starts, stop),
+            *summary_routes(
+                settings, store, backend, stats, observed, usage, starts, stop, problems
+            ),
+            *dev_routes(problems, activity),
             *metrics_routes(store, usage),
             *payload_routes(settings.state / PAYLOADS, streams),
         ],
@@ -211,6 +218,21 @@ async def _start(
     )
     await stack.enter_async_context(running(_end_with(settings.state, stop), name="state-folder"))
     _announce(settings, stack, token, files.ca, port, gateway, started_with)
+    if settings.watch:
+        from kserve_local.supervisor.dev import watching
+
+        await stack.enter_async_context(
+            watching(
+                settings,
+                started_with,
+                store,
+                backend,
+                recorder,
+                problems,
+                activity,
+                after=lambda services: None,
+            )
+        )
     return gateway
 
 

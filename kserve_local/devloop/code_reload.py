@@ -1,0 +1,284 @@
+"""A save of the user's code: functions go into running replicas, anything else starts new ones.
+
+`code_change` decides, every replica checks, then all commit. What cannot be swapped is replaced:
+new Pods start behind the old ones, which serve until the new ones do. Broken code changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kserve_local.api import names
+from kserve_local.api.meta import Key
+from kserve_local.devloop import code_change
+from kserve_local.devloop.activity import Activity
+from kserve_local.devloop.code_files import CodeFolder, entry_of, imported
+from kserve_local.devloop.problems import Problem, Problems
+from kserve_local.devloop.workloads import CodeUse, Workloads
+from kserve_local.interfaces.code import CodeChange
+
+logger = logging.getLogger(__name__)
+
+Verdict = code_change.Nothing | code_change.Broken | code_change.Restart | code_change.Swap
+
+_SETTLE = 0.12
+"""Seconds: a file this fresh that is broken may be half saved; it is read once more."""
+_SHOWN = 3
+
+
+@dataclass
+class _Code:
+    """One folder of code.
+
+    Args:
+        served: What the replicas were last made to run.
+        programs: The arguments of those that ran from it; at zero replicas they still tell which
+            files count.
+    """
+
+    folder: CodeFolder
+    served: dict[str, str]
+    programs: set[tuple[str, ...]] = field(default_factory=set)
+
+
+class CodeReload:
+    """Takes saved code over.
+
+    Args:
+        swaps: Whether functions may be replaced in place.
+        after: Called with the (namespace, name) of services whose new code serves.
+    """
+
+    def __init__(
+        self,
+        project: Path,
+        workloads: Workloads,
+        problems: Problems,
+        activity: Activity,
+        *,
+        swaps: Callable[[], bool],
+        after: Callable[[Collection[tuple[str, str]]], None],
+    ) -> None:
+        self._project = project
+        self._workloads = workloads
+        self._problems = problems
+        self._activity = activity
+        self._swaps = swaps
+        self._after = after
+        self._known: dict[Path, _Code] = {}
+
+    async def look(self) -> None:
+        """Compare every folder of code with what is served, and take over what was saved."""
+        contexts = set(self._workloads.contexts())
+        for gone in set(self._known) - contexts:
+            del self._known[gone]
+            self._problems.set(f"code {gone}", ())
+        for context in sorted(contexts):
+            await self._look_at(context)
+
+    async def _look_at(self, context: Path) -> None:
+        known = self._known.get(context)
+        if known is None:
+            folder = CodeFolder(context)
+            known = self._known[context] = _Code(folder, await asyncio.to_thread(folder.read))
+        begun = time.monotonic()
+        saved = await asyncio.to_thread(known.folder.read)
+        known.programs |= {u.argv for u in self._workloads.code() if u.context == context}
+        if saved == known.served:
+            self._mended(context)
+            return
+        uses = [use for use in self._workloads.code() if use.context == context]
+        verdict, saved = await self._decide(context, known, saved)
+        services = sorted({(u.namespace, u.service) for u in uses if u.service})
+        if isinstance(verdict, code_change.Broken):
+            await self._broken(context, verdict, services)
+            return
+        self._mended(context)
+        before, known.served = known.served, saved
+        if isinstance(verdict, code_change.Nothing) or not uses:
+            return
+        digest = _digest(saved)
+        # Those whose program has no part in what was saved go on.
+        uses = [use for use in uses if _is_touched(use, before, saved)]
+        services = sorted({(u.namespace, u.service) for u in uses if u.service})
+        if not uses:
+            return
+        if isinstance(verdict, code_change.Swap):
+            why = await self._swap(context, uses, verdict.change, begun)
+            if not why:
+                self._after(services)
+                return
+        else:
+            why = f"{self._shown(context, verdict.file, verdict.line)}: {verdict.reason}"
+        await self._replace(uses, digest, why, _changed(before, saved), begun)
+
+    async def _decide(
+        self, context: Path, known: _Code, saved: dict[str, str]
+    ) -> tuple[Verdict, dict[str, str]]:
+        """Return what to do, and the text it is about."""
+        for last in (False, True):
+            verdict = await asyncio.to_thread(_verdict, known.served, saved, known.programs)
+            if not isinstance(verdict, code_change.Broken) or last:
+                break
+            fresh = time.time() - _written(context / verdict.file)
+            if not 0 <= fresh < _SETTLE:
+                break
+            await asyncio.sleep(_SETTLE - fresh)
+            saved = await asyncio.to_thread(known.folder.read)
+        return verdict, saved
+
+    async def _broken(
+        self, context: Path, broken: code_change.Broken, services: Sequence[tuple[str, str]]
+    ) -> None:
+        problem = Problem(
+            self._relative(context / broken.file), broken.line, broken.error, tuple(services)
+        )
+        for fresh in self._problems.set(f"code {context}", [problem]):
+            self._activity.add("refused", fresh.told(), services=services)
+            for namespace, service in services:
+                await self._workloads.tell(
+                    namespace,
+                    service,
+                    "Warning",
+                    "ReloadFailed",
+                    f"{fresh.told()}; the code of before goes on serving",
+                )
+
+    def _mended(self, context: Path) -> None:
+        self._problems.set(f"code {context}", ())
+
+    async def _swap(
+        self, context: Path, uses: Sequence[CodeUse], change: CodeChange, begun: float
+    ) -> str:
+        """Put a change into all replicas; return why it could not be done, empty if it was."""
+        if not self._swaps():
+            return "watch.onCodeChange is restart"
+        for use in uses:
+            if use.fixed:
+                return use.fixed
+            if not use.ready:
+                return f"Pod {use.pod} was just starting"
+        work = self._workloads
+        verdicts = await asyncio.gather(*(work.check(use, change) for use in uses))
+        for use, verdict in zip(uses, verdicts, strict=True):
+            if verdict.refused:
+                return f"Pod {use.pod}: {verdict.refused}"
+        done = await asyncio.gather(*(work.commit(use, change) for use in uses))
+        for use, verdict in zip(uses, done, strict=True):
+            if verdict.refused:
+                return f"Pod {use.pod}: {verdict.refused}"
+        if not any(verdict.functions for verdict in done):
+            return ""  # no process has loaded the file: nothing to tell
+        took = round((time.monotonic() - begun) * 1000)
+        what = _functions(change) or ", ".join(sorted(change.after))
+        text = f"{what} replaced in place, the model stays loaded"
+        services = sorted({(u.namespace, u.service) for u in uses if u.service})
+        self._activity.add("swapped", text, services=services, ms=took)
+        for namespace, service in services:
+            await work.tell(namespace, service, "Normal", "CodeSwapped", f"{text} ({took} ms)")
+        return ""
+
+    async def _replace(
+        self,
+        uses: Sequence[CodeUse],
+        digest: str,
+        why: str,
+        changed: Sequence[str],
+        begun: float,
+    ) -> None:
+        """Start new replicas for the code and say why."""
+        services = sorted({(u.namespace, u.service) for u in uses if u.service})
+        files = ", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
+        text = f"{files}: new replicas, because {why}"
+        self._activity.add("replacing", text, services=services)
+        for deployment in sorted({use.deployment for use in uses}):
+            await self._workloads.replace(deployment, names.CODE, digest)
+        for namespace, service in services:
+            await self._workloads.tell(namespace, service, "Normal", "CodeReload", text)
+        self._activity.follow(
+            self._until_replaced({u.deployment for u in uses}, services, files, begun),
+            name="code-replaced",
+        )
+
+    async def _until_replaced(
+        self,
+        deployments: Collection[Key],
+        services: Sequence[tuple[str, str]],
+        files: str,
+        begun: float,
+    ) -> None:
+        patience = self._activity.patience
+        done = await asyncio.gather(
+            *(self._workloads.replaced(d, patience=patience) for d in deployments)
+        )
+        if all(done):
+            took = round((time.monotonic() - begun) * 1000)
+            self._activity.add("replaced", f"{files} serves", services=services, ms=took)
+            self._after(services)
+
+    def _shown(self, context: Path, file: str, line: int) -> str:
+        place = self._relative(context / file) if file else ""
+        return f"{place}:{line}" if line else place
+
+    def _relative(self, path: Path) -> str:
+        shown = os.path.relpath(path, self._project)
+        return str(path) if shown.startswith("..") else shown
+
+
+def _verdict(
+    before: Mapping[str, str], after: Mapping[str, str], programs: Collection[tuple[str, ...]]
+) -> Verdict:
+    """Decide about the files that are part of a program, running or not. Pure."""
+    parts: set[str] = set()
+    for text in (before, after):
+        for argv in programs:
+            parts |= imported(entry_of(argv, text), text)
+    return code_change.decide(
+        {f: t for f, t in before.items() if f in parts},
+        {f: t for f, t in after.items() if f in parts},
+        id=secrets.token_hex(4),
+    )
+
+
+def _is_touched(use: CodeUse, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+    """Whether a container's program has a part in what was saved. Pure."""
+    parts = imported(entry_of(use.argv, before), before) | imported(
+        entry_of(use.argv, after), after
+    )
+    return any(before.get(f) != after.get(f) for f in parts)
+
+
+def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    return sorted(f for f in {*before, *after} if before.get(f) != after.get(f))
+
+
+def _functions(change: CodeChange) -> str:
+    """Return `model.py: Model.predict, clean`, the first few."""
+    told = []
+    for file, functions in sorted(change.functions.items()):
+        if functions:
+            more = ", ..." if len(functions) > _SHOWN else ""
+            told.append(f"{file}: {', '.join(functions[:_SHOWN])}{more}")
+    return "; ".join(told)
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for name, text in sorted(files.items()):
+        digest.update(f"{name}\0{len(text)}\0{text}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

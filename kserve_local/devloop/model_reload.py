@@ -1,0 +1,133 @@
+"""A save of model files: new replicas for a consistent copy, once whoever writes has finished.
+
+A trainer may write for minutes. Files count as written when two looks, some time apart, find the
+same sizes and times; what a Pod then gets is a snapshot (`storage.snapshots`) that is verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kserve_local.api import names
+from kserve_local.api.meta import Key
+from kserve_local.devloop.activity import Activity
+from kserve_local.devloop.workloads import ModelUse, Workloads
+from kserve_local.storage.snapshots import digest_of, listing
+
+logger = logging.getLogger(__name__)
+
+_QUIET = 0.3
+"""Seconds between two looks that have to find the same."""
+_LONGEST = 600.0
+"""A writer that never pauses for so long is taken over as it is; the copy is verified anyway."""
+
+
+@dataclass
+class _Model:
+    """What a place held when it was last taken over; None: nothing was there."""
+
+    digest: str | None
+
+
+class ModelReload:
+    """Takes saved model files over.
+
+    Args:
+        after: Called with the (namespace, name) of services whose new model serves.
+    """
+
+    def __init__(
+        self,
+        project: Path,
+        workloads: Workloads,
+        activity: Activity,
+        *,
+        after: Callable[[Collection[tuple[str, str]]], None],
+    ) -> None:
+        self._project = project
+        self._workloads = workloads
+        self._activity = activity
+        self._after = after
+        self._known: dict[Path, _Model] = {}
+
+    async def look(self) -> None:
+        """Compare the places of models that run with what was there; take over what was saved."""
+        places = {use.path for use in self._workloads.models()}
+        for gone in set(self._known) - places:
+            del self._known[gone]
+        await asyncio.gather(*(self._look_at(place) for place in sorted(places)))
+
+    async def _look_at(self, place: Path) -> None:
+        begun = time.monotonic()
+        found = await asyncio.to_thread(_digest, place)
+        known = self._known.get(place)
+        if known is None:
+            self._known[place] = _Model(found)
+            return
+        if found == known.digest:
+            return
+        found = await self._settled(place, found)
+        if found is None or found == known.digest:
+            return  # taken away: what serves goes on, and a start says what is missing
+        known.digest = found
+        uses = [use for use in self._workloads.models() if use.path == place]
+        if uses:
+            await self._replace(place, uses, found, begun)
+
+    async def _settled(self, place: Path, found: str | None) -> str | None:
+        """Return what the place holds once nobody writes any more."""
+        end = time.monotonic() + _LONGEST
+        while time.monotonic() < end:
+            await asyncio.sleep(_QUIET)
+            again = await asyncio.to_thread(_digest, place)
+            if again == found:
+                break
+            found = again
+        return found
+
+    async def _replace(
+        self, place: Path, uses: Sequence[ModelUse], digest: str, begun: float
+    ) -> None:
+        services = sorted({(u.namespace, u.service) for u in uses if u.service})
+        deployments = sorted({use.deployment for use in uses})
+        shown = os.path.relpath(place, self._project)
+        text = f"{place if shown.startswith('..') else shown}: new replicas for the saved model"
+        self._activity.add("replacing", text, services=services)
+        for deployment in deployments:
+            await self._workloads.replace(deployment, names.MODEL, digest)
+        for namespace, service in services:
+            await self._workloads.tell(namespace, service, "Normal", "ModelReload", text)
+        self._activity.follow(
+            self._until_replaced(deployments, services, shown, begun), name="model-replaced"
+        )
+
+    async def _until_replaced(
+        self,
+        deployments: Sequence[Key],
+        services: Sequence[tuple[str, str]],
+        shown: str,
+        begun: float,
+    ) -> None:
+        patience = self._activity.patience
+        done = await asyncio.gather(
+            *(self._workloads.replaced(d, patience=patience) for d in deployments)
+        )
+        if all(done):
+            took = round((time.monotonic() - begun) * 1000)
+            self._activity.add("replaced", f"{shown} serves", services=services, ms=took)
+            self._after(services)
+
+
+def _digest(place: Path) -> str | None:
+    """Return what a place holds, in one word; None: nothing. Blocking."""
+    try:
+        found = listing(place)
+    except OSError:
+        return None
+    return digest_of(found) if found else None
