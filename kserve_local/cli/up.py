@@ -67,6 +67,7 @@ _BACK_OFFS = frozenset(
     "--seed", type=click.IntRange(0), metavar="N",
     help="Repeat the gateway's draws: the same requests reach the same revisions.",
 )  # fmt: skip
+@click.option("--no-watch", is_flag=True, help="Saves change nothing of what runs.")
 @click.option("--fresh", is_flag=True, help="Forget the state of earlier runs first.")
 @click.option("--dry-run", is_flag=True, help="Validate and show what would be applied.")
 @common
@@ -85,6 +86,7 @@ def command(
     api_port: str | None,
     host: str | None,
     seed: int | None,
+    no_watch: bool,
     fresh: bool,
     dry_run: bool,
 ) -> int:
@@ -105,6 +107,7 @@ def command(
         "gpu": gpu,
         "simulate_gpus": simulate_gpus,
         "seed": seed,
+        "watch": False if no_watch else None,
     }
     begun = time.monotonic()
     settings = flags.settings(**given)
@@ -206,6 +209,7 @@ def _passed(flags: Common, given: dict[str, Any], before: Running | None) -> dic
     passed = dict(before.raw.get("flags") or {}) if before is not None else {}
     passed.pop("verbose", None)
     passed |= {k: v for k, v in given.items() if v is not None}
+    passed["files"] = [f if f == "-" else str(Path(f).expanduser().resolve()) for f in flags.files]
     if flags.offline:
         passed["offline"] = True
     if flags.namespace:
@@ -260,6 +264,8 @@ def _check_conflicts(
 
     if flags.offline and not (running.raw.get("flags") or {}).get("offline"):
         raise _runs_otherwise(settings, "without --offline", "--offline")
+    if given["watch"] is False and (running.raw.get("flags") or {}).get("watch") is not False:
+        raise _runs_otherwise(settings, "and is watched", "--no-watch")
     seed = (running.raw.get("flags") or {}).get("seed")
     if given["seed"] is not None and given["seed"] != seed:
         is_now = "without --seed" if seed is None else f"with --seed {seed}"
@@ -295,13 +301,15 @@ def _runs_otherwise(settings: Settings, is_now: str, wanted: str) -> PortTaken:
 
 def _stale_settings(settings: Settings, running: Running) -> str:
     """Return a sentence on what of kserve-local.yaml has changed since the start, "" if nothing."""
-    from kserve_local.settings import CONFIG_FILE, fingerprint
+    from kserve_local.settings import CONFIG_FILE, LIVE, fingerprint
 
     before = running.raw.get("config")
     if before is None:
         return ""
     now = fingerprint(settings.project, profile=str(running.raw.get("profile") or ""))
-    changed = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+    # A project that is watched has taken those over already.
+    live = LIVE if (running.raw.get("flags") or {}).get("watch") is not False else frozenset()
+    changed = sorted(k for k in {*before, *now} - live if before.get(k) != now.get(k))
     if not changed:
         return ""
     return (
@@ -407,6 +415,9 @@ class _Session:
                 stop_supervisor(self.settings, grace=0.0, kill=True)
 
     async def _run(self, *, wait: bool, patience: float) -> int:
+        import asyncio
+
+        from kserve_local.cli import saves
         from kserve_local.cli.progress import Follower, Reporter
         from kserve_local.client.client import Client
         from kserve_local.client.project import TAKE_OVER, need_running
@@ -436,7 +447,9 @@ class _Session:
                 return code
             self.out.say("following; Ctrl-C stops everything")
             try:
-                await follower.for_ever()
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(follower.for_ever(), name="services")
+                    tasks.create_task(saves.follow(client, reporter), name="saves")
             except* (KServeLocalError, OSError):
                 # Its connections break a moment before the kernel has taken it apart.
                 if await outlives(running, 1.0):

@@ -17,6 +17,7 @@ from pathlib import Path
 from kserve_local.devloop.watcher import SKIPPED, is_passing
 
 MAX_FILES = 3000
+_LONGEST_NAME = 200
 MAX_BYTES = 2 << 20
 """Of one file; a larger one is no source that somebody writes."""
 
@@ -121,10 +122,17 @@ def _mentions(text: str) -> frozenset[tuple[int, str]]:
             module = node.module or ""
             found.add((node.level, module))
             found |= {(node.level, f"{module}.{a.name}".strip(".")) for a in node.names}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if len(node.value) < 200 and all(p.isidentifier() for p in node.value.split(".")):
-                found.add((0, node.value))
+        elif isinstance(node, ast.Constant) and _may_name_module(node.value):
+            found.add((0, str(node.value)))
     return frozenset(found)
+
+
+def _may_name_module(value: object) -> bool:
+    return (
+        isinstance(value, str)
+        and len(value) < _LONGEST_NAME
+        and all(part.isidentifier() for part in value.split("."))
+    )
 
 
 def _files_of(

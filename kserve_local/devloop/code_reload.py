@@ -27,8 +27,6 @@ from kserve_local.interfaces.code import CodeChange
 
 logger = logging.getLogger(__name__)
 
-Verdict = code_change.Nothing | code_change.Broken | code_change.Restart | code_change.Swap
-
 _SETTLE = 0.12
 """Seconds: a file this fresh that is broken may be half saved; it is read once more."""
 _SHOWN = 3
@@ -122,7 +120,7 @@ class CodeReload:
 
     async def _decide(
         self, context: Path, known: _Code, saved: dict[str, str]
-    ) -> tuple[Verdict, dict[str, str]]:
+    ) -> tuple[code_change.Verdict, dict[str, str]]:
         """Return what to do, and the text it is about."""
         for last in (False, True):
             verdict = await asyncio.to_thread(_verdict, known.served, saved, known.programs)
@@ -235,7 +233,7 @@ class CodeReload:
 
 def _verdict(
     before: Mapping[str, str], after: Mapping[str, str], programs: Collection[tuple[str, ...]]
-) -> Verdict:
+) -> code_change.Verdict:
     """Decide about the files that are part of a program, running or not. Pure."""
     parts: set[str] = set()
     for text in (before, after):

@@ -96,8 +96,9 @@ class ModelReload:
     ) -> None:
         services = sorted({(u.namespace, u.service) for u in uses if u.service})
         deployments = sorted({use.deployment for use in uses})
-        shown = os.path.relpath(place, self._project)
-        text = f"{place if shown.startswith('..') else shown}: new replicas for the saved model"
+        shown = await asyncio.to_thread(os.path.relpath, place, self._project)
+        shown = str(place) if shown.startswith("..") else shown
+        text = f"{shown}: new replicas for the saved model"
         self._activity.add("replacing", text, services=services)
         for deployment in deployments:
             await self._workloads.replace(deployment, names.MODEL, digest)

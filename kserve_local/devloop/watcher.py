@@ -15,7 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,14 @@ _STEP_MS = 15
 _LONGEST_MS = 400
 """A batch ends after this long, however much is still being written."""
 _POLL_MS = 300
+_SAME_SECOND = 1.2
+"""Where files are looked at, two saves within one second are told once: after so long everything is
+compared."""
 _AWAKE_MS = 5000
 _LOOKED_AT = 50
 """Folders whose end is noticed by looking; the kernel forgets a folder that is deleted."""
 MAX_FOLDERS = 4000
-"""More are no project's that somebody edits by hand; those beyond are not watched, and it is said."""
+"""More are no project's that somebody edits by hand; the rest is not watched, which is said."""
 SKIPPED = frozenset(
     {".git", ".hg", ".svn", ".kserve-local", "__pycache__", "node_modules", "site-packages"}
 )
@@ -139,6 +142,7 @@ class Watcher:
         self._again = asyncio.Event()
         self.polls = False
         """Whether files are looked at, because nobody tells."""
+        self._later: asyncio.TimerHandle | None = None
 
     def look_again(self) -> None:
         """What is to be watched has changed."""
@@ -146,6 +150,13 @@ class Watcher:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        try:
+            await self._run()
+        finally:
+            if self._later is not None:
+                self._later.cancel()
+
+    async def _run(self) -> None:
         while True:
             self._again.clear()
             watching = self._watching()
@@ -176,16 +187,20 @@ class Watcher:
             recursive=False,
             ignore_permission_denied=True,
         )
-        # What was saved before the kernel began to tell: whoever listens compares.
-        self._deliver(frozenset())
+        following = asyncio.ensure_future(anext(changes, None))
+        # The first step of the generator makes the watch: from here on nothing is missed.
+        await asyncio.sleep(0)
         try:
-            async with aclosing(changes) as found:
-                async for some in found:
-                    meant = _meant({Path(path) for _, path in some}, watching)
-                    if meant:
-                        self._deliver(meant)
-                    if _has_new_folder(meant, known, watching) or not _all_there(folders):
-                        return
+            if not following.done():
+                # What was saved before that: whoever listens compares.
+                self._tell(frozenset())
+            while (some := await following) is not None:
+                following = asyncio.ensure_future(anext(changes, None))
+                meant = _meant({Path(path) for _, path in some}, watching)
+                if meant:
+                    self._tell(meant)
+                if _has_new_folder(meant, known, watching) or not _all_there(folders):
+                    return
         except FileNotFoundError:
             return  # a folder went between the list and the watch
         except OSError as error:
@@ -193,6 +208,19 @@ class Watcher:
                 raise
             logger.warning("cannot watch (%s); files are looked at instead", error)
             self.polls = True
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError, OSError):
+                await following
+            await changes.aclose()
+
+    def _tell(self, batch: frozenset[Path]) -> None:
+        self._deliver(batch)
+        if self.polls:
+            if self._later is not None:
+                self._later.cancel()
+            loop = asyncio.get_running_loop()
+            self._later = loop.call_later(_SAME_SECOND, self._deliver, frozenset())
 
 
 def _meant(paths: Collection[Path], watching: Watching) -> frozenset[Path]:

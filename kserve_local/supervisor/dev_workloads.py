@@ -52,7 +52,7 @@ class DevWorkloads:
         store.on_commit(self._committed)
 
     def _committed(self, write: Write) -> None:
-        if write.key.resource == POD.id:
+        if write.record.key.resource == POD.id and write.type != "MODIFIED":
             self._news.set()
 
     async def changed(self) -> None:
