@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_MODULE = "module level"
 _ROOTS = frozenset({"load"})
 # What finds a function by a name that is only known when it runs.
 _BY_NAME = frozenset(
@@ -34,15 +35,15 @@ class Reached:
     unsure: str = ""
 
     def way(self, name: str) -> str:
-        """Return how a function is reached, e.g. `load() through _read`."""
-        steps = []
+        """Return how a function is reached, e.g. `load() through _read()`."""
+        steps: list[str] = []
         while name in self.by and self.by[name] not in steps:
             name = self.by[name]
             steps.append(name)
-        root = steps[-1] if steps else "module level"
-        called = root if root == "module level" else f"{root}()"
-        between = [f"{step}()" for step in reversed(steps[:-1])]
-        return f"{called} through {', '.join(between)}" if between else called
+            if is_root(name):
+                break
+        between = ", ".join(_called(step) for step in reversed(steps[:-1]))
+        return _called(steps[-1]) + (f" through {between}" if between else "")
 
 
 def is_root(name: str) -> bool:
@@ -72,31 +73,58 @@ def _blocks(statement: ast.stmt) -> Iterator[Sequence[ast.stmt]]:
         yield part.body
 
 
-def reached(trees: Iterable[ast.Module]) -> Reached:
+@dataclass(frozen=True, slots=True)
+class Mentions:
+    """What one file's code mentions.
+
+    Args:
+        shell: Outside functions; `unsure`: why that may be anything.
+        functions: Simple name, what the body mentions, why that may be anything.
+    """
+
+    shell: frozenset[str]
+    unsure: str
+    functions: Sequence[tuple[str, frozenset[str], str]]
+
+
+def mentions(tree: ast.Module) -> Mentions:
+    """Return what a file's code mentions. It depends on the file alone, so it can be kept."""
+    shell = list(_shell(tree))
+    return Mentions(
+        frozenset(_mentioned(shell)),
+        _unsure(shell),
+        [
+            (function.name, frozenset(_mentioned(function.body)), _unsure(function.body))
+            for _, function in outermost(tree.body)
+        ],
+    )
+
+
+def reached(files: Iterable[Mentions]) -> Reached:
     """Return what runs while the code of these files is loaded."""
-    bodies: dict[str, list[Function]] = {}
+    bodies: dict[str, list[tuple[frozenset[str], str]]] = {}
+    waiting: list[tuple[str, frozenset[str], str]] = []
+    for file in files:
+        waiting.append((_MODULE, file.shell, file.unsure))
+        for name, names, unsure in file.functions:
+            bodies.setdefault(name, []).append((names, unsure))
     by: dict[str, str] = {}
-    waiting: list[tuple[str, Iterable[ast.AST]]] = []
-    for tree in trees:
-        waiting.append(("module level", list(_shell(tree))))
-        for _, function in outermost(tree.body):
-            bodies.setdefault(function.name, []).append(function)
-    for name, functions in bodies.items():
+    for name, found in bodies.items():
         if is_root(name):
-            by[name] = "module level"
-            waiting += [(name, function.body) for function in functions]
+            by[name] = _MODULE
+            waiting += [(name, *body) for body in found]
     while waiting:
-        source, nodes = waiting.pop()
-        for node in nodes:
-            why = _unsure(node)
-            if why:
-                place = source if source == "module level" else f"{source}()"
-                return Reached(by, f"{place} {why}")
-            for name in _mentioned(node):
-                if name in bodies and name not in by:
-                    by[name] = source
-                    waiting += [(name, function.body) for function in bodies[name]]
+        source, names, unsure = waiting.pop()
+        if unsure:
+            return Reached(by, f"{_called(source)} {unsure}")
+        for name in names & bodies.keys() - by.keys():
+            by[name] = source
+            waiting += [(name, *body) for body in bodies[name]]
     return Reached(by)
+
+
+def _called(name: str) -> str:
+    return name if name == _MODULE else f"{name}()"
 
 
 def _shell(node: ast.AST) -> Iterator[ast.AST]:
@@ -118,31 +146,29 @@ def _shell(node: ast.AST) -> Iterator[ast.AST]:
                 yield child
 
 
-def _mentioned(node: ast.AST) -> Iterator[str]:
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Name):
-            yield inner.id
-        elif isinstance(inner, ast.Attribute):
-            yield inner.attr
-        elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
-            yield inner.value
-        elif isinstance(inner, ast.alias):
-            yield inner.name.rpartition(".")[2]
+def _mentioned(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    # What is only imported is not reached by that.
+    for node in nodes:
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Name):
+                yield inner.id
+            elif isinstance(inner, ast.Attribute):
+                yield inner.attr
+            elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                yield inner.value
 
 
-def _unsure(node: ast.AST) -> str:
+def _unsure(nodes: Iterable[ast.AST]) -> str:
     """Return why a piece of code may call any function; empty if it does not look so."""
-    for inner in ast.walk(node):
-        if not isinstance(inner, ast.Call):
-            continue
-        called = inner.func
-        name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+    calls = (n for node in nodes for n in ast.walk(node) if isinstance(n, ast.Call))
+    for call in calls:
+        name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
         if name in _WITH_NAME:
-            what = inner.args[1 if name == "getattr" else 0 :][:1]
+            what = call.args[1 if name == "getattr" else 0 :][:1]
             if what and not isinstance(what[0], ast.Constant):
                 return f"looks up a name that is only known when it runs ({name})"
-        elif name in _BY_NAME and isinstance(called, ast.Name):
+        elif name in _BY_NAME and isinstance(call.func, ast.Name):
             return f"uses {name}()"
-        elif name == "import_module" and not all(isinstance(a, ast.Constant) for a in inner.args):
+        elif name == "import_module" and not all(isinstance(a, ast.Constant) for a in call.args):
             return "imports a module whose name is only known when it runs"
     return ""

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
 
-from kserve_local.devloop.call_graph import Function, Reached, is_root, outermost, reached
+from kserve_local.devloop.call_graph import (
+    Function,
+    Mentions,
+    Reached,
+    is_root,
+    mentions,
+    outermost,
+    reached,
+)
 from kserve_local.interfaces.code import CodeChange
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -100,7 +108,7 @@ def decide(before: Mapping[str, str], after: Mapping[str, str], *, id: str) -> V
     found = {f: e for f, e in edits.items() if isinstance(e, _Edit)}
     if any(edit.changed or edit.added for edit in found.values()):
         # Both: what ran when it was loaded, and what would run now.
-        both = [reached(_trees(before)), reached(_trees(after))]
+        both = [reached(_mentions(before)), reached(_mentions(after))]
         for file, edit in found.items():
             reason = _reached(file, edit, both) or _decorated(file, edit, after)
             if reason is not None:
@@ -119,11 +127,28 @@ def decide(before: Mapping[str, str], after: Mapping[str, str], *, id: str) -> V
     )
 
 
+def prepare(files: Mapping[str, str]) -> None:
+    """Read files ahead of the first change of them: later only what changed is read anew."""
+    for _ in _mentions(files):
+        pass
+
+
 @lru_cache(maxsize=512)
 def _parsed(text: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(text)
+
+
+@lru_cache(maxsize=8192)
+def _mentioned(text: str) -> Mentions:
+    return mentions(_parsed(text))
+
+
+def _mentions(files: Mapping[str, str]) -> Iterator[Mentions]:
+    for file, text in files.items():
+        if _broken(file, text) is None:
+            yield _mentioned(text)
 
 
 def _trees(files: Mapping[str, str]) -> Iterator[ast.Module]:
@@ -140,13 +165,20 @@ def _compiled(text: str) -> CodeType:
 
 
 def _broken(file: str, text: str) -> Broken | None:
+    fault = _fault(text)
+    return None if fault is None else Broken(file, *fault)
+
+
+@lru_cache(maxsize=8192)
+def _fault(text: str) -> tuple[int, str] | None:
+    """Return line and error of a text that is no Python."""
     try:
         _parsed(text)
         _compiled(text)
     except SyntaxError as error:
-        return Broken(file, error.lineno or 0, f"{type(error).__name__}: {error.msg}")
+        return error.lineno or 0, f"{type(error).__name__}: {error.msg}"
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
-        return Broken(file, 0, f"{type(error).__name__}: {error}")
+        return 0, f"{type(error).__name__}: {error}"
     return None
 
 

@@ -89,7 +89,10 @@ class CodeReload:
             known = self._known[context] = _Code(folder, await asyncio.to_thread(folder.read))
         begun = time.monotonic()
         saved = await asyncio.to_thread(known.folder.read)
-        known.programs |= {u.argv for u in self._workloads.code() if u.context == context}
+        fresh = {u.argv for u in self._workloads.code() if u.context == context} - known.programs
+        known.programs |= fresh
+        if fresh:
+            await asyncio.to_thread(_prepare, known.served, fresh)
         if saved == known.served:
             self._mended(context)
             return
@@ -244,6 +247,11 @@ def _verdict(
         {f: t for f, t in after.items() if f in parts},
         id=secrets.token_hex(4),
     )
+
+
+def _prepare(files: Mapping[str, str], programs: Collection[tuple[str, ...]]) -> None:
+    parts = {f for argv in programs for f in imported(entry_of(argv, files), files)}
+    code_change.prepare({f: files[f] for f in parts})
 
 
 def _is_touched(use: CodeUse, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
