@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from kserve_local.interfaces.code import CodeChange, CodeVerdict
 from kserve_local.interfaces.devices import Device
 
 POD_IP = "{kserve-local:status.podIP}"
@@ -356,6 +357,25 @@ class Backend(Protocol):
 
     def events(self) -> AsyncIterator[ReplicaEvent]:
         """Yield changes as they happen. One consumer."""
+
+    async def check_code(self, replica: str, container: str, change: CodeChange) -> CodeVerdict:
+        """Ask a container's processes whether a change can be put into them; changes nothing.
+
+        A process that does not answer in time refuses.
+
+        Raises:
+            NotFound: No such replica or container.
+        """
+
+    async def commit_code(self, replica: str, container: str, change: CodeChange) -> CodeVerdict:
+        """Put a change that was checked into all processes of a container.
+
+        A process that came after the check is checked first. What a verdict that refuses leaves
+        behind is a container to be replaced.
+
+        Raises:
+            NotFound: No such replica or container.
+        """
 
     async def usage(self, replica: str) -> Usage:
         """Return the replica's resource use.

@@ -265,7 +265,7 @@ def _run_python(launch: dict[str, Any], argv: list[str]) -> int:
             sys.path[:] = ["", *path, home]
             sys.argv[:] = ["-c", *argv[2:]]
             _reread_arguments()
-            exec(compile(argv[1], "<string>", "exec"), _new_main().__dict__)
+            exec(compile(argv[1], "<string>", "exec", dont_inherit=True), _new_main().__dict__)
         else:
             _run_file(argv[0], [*argv], path, home)
     except SystemExit as end:
@@ -302,7 +302,8 @@ def _run_file(name: str, argv: list[str], path: list[str], home: str) -> None:
     main.__dict__.update(
         __file__=full, __spec__=None, __cached__=None, __loader__=SourceFileLoader("__main__", full)
     )
-    exec(compile(source, full, "exec"), main.__dict__)
+    # Not by the rules that this file asks of the compiler for itself.
+    exec(compile(source, full, "exec", dont_inherit=True), main.__dict__)
 
 
 def _exit_code(end: SystemExit) -> int:

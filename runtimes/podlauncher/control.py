@@ -9,27 +9,37 @@ message a line:
         "modules": {NAME: FILE, ...},                                  those below `source`
         "threads": [{"name": "MainThread", "main": true,
                      "frames": [{"file": f, "line": n, "function": name}, ...]}]}   innermost last
+    -> {"id": 1, "do": "check", "change": {"id": ID, "before": {FILE: TEXT, ...}, "after": {...}}}
+    -> {"id": 1, "do": "commit", "change": {...}}                  the same; checked again
+    <- {"id": 1, "pid": n, "refused": why, "functions": n}         `swap`; "" if it can be, or is
     <- {"id": 1, "error": why}
 
 Answered by a thread that was not started through `threading`, so user code that counts its threads
-sees none. Only who may enter the folder may ask.
+sees none. Only who may enter the folder may ask, and of those, who is this process's user, or root,
+or outside of its container, may change code.
 """
 
 from __future__ import annotations
 
 import _thread
 import contextlib
+import gc
 import json
 import os
 import select
 import socket
+import struct
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from podlauncher.swap import Change
 
 FOLDER = "KSERVE_LOCAL_CONTROL"
 SOURCE = "KSERVE_LOCAL_SOURCE"
 """The folder of the user's code, as this process sees it."""
-_MAX_REQUEST = 65536
+_MAX_REQUEST = 8 * 2**20
+_PIECE = 65536
 _MAX_FRAMES = 100
 
 _running: _Control | None = None
@@ -56,6 +66,9 @@ class _Control:
         self.folder = folder
         self.source = os.path.realpath(source)
         self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
+        self._change: Change | None = None
+        # A zygote hides what it loaded from the collector, before any of the user's code.
+        self._frozen = gc.get_freeze_count()
         self._listen()
 
     def _listen(self) -> None:
@@ -104,26 +117,50 @@ class _Control:
         """Answer what a client has sent; False: it is done."""
         client, buffer = self._clients[number]
         try:
-            data = client.recv(_MAX_REQUEST)
+            data = client.recv(_PIECE)
+            known = len(buffer)
             buffer += data
-            while (end := buffer.find(b"\n")) >= 0:
+            while (end := buffer.find(b"\n", known)) >= 0:
                 line = bytes(buffer[:end])
                 del buffer[: end + 1]
-                client.sendall(json.dumps(self._answer(line)).encode() + b"\n")
+                known = 0
+                answer = self._answer(line, _may_change(client))
+                client.sendall(json.dumps(answer).encode() + b"\n")
         except OSError:
             return False
         return bool(data) and len(buffer) <= _MAX_REQUEST
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    def _answer(self, line: bytes, may_change: bool) -> dict[str, Any]:
         number = None
         try:
             request = json.loads(line)
             number = request.get("id")
-            if request.get("do") != "describe":
-                return {"id": number, "error": f"unknown request {request.get('do')!r}"}
-            return {"id": number, **self._describe()}
+            what = request.get("do")
+            if what == "describe":
+                return {"id": number, **self._describe()}
+            if what in ("check", "commit") and may_change:
+                return {"id": number, "pid": os.getpid(), **self._swap(what, request["change"])}
+            why = "not yours to ask" if what in ("check", "commit") else "unknown request"
+            return {"id": number, "error": f"{why} {what!r}"}
         except Exception as error:
             return {"id": number, "error": f"{type(error).__name__}: {error}"}
+
+    def _swap(self, what: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """Check or make a change of code; what was compiled for a check serves its commit."""
+        # Only a process whose code is changed needs it.
+        from podlauncher import code_pairs, swap
+
+        change = self._change
+        if change is None or change.id != asked["id"]:
+            texts = asked["before"], asked["after"]
+            change = swap.Change(asked["id"], *texts, source=self.source, frozen=self._frozen)
+        self._change = change if what == "check" else None
+        try:
+            functions = change.check() if what == "check" else change.commit()
+        except code_pairs.Refused as why:
+            self._change = None
+            return {"refused": str(why), "functions": 0}
+        return {"refused": "", "functions": functions}
 
     def _describe(self) -> dict[str, Any]:
         return {
@@ -145,6 +182,18 @@ class _Control:
                 if real.startswith(os.path.join(self.source, "")):
                     found[name] = real
         return found
+
+
+def _may_change(client: socket.socket) -> bool:
+    """Whether who asks may as well change this process by other means.
+
+    A process outside of this one's container has no number here: 0.
+    """
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return True  # the folder is private
+    pid, user, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, option, 12))
+    return pid == 0 or user in (0, os.getuid())
 
 
 def _threads(main: int) -> list[dict[str, Any]]:
