@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any, Union
 
@@ -34,7 +34,8 @@ class Pair:
     Args:
         name: Its qualified name.
         new: None: nothing does.
-        differs: It does something else itself, which what is nested in it does not count for.
+        differs: It does something else, or what is nested in it does.
+        differs_itself: Not only what is nested in it.
         is_named: It stands in the module or in a class, so it is there once that is loaded.
         scopes: Classes within functions that it lies in, as pairs of code objects.
     """
@@ -43,6 +44,7 @@ class Pair:
     old: CodeType
     new: CodeType | None
     differs: bool
+    differs_itself: bool
     is_named: bool
     scopes: tuple[tuple[CodeType, CodeType], ...] = ()
 
@@ -121,7 +123,7 @@ def compiled(file: str, filename: str, before: str, after: str) -> Compiled:
         other = found.old.get(key)
         # Equal functions on one line: only if it does not matter which is which.
         if other is not None and _key(other.new) != _key(pair.new):
-            pair = Pair(pair.name, pair.old, None, True, pair.is_named)
+            pair = replace(pair, new=None, differs=True)
         found.old[key] = pair
     found.new = {identity(code) for code in _all(new)}
     tree = ast.parse(_text(after))
@@ -194,7 +196,9 @@ def _pairs(
                 yield from _pairs(one, other, within, around, added)
                 continue
             alone = named and name not in TRANSIENT and name != "<lambda>"
-            yield Pair(".".join(within), one, other, not _does_same(one, other), alone, scopes)
+            differs = _behaviour(one, deep=True) != _behaviour(other, deep=True)
+            itself = _behaviour(one, deep=False) != _behaviour(other, deep=False)
+            yield Pair(".".join(within), one, other, differs, itself, alone, scopes)
             yield from _pairs(one, other, (*within, "<locals>"), scopes, added)
     if named:
         for name, group in news.items():
@@ -208,7 +212,7 @@ def _without(code: CodeType, path: tuple[str, ...]) -> Iterator[Pair]:
     within = (*path, name)
     if not is_class(code):
         alone = "<locals>" not in path and name not in TRANSIENT and name != "<lambda>"
-        yield Pair(".".join(within), code, None, differs=True, is_named=alone)
+        yield Pair(".".join(within), code, None, True, True, alone)
         within = (*within, "<locals>")
     for child in children(code):
         yield from _without(child, within)
@@ -240,18 +244,21 @@ def _key(code: CodeType | None) -> Any:
     return None if code is None else identity(code)
 
 
-def _does_same(one: CodeType, other: CodeType) -> bool:
-    """Whether both do the same, whatever their lines and what is nested in them."""
-    same: bool = _shallow(one) == _shallow(other)
-    return same
+def _behaviour(code: CodeType, *, deep: bool) -> Any:
+    """Return what is equal for code that does the same, whatever its lines.
 
-
-def _shallow(code: CodeType) -> Any:
-    consts = tuple(
-        const.co_name if isinstance(const, CodeType) else _constant(const)
-        for const in code.co_consts
-    )
-    return (_works(code), consts)
+    Args:
+        deep: With what is nested in it.
+    """
+    consts = []
+    for const in code.co_consts:
+        if not isinstance(const, CodeType):
+            consts.append(_constant(const))
+        elif deep or const.co_name in TRANSIENT:
+            consts.append(_behaviour(const, deep=deep))
+        else:
+            consts.append(const.co_name)
+    return (_works(code), tuple(consts))
 
 
 def _works(code: CodeType) -> Any:

@@ -89,7 +89,7 @@ class _Found:
     @property
     def is_several(self) -> bool:
         """Whether a call could meet some of it old and some new."""
-        changed = {id(pair) for _, pair in self.functions.values() if pair.differs}
+        changed = {id(pair) for _, pair in self.functions.values() if pair.differs_itself}
         return len(changed) + len(self._new) > 1
 
     def replace(self, function: FunctionType, pair: Pair) -> None:
@@ -296,12 +296,13 @@ class Change:
             pair = texts.old.get(key)
             if pair is None and key not in texts.new:
                 raise _Unknown(texts.file, function)
-            if pair is None or (pair.new is not None and identity(pair.new) == key):
+            if pair is None:
                 continue
             why_not = pair.why_not()
             if why_not:
                 raise Refused(f"{texts.file}, line {code.co_firstlineno}: {why_not}")
-            found.replace(function, pair)
+            if pair.new is not None and identity(pair.new) != key:
+                found.replace(function, pair)
 
     def _compile(self, filename: str) -> Compiled:
         """Return the texts of a file under a name that its code has.
