@@ -20,6 +20,7 @@ from typing import Any
 
 from kserve_local.backends import (
     cgroups,
+    code_swap,
     control,
     last_words,
     memory,
@@ -42,6 +43,7 @@ from kserve_local.interfaces.backend import (
     Program,
     ReplicaSpec,
 )
+from kserve_local.interfaces.code import CodeChange, CodeVerdict
 
 log = logging.getLogger(__name__)
 
@@ -255,6 +257,20 @@ class Container:
         lines = [await control.explain(self.control)]
         lines.append(await self._why_refused(probe) if refused else "")
         return "\n".join(filter(None, lines))
+
+    async def check_code(self, change: CodeChange) -> CodeVerdict:
+        """See `Backend.check_code`."""
+        return await code_swap.check(self._code_folder(), change)
+
+    async def commit_code(self, change: CodeChange) -> CodeVerdict:
+        """See `Backend.commit_code`."""
+        return await code_swap.commit(self._code_folder(), change)
+
+    def _code_folder(self) -> Path | None:
+        """Return where the user's own processes can be asked; None: there are none."""
+        program = self.spec.program
+        own = program is not None and program.kind == "source"
+        return self.control if own and self.status.state == "running" else None
 
     async def _why_refused(self, probe: Probe) -> str:
         """Return what the container's processes listen on instead of the probe's port."""

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,17 @@ async def describe(folder: Path) -> list[Interpreter]:
 
     A process whose native code holds the interpreter does not answer.
     """
-    found = await asyncio.to_thread(_sockets, folder)
-    answers = await asyncio.gather(*(_ask(folder, name) for name in found[:_MAX_SOCKETS]))
+    found = await asyncio.to_thread(sockets, folder)
+    answers = await asyncio.gather(*(_describe(folder, name) for name in found))
     return sorted((a for a in answers if a is not None), key=lambda a: a.pid)
 
 
-def _sockets(folder: Path) -> list[str]:
+def sockets(folder: Path) -> list[str]:
+    """Return the names of the sockets in a container's folder. Blocking."""
     try:
         with os.scandir(folder) as entries:
-            return [e.name for e in entries if e.name.endswith(_SUFFIX) and _is_socket(e)]
+            names = (e.name for e in entries if e.name.endswith(_SUFFIX) and _is_socket(e))
+            return list(islice(names, _MAX_SOCKETS))
     except OSError:
         return []
 
@@ -125,26 +128,39 @@ def _is_socket(entry: os.DirEntry[str]) -> bool:
     return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
 
 
-async def _ask(folder: Path, name: str) -> Interpreter | None:
+async def _describe(folder: Path, name: str) -> Interpreter | None:
     try:
-        async with asyncio.timeout(_TIMEOUT):
+        line = await ask(folder, name, b'{"id": 1, "do": "describe"}', within=_TIMEOUT)
+    except (OSError, TimeoutError, ValueError):
+        return None
+    return parse(line)
+
+
+async def ask(folder: Path, name: str, request: bytes, *, within: float) -> bytes:
+    """Return a process's answer to one request; empty if it ended meanwhile.
+
+    Raises:
+        ConnectionRefusedError: Its process is gone, and now its socket too.
+        OSError: It cannot be asked.
+        TimeoutError: It does not answer.
+        ValueError: The answer is too long.
+    """
+    try:
+        async with asyncio.timeout(within):
             with _short(folder) as way:
                 reader, writer = await asyncio.open_unix_connection(
                     f"{way}/{name}", limit=_MAX_ANSWER
                 )
             try:
-                writer.write(b'{"id": 1, "do": "describe"}\n')
-                line = await reader.readline()
+                writer.write(request + b"\n")
+                await writer.drain()
+                return await reader.readline()
             finally:
                 writer.close()
     except ConnectionRefusedError:
-        # Its process is gone.
         with contextlib.suppress(OSError):
             (folder / name).unlink()
-        return None
-    except (OSError, TimeoutError, ValueError):
-        return None
-    return parse(line)
+        raise
 
 
 @contextlib.contextmanager

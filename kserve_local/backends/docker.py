@@ -52,6 +52,7 @@ from kserve_local.interfaces.backend import (
     ReplicaStatus,
     Usage,
 )
+from kserve_local.interfaces.code import CodeChange, CodeVerdict
 from kserve_local.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -523,9 +524,7 @@ class DockerBackend:
         Raises:
             NotFound: No such replica or container.
         """
-        found = self._replica(replica).containers.get(container)
-        if found is None:
-            raise NotFound(f'replica "{replica}" has no container "{container}"')
+        found = self._container(replica, container)
         found.ending = True
         await found.signal(signal.SIGTERM)
         try:
@@ -533,6 +532,22 @@ class DockerBackend:
         except TimeoutError:
             await found.signal(signal.SIGKILL)
             await asyncio.wait_for(found.gone(), _KILL_WAIT)
+
+    async def check_code(self, replica: str, container: str, change: CodeChange) -> CodeVerdict:
+        """Ask a container's processes. See `Backend.check_code`.
+
+        Raises:
+            NotFound: No such replica or container.
+        """
+        return await self._container(replica, container).check_code(change)
+
+    async def commit_code(self, replica: str, container: str, change: CodeChange) -> CodeVerdict:
+        """Put new functions into a container's processes. See `Backend.commit_code`.
+
+        Raises:
+            NotFound: No such replica or container.
+        """
+        return await self._container(replica, container).commit_code(change)
 
     async def resolve(self, namespace: str, names: tuple[tuple[str, str], ...]) -> None:
         """Rewrite the Pods' hosts files. See `Backend.resolve`."""
@@ -763,6 +778,12 @@ class DockerBackend:
         found = self._replicas.get(replica)
         if found is None:
             raise NotFound(f'replica "{replica}" does not exist')
+        return found
+
+    def _container(self, replica: str, container: str) -> Container:
+        found = self._replica(replica).containers.get(container)
+        if found is None:
+            raise NotFound(f'replica "{replica}" has no container "{container}"')
         return found
 
     def _new_container(

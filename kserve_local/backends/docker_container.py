@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kserve_local import confined
-from kserve_local.backends import control, docker_spec, last_words
+from kserve_local.backends import code_swap, control, docker_spec, last_words
 from kserve_local.backends.docker_engine import Engine
 from kserve_local.backends.listening import in_network_of, why_refused
 from kserve_local.backends.probes import Change, Target, watch
@@ -31,6 +31,7 @@ from kserve_local.interfaces.backend import (
     Probe,
     ReplicaSpec,
 )
+from kserve_local.interfaces.code import CodeChange, CodeVerdict
 
 log = logging.getLogger(__name__)
 
@@ -252,6 +253,18 @@ class Container:
         lines = [await control.explain(self._control) if self._control else ""]
         lines.append(await self._why_refused(probe) if refused else "")
         return "\n".join(filter(None, lines))
+
+    async def check_code(self, change: CodeChange) -> CodeVerdict:
+        """See `Backend.check_code`."""
+        return await code_swap.check(self._code_folder(), change)
+
+    async def commit_code(self, change: CodeChange) -> CodeVerdict:
+        """See `Backend.commit_code`."""
+        return await code_swap.commit(self._code_folder(), change)
+
+    def _code_folder(self) -> Path | None:
+        """Return where the user's own processes can be asked; None: there are none."""
+        return self._control if self.status.state == "running" else None
 
     async def _why_refused(self, probe: Probe) -> str:
         """Return what is listened on in the Pod instead of the probe's port, where we can see."""

@@ -23,6 +23,7 @@ from kserve_local.interfaces.backend import (
     ReplicaStatus,
     Usage,
 )
+from kserve_local.interfaces.code import CodeChange, CodeVerdict
 from kserve_local.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,14 @@ class BackendGroup:
     async def usage(self, replica: str) -> Usage:
         """See `Backend.usage`."""
         return await (await self._of(replica)).usage(replica)
+
+    async def check_code(self, replica: str, container: str, change: CodeChange) -> CodeVerdict:
+        """See `Backend.check_code`."""
+        return await (await self._of(replica)).check_code(replica, container, change)
+
+    async def commit_code(self, replica: str, container: str, change: CodeChange) -> CodeVerdict:
+        """See `Backend.commit_code`."""
+        return await (await self._of(replica)).commit_code(replica, container, change)
 
     async def close(self, *, stop_replicas: bool) -> None:
         """See `Backend.close`."""

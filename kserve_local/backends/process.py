@@ -40,6 +40,7 @@ from kserve_local.interfaces.backend import (
     ReplicaStatus,
     Usage,
 )
+from kserve_local.interfaces.code import CodeChange, CodeVerdict
 from kserve_local.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -292,9 +293,7 @@ class ProcessBackend:
         Raises:
             NotFound: No such replica or container.
         """
-        found = self._replica(replica).containers.get(container)
-        if found is None:
-            raise NotFound(f'replica "{replica}" has no container "{container}"')
+        found = self._container(replica, container)
         found.ending = True
         found.signal(signal.SIGTERM)
         try:
@@ -302,6 +301,22 @@ class ProcessBackend:
         except TimeoutError:
             found.signal(signal.SIGKILL)
             await asyncio.wait_for(found.gone(), _KILL_WAIT)
+
+    async def check_code(self, replica: str, container: str, change: CodeChange) -> CodeVerdict:
+        """Ask a container's processes. See `Backend.check_code`.
+
+        Raises:
+            NotFound: No such replica or container.
+        """
+        return await self._container(replica, container).check_code(change)
+
+    async def commit_code(self, replica: str, container: str, change: CodeChange) -> CodeVerdict:
+        """Put new functions into a container's processes. See `Backend.commit_code`.
+
+        Raises:
+            NotFound: No such replica or container.
+        """
+        return await self._container(replica, container).commit_code(change)
 
     async def resolve(self, namespace: str, names: tuple[tuple[str, str], ...]) -> None:
         """Write the names where launchers look for those they lack. See `Backend.resolve`."""
@@ -390,6 +405,12 @@ class ProcessBackend:
         found = self._replicas.get(replica)
         if found is None:
             raise NotFound(f'replica "{replica}" does not exist')
+        return found
+
+    def _container(self, replica: str, container: str) -> Container:
+        found = self._replica(replica).containers.get(container)
+        if found is None:
+            raise NotFound(f'replica "{replica}" has no container "{container}"')
         return found
 
     def _new_container(self, replica: _Replica, spec: ContainerSpec) -> Container:

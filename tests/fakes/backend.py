@@ -23,6 +23,7 @@ from kserve_local.interfaces.backend import (
     ReplicaStatus,
     Usage,
 )
+from kserve_local.interfaces.code import CodeChange, CodeVerdict
 from kserve_local.interfaces.storage import Fetched, StorageRequest
 
 EventKind = Literal["started", "exited", "ready", "unready", "unhealthy", "note"]
@@ -56,11 +57,18 @@ class FakeBackend:
         self.starts: list[str] = []
         self.stops: list[tuple[str, float]] = []
         self.specs: list[ReplicaSpec] = []
+        # What its processes say of a change of code, and what they were asked.
+        self.code: Callable[[str, str, CodeChange], CodeVerdict] = self._takes
+        self.changes: list[tuple[str, str, str]] = []
         self.names: dict[str, dict[str, str]] = {}
         self.changed = asyncio.Event()
         self._queue: asyncio.Queue[ReplicaEvent] = asyncio.Queue()
         self.host = ""
         self._pid = 100_000
+
+    @staticmethod
+    def _takes(what: str, replica: str, change: CodeChange) -> CodeVerdict:
+        return CodeVerdict(processes=1, functions=sum(map(len, change.functions.values())))
 
     def _emit(self, uid: str, kind: EventKind, container: str, message: str = "") -> None:
         replica = self.machine[uid]
@@ -172,6 +180,21 @@ class FakeBackend:
     async def events(self) -> AsyncIterator[ReplicaEvent]:
         while True:
             yield await self._queue.get()
+
+    async def check_code(self, replica: str, container: str, change: CodeChange) -> CodeVerdict:
+        return self._verdict(replica, container, "check", change)
+
+    async def commit_code(self, replica: str, container: str, change: CodeChange) -> CodeVerdict:
+        return self._verdict(replica, container, "commit", change)
+
+    def _verdict(
+        self, replica: str, container: str, what: Literal["check", "commit"], change: CodeChange
+    ) -> CodeVerdict:
+        found = self.machine.get(replica)
+        if found is None or container not in found.containers:
+            raise NotFound(f'replica "{replica}" has no container "{container}"')
+        self.changes.append((what, replica, change.id))
+        return self.code(what, replica, change)
 
     async def usage(self, replica: str) -> Usage:
         return Usage(cpu_seconds=0.0, memory_bytes=0)
