@@ -16,6 +16,7 @@ from kserve_local.backends.group import BackendGroup
 from kserve_local.backends.process import ProcessBackend
 from kserve_local.interfaces.backend import (
     Backend,
+    Build,
     ContainerSpec,
     Mount,
     Probe,
@@ -77,6 +78,22 @@ class World:
                 ),
             }
         return ContainerSpec(**(values | more))  # type: ignore[arg-type]  # test shorthand
+
+    def of_source(
+        self, folder: Path, *argv: str, live: str, name: str = "kserve-container"
+    ) -> ContainerSpec:
+        """Return a container that runs the user's own code, `python ARGV` in `folder`.
+
+        Args:
+            live: What of the folder a container sees as it is now.
+        """
+        container = self.container(name=name, readiness=Probe("tcp", port=8080, period=0.1))
+        if not self.in_docker:
+            assert container.program is not None  # `container` gives it one
+            program = replace(container.program, argv=argv, cwd=folder)
+            return replace(container, program=program)
+        build = Build(context=folder, command=("python3", *argv), reload=(live,))
+        return replace(container, image="fake/code:1", command=(), argv=(), mounts=(), build=build)
 
     def without_a_program(self, container: ContainerSpec) -> ContainerSpec:
         """Return the container as one that this backend has nothing to run for."""
