@@ -17,7 +17,7 @@ from typing import Any, Literal, TextIO
 import orjson
 
 from kserve_local.api import names, storage_uris
-from kserve_local.api.meta import Object, annotations_of, name_of
+from kserve_local.api.meta import Object, annotations_of, name_of, uid_of
 from kserve_local.controllers.credentials import storage_config_env
 from kserve_local.controllers.environment import resolve_command, resolve_env
 from kserve_local.controllers.modelcars import modelcar_of
@@ -47,6 +47,7 @@ class Fetches:
     Args:
         logins, pull: How an image is pulled; see `StorageRequest`.
         linked: See `Content.linked`.
+        pod: Its uid.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -55,6 +56,7 @@ class Fetches:
     logins: tuple[Login, ...] = ()
     pull: Literal["Always", "IfNotPresent"] | None = None
     linked: bool = False
+    pod: str = ""
 
 
 class InitFailed(Exception):
@@ -112,6 +114,7 @@ def plan_fetches(
         pairs=pairs,
         env=rewrite_paths(storage_config_env(env), mounts),
         base=base_folder(pod, around.settings.project),
+        pod=uid_of(pod),
     )
 
 
@@ -218,6 +221,7 @@ async def fetch_all(
                         base=fetches.base,
                         logins=fetches.logins,
                         pull=fetches.pull,
+                        holder=fetches.pod,
                     ),
                     log.report,
                 )

@@ -24,6 +24,7 @@ class StorageRequest:
         base: Folder that relative paths start at: that of the YAML file.
         logins: What an image (`oci://`) may be pulled with, tried in order.
         pull: `imagePullPolicy` of an image; None: by its tag.
+        holder: uid of the Pod; what it was given is kept for it.
     """
 
     uri: str
@@ -31,12 +32,13 @@ class StorageRequest:
     base: Path | None = None
     logins: tuple[Login, ...] = ()
     pull: Literal["Always", "IfNotPresent"] | None = None
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Where the content lies. `path` is read-only shared cache (or the user's own folder, for
-    local sources).
+    """Where the content lies. `path` is read-only and shared: a cache, or a snapshot of a local
+    source (or the user's own folder, where there is none).
     """
 
     path: Path

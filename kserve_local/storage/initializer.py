@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import functools
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from kserve_local.storage.download import Meter
     from kserve_local.storage.http import Limits, Stop
     from kserve_local.storage.remote import Source
+    from kserve_local.storage.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Initializer:
         limits: Timeouts and tries; the defaults of `http.Limits`.
         unpacking: How far archives may grow; the defaults of `archives.Bounds`.
         images: The images of a container engine; None: there is none.
+        snapshots: Of sources that lie on this machine; None: they are used where they lie.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Initializer:
         limits: Limits | None = None,
         unpacking: Bounds | None = None,
         images: EngineImages | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.cache = cache
         self.project = project
@@ -84,6 +88,7 @@ class Initializer:
         self._limits = limits
         self._unpacking = unpacking
         self._images = images
+        self._snapshots = snapshots
         self._fetches = concurrent.futures.ThreadPoolExecutor(_MAX_FETCHES, "storage-fetch")
         self._files: concurrent.futures.ThreadPoolExecutor | None = None
 
@@ -95,12 +100,14 @@ class Initializer:
         *,
         limits: Limits | None = None,
         images: EngineImages | None = None,
+        snapshots: Snapshots | None = None,
     ) -> Initializer:
         """Return the initializer of a project as it is configured.
 
         Args:
             environ: The user's environment; the project's own `storage` settings go before it.
             images: The images of a container engine that the project may use.
+            snapshots: Of sources that lie on this machine.
         """
         return cls(
             cache=settings.cache,
@@ -111,6 +118,7 @@ class Initializer:
             offline=settings.offline,
             limits=limits,
             images=images,
+            snapshots=snapshots,
         )
 
     async def fetch(self, request: StorageRequest, report: Callable[[Progress], None]) -> Fetched:
@@ -121,7 +129,20 @@ class Initializer:
         # A cluster mounts a claim as it is, without a storage initializer.
         if request.uri.startswith("pvc://") and mirrored(request.uri, self.mirrors) is None:
             return Fetched(as_folder(path, self.cache), cached=True)
-        return await asyncio.to_thread(self._local, request.uri, path)
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+
+        def told(line: str) -> None:
+            logger.warning("%s", line)
+            progress = Progress(phase="Downloading", message=line)
+            loop.call_soon_threadsafe(report, progress)
+
+        work = functools.partial(self._local, request, path, told, stop)
+        future = loop.run_in_executor(self._fetches, work)
+        try:
+            await asyncio.wait({future})
+            return future.result()
+        finally:
+            await _ended(future, stop)
 
     async def check(self, request: StorageRequest) -> bool:
         """Ask whether the source can be read and holds a file; downloads and writes nothing.
@@ -189,15 +210,24 @@ class Initializer:
             raise StorageError(f"Local path {uri} does not exist.", hint=f'looked for "{path}"')
         return path
 
-    def _local(self, uri: str, path: Path) -> Fetched:
+    def _local(
+        self,
+        request: StorageRequest,
+        path: Path,
+        told: Callable[[str], None],
+        stop: threading.Event,
+    ) -> Fetched:
         archive = only_archive(path)
         if archive is None:
-            return Fetched(as_folder(path, self.cache), cached=True)
+            snapshot = None
+            if self._snapshots is not None:
+                snapshot = self._snapshots.take(path, request.holder, told, stop)
+            return Fetched(snapshot or as_folder(path, self.cache), cached=True)
         from kserve_local.storage.archives import Bounds
         from kserve_local.storage.cache import unpacked
 
         bounds = self._unpacking or Bounds()
-        return Fetched(unpacked(archive, self.cache / "models", uri, bounds), cached=True)
+        return Fetched(unpacked(archive, self.cache / "models", request.uri, bounds), cached=True)
 
     async def _remote(self, request: StorageRequest, report: Callable[[Progress], None]) -> Fetched:
         from kserve_local.storage.download import Meter
@@ -293,7 +323,7 @@ class Initializer:
         return source, self.offline or (request.uri.startswith("hf://") and is_offline(env))
 
 
-async def _ended(future: asyncio.Future[Any], stop: Stop) -> None:
+async def _ended(future: asyncio.Future[Any], stop: Stop | threading.Event) -> None:
     """Tell a thread to stop unless it is done, and wait a little for that."""
     if not future.done():
         stop.set()

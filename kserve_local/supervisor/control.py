@@ -36,8 +36,11 @@ from kserve_local.interfaces.routing import RouteSink
 from kserve_local.reconcile.controller import Engine
 from kserve_local.settings import Settings
 from kserve_local.storage.initializer import Initializer
+from kserve_local.storage.snapshots import Snapshots
 from kserve_local.store.events import EventRecorder
 from kserve_local.store.store import Store
+from kserve_local.supervisor.model_snapshots import SnapshotGarbage
+from kserve_local.supervisor.statedir import MODELS
 
 _CONFIG = Key(scheme.CONFIG_MAP.id, "kserve", "inferenceservice-config")
 NODE_NAME = "kserve-local"
@@ -90,10 +93,17 @@ class ControlPlane:
             self.memory = MemoryBudget(
                 settings.memory_budget_bytes, store, recorder, backend, pinned=settings.pinned
             )
+        snapshots = Snapshots(settings.state / MODELS)
+        self._garbage = SnapshotGarbage(store, snapshots, settings.run_dir / "volumes")
         self._agent = NodeAgent(
             store,
             backend,
-            Initializer.of(settings, os.environ, images=engine_images(settings, os.environ)),
+            Initializer.of(
+                settings,
+                os.environ,
+                images=engine_images(settings, os.environ),
+                snapshots=snapshots if settings.watch and settings.watching.model else None,
+            ),
             recorder,
             settings,
             addresses,
@@ -143,7 +153,9 @@ class ControlPlane:
                 self._addresses.keep_service(scheme.key_of(service), address)
         await ensure_local_gateway(self._store, self._addresses.service_ip)
         await _tell_of_node(self._store, self._facts, self._devices)
+        await self._garbage.begin()
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(running(self._garbage.run(), name="model-snapshots"))
             await stack.enter_async_context(running(self._agent.run(), name="node-agent"))
             await stack.enter_async_context(running(self.autoscaler.run(), name="autoscaler"))
             if self.memory is not None:

@@ -1,7 +1,8 @@
 """Which Pods serve something older than what lies in the project now.
 
-Code and models are read when a container starts; until a save reloads them, whoever edits one must
-hear that it is not served yet. Blocking: looks at the time stamps of files.
+Code and models are read when a container starts, or copied for its Pod before; until a save reloads
+them, whoever edits one must hear that it is not served yet. Blocking: looks at the time stamps of
+files.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kserve_local.api.meta import Object, condition_is, name_of
+from kserve_local.api.meta import Object, condition_is, name_of, uid_of
 from kserve_local.api.names import STORAGE_INITIALIZER
 from kserve_local.controllers import pod_state
-from kserve_local.controllers.init_containers import base_folder
+from kserve_local.controllers.init_containers import base_folder, recall
 from kserve_local.controllers.modelcars import sources_of
 from kserve_local.controllers.standins import source_for
 from kserve_local.settings import Settings
+from kserve_local.storage.listings import listing
 from kserve_local.storage.local import local_path, mirrored, only_archive
+from kserve_local.storage.snapshots import name_of as name_of_snapshot
+from kserve_local.supervisor.statedir import MODELS
 
 MAX_FILES = 20_000
 """Files looked at in one folder; a folder with more is no source to edit by hand."""
@@ -37,7 +41,11 @@ def changed_since_start(pods: Sequence[Object], settings: Settings) -> list[str]
         if not condition_is(pod, "Ready") or pod["metadata"].get("deletionTimestamp"):
             continue
         for folder, since, only in _inputs(pod, settings):
-            file = _newer(folder, since, only)
+            file = (
+                _newer(folder, since, only)
+                if since is not None
+                else _differs(pod, folder, settings)
+            )
             if file is not None:
                 shown = os.path.relpath(file, settings.project)
                 found.append(
@@ -49,8 +57,11 @@ def changed_since_start(pods: Sequence[Object], settings: Settings) -> list[str]
     return found
 
 
-def _inputs(pod: Object, settings: Settings) -> Iterator[tuple[Path, float, frozenset[str]]]:
-    """Yield (folder or file, when the Pod read it, suffixes that count: none for all)."""
+def _inputs(pod: Object, settings: Settings) -> Iterator[tuple[Path, float | None, frozenset[str]]]:
+    """Yield (folder or file, when the Pod read it, suffixes that count: none for all).
+
+    None for the time: the Pod has a snapshot of it.
+    """
     status, spec = pod.get("status") or {}, pod["spec"]
     started = {c["name"]: _started(c) for c in status.get("containerStatuses") or ()}
     for container in spec.get("containers") or ():
@@ -61,15 +72,39 @@ def _inputs(pod: Object, settings: Settings) -> Iterator[tuple[Path, float, froz
     fetched = {c["name"]: _started(c) for c in status.get("initContainerStatuses") or ()}
     unpacked = fetched.get(STORAGE_INITIALIZER)
     serving = started.get(pod_state.serving_container(spec).get("name", ""))
+    has_snapshots = any(True for _ in _snapshots(pod, settings))
     for container in spec.get("initContainers") or ():
         for uri in sources_of(pod, container):
             path = mirrored(uri, settings.mirrors) or local_path(
                 uri, base_folder(pod, settings.project)
             )
+            if path is not None and has_snapshots and not _is_archive(path):
+                yield path, None, frozenset()
+                continue
             # Used where it is, so a container that restarts reads it anew; an archive is a copy.
             since = unpacked if path is not None and _is_archive(path) else serving
             if path is not None and since is not None:
                 yield path, since, frozenset()
+
+
+def _snapshots(pod: Object, settings: Settings) -> Iterator[str]:
+    """Yield the names of the snapshots that a Pod was given."""
+    for contents in recall(settings.run_dir / "volumes" / uid_of(pod)).values():
+        for content in contents:
+            if content.path.parent == settings.state / MODELS:
+                yield content.path.name
+
+
+def _differs(pod: Object, source: Path, settings: Settings) -> Path | None:
+    """Return the file written last of a source that is not what the Pod has a snapshot of."""
+    try:
+        now = listing(source)
+    except OSError:
+        return None
+    if now is None or name_of_snapshot(source, now) in _snapshots(pod, settings):
+        return None
+    newest = max(now, key=lambda file: file.mtime_ns, default=None)
+    return source if newest is None else source / newest.path
 
 
 def _is_archive(path: Path) -> bool:

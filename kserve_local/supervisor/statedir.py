@@ -23,6 +23,9 @@ from kserve_local.client.project import RUN_FILE, check_access
 from kserve_local.errors import KServeLocalError, PortTaken, TimedOut
 from kserve_local.settings import Settings
 
+MODELS = "models"
+"""Folder of the state for snapshots of model files."""
+
 
 def prepare(settings: Settings) -> None:
     """Make the folders, private to the user.
@@ -144,9 +147,14 @@ def remove_runtime(settings: Settings) -> None:
 
 
 def remove_volumes(settings: Settings) -> None:
-    """Take away the volumes of Pods that are gone, mounted Secrets among them."""
-    from kserve_local.controllers import pod_volumes  # slow to import for every other command
+    """Take away the volumes of Pods that are gone, mounted Secrets among them, and the snapshots
+    of their models.
+    """
+    # Slow to import for every other command.
+    from kserve_local.controllers import pod_volumes
+    from kserve_local.storage.cache import remove
 
+    remove(settings.state / MODELS)
     folder = settings.run_dir / "volumes"
     with contextlib.suppress(OSError):
         for pod in folder.iterdir():
