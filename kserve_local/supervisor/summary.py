@@ -25,6 +25,7 @@ from kserve_local.api.meta import (
     uid_of,
 )
 from kserve_local.api.pods import CREATING
+from kserve_local.api.reloads import RELOADS
 from kserve_local.apiserver.app import json_route
 from kserve_local.controllers import empty_models, isvc_knative, isvc_status, pod_state
 from kserve_local.controllers.isvc_standard_status import STILL_COMING
@@ -35,6 +36,7 @@ from kserve_local.interfaces.backend import Backend, ReplicaStatus
 from kserve_local.settings import Settings
 from kserve_local.store.store import Store
 from kserve_local.supervisor import agents
+from kserve_local.supervisor.broken_pods import broken, last_asked_for
 from kserve_local.supervisor.cold_starts import ColdStarts
 from kserve_local.supervisor.component_summary import (
     Part,
@@ -77,13 +79,15 @@ def routes(
             await _service(isvc, store, replicas, usage, stats, starts, observed.of(isvc), probes)
             for isvc in store.list(scheme.INFERENCE_SERVICE.id)
         ]
+        for service in services:
+            await _tell_of_broken(service, store, settings)
         graphs = [
             await _graph(graph, store, stats, observed.of(graph))
             for graph in store.list(scheme.INFERENCE_GRAPH.id)
         ]
         if request.query_params.get("changes"):
             for service in services:
-                pods = _pods(store, service["namespace"], service["name"])
+                pods = last_asked_for(_pods(store, service["namespace"], service["name"]))
                 service["warnings"] += await asyncio.to_thread(changed_since_start, pods, settings)
         for service in services:
             broken = problems.of(service["namespace"], service["name"])
@@ -176,6 +180,24 @@ async def _service(
         "lastStart": entry.last_start,
         **restarts(pods),
     }
+
+
+async def _tell_of_broken(service: dict[str, Any], store: Store, settings: Settings) -> None:
+    """Add what of a service does not come up beside what serves, after a save."""
+    pods = _pods(store, service["namespace"], service["name"])
+    found = []
+    if any(_reloaded(pod) and not pod_state.is_ready(pod) for pod in pods):
+        found = await asyncio.to_thread(broken, pods, settings.project, settings.log_dir)
+    service["broken"] = [b.shown() for b in found]
+    service["warnings"] += [b.told() for b in found]
+    if found and not service["message"]:
+        service["reason"], service["message"] = "ModelLoadFailed", found[0].error
+        if len(service["components"]) > 1:
+            service["component"] = found[0].component
+
+
+def _reloaded(pod: Object) -> bool:
+    return any(name in annotations_of(pod) for name in RELOADS)
 
 
 def _is_coming(isvc: Object, parts: Sequence[Part]) -> bool:

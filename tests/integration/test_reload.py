@@ -29,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
             "plain": {"spec": {"predictor": constant()}, "annotations": standard},
             "zero": {"spec": {"predictor": constant(minReplicas=0)}},
             "chain": {
-                "spec": {"predictor": constant(), "transformer": constant(), "explainer": constant()}
+                "spec": {c: constant() for c in ("predictor", "transformer", "explainer")}
             },
         },
         watch={"enabled": False},
@@ -102,12 +102,25 @@ async def test_code_that_does_not_start_changes_nothing_and_the_next_save_is_tak
             wait_until(failing)
             seen = world.service("one")
             assert (seen["state"], seen["ready"]) == ("Ready", True)
+            (broken,) = seen["broken"]
+            line = (world.folder / "server.py").read_text().splitlines().index(BAD) + 1
+            assert (broken["file"], broken["line"]) == ("server.py", line)
+            assert broken["error"] == "ValueError: bad weights"
+            error = f"server.py:{line}: ValueError: bad weights"
+            assert seen["warnings"] == [
+                f"the new code does not start: {error}; Pod {broken['serving']} serves the code "
+                "of before"
+            ]
+            assert f"ModelLoadFailed: {error}" in world.run("status", "one", check=None).stdout
+            assert "ValueError: bad weights" in world.run("logs", "one").stdout
             assert world.isvc("one")["status"]["conditions"] == before
         code(world.folder, "mended")
         await ask_for_pods(world, deployment, "mended")
         await asked.until("mended")
     assert asked.failures == []
     wait_until(lambda: [is_ready(p) for p in pods(world, "one")] == [True])
+    mended = world.service("one")
+    assert (mended["broken"], mended["warnings"], mended["message"]) == ([], [], "")
 
 
 async def test_at_zero_nothing_starts_and_the_next_request_finds_the_new_code(
