@@ -43,3 +43,5 @@ def configure(level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # What it saw is told by who takes it over.
+    logging.getLogger("watchfiles").setLevel("WARNING")

@@ -126,11 +126,11 @@ def _look(
         for note in (*service.get("overrides", ()), *service.get("warnings", ())):
             notes.setdefault(note, []).append(service["name"])
     # What concerns a service stands among its notes.
-    there = {s["name"] for s in services}
+    there = {service["name"] for service in services}
     for problem in data.get("problems", ()):
-        if not any(s["name"] in there for s in problem["services"]):
-            where = f"{problem['file']}:{problem['line']}" if problem["line"] else problem["file"]
-            notes.setdefault(f"{where}: {problem['message']}".removeprefix(": "), ["project"])
+        if not any(whom["name"] in there for whom in problem["services"]):
+            place = f"{problem['file']}:{problem['line']}" if problem["line"] else problem["file"]
+            notes.setdefault(f"{place}: {problem['message']}".removeprefix(": "), ["project"])
     if notes:
         # Many services share a runtime: one line a note, not one a service.
         text.append("")

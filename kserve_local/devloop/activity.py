@@ -16,14 +16,9 @@ _KEPT = 200
 
 
 class Activity:
-    """The last things done; `status` and the dashboard show them.
+    """The last things done; `status` and the dashboard show them."""
 
-    Args:
-        patience: Seconds that a reload is followed until its new replicas serve.
-    """
-
-    def __init__(self, *, patience: float = 600.0) -> None:
-        self.patience = patience
+    def __init__(self) -> None:
         self._done: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self._sequence = 0
         self._news = asyncio.Event()

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kserve_local.api import names
-from kserve_local.api.meta import Key
 from kserve_local.devloop import code_change
 from kserve_local.devloop.activity import Activity
 from kserve_local.devloop.code_files import CodeFolder, entry_of, imported
 from kserve_local.devloop.problems import Problem, Problems
+from kserve_local.devloop.replacement import Replacements
 from kserve_local.devloop.workloads import CodeUse, Workloads
 from kserve_local.interfaces.code import CodeChange
 
@@ -72,6 +72,7 @@ class CodeReload:
         self._swaps = swaps
         self._after = after
         self._known: dict[Path, _Code] = {}
+        self._replacements = Replacements(workloads, activity, after)
 
     async def look(self) -> None:
         """Compare every folder of code with what is served, and take over what was saved."""
@@ -196,34 +197,16 @@ class CodeReload:
         begun: float,
     ) -> None:
         """Start new replicas for the code and say why."""
-        services = sorted({(u.namespace, u.service) for u in uses if u.service})
-        files = ", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
-        text = f"{files}: new replicas, because {why}"
-        self._activity.add("replacing", text, services=services)
-        for deployment in sorted({use.deployment for use in uses}):
-            await self._workloads.replace(deployment, names.CODE, digest)
-        for namespace, service in services:
-            await self._workloads.tell(namespace, service, "Normal", "CodeReload", text)
-        self._activity.follow(
-            self._until_replaced({u.deployment for u in uses}, services, files, begun),
-            name="code-replaced",
+        await self._replacements.start(
+            {use.deployment for use in uses},
+            names.CODE,
+            digest,
+            sorted({(u.namespace, u.service) for u in uses if u.service}),
+            reason="CodeReload",
+            what=", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else ""),
+            why=f", because {why}",
+            begun=begun,
         )
-
-    async def _until_replaced(
-        self,
-        deployments: Collection[Key],
-        services: Sequence[tuple[str, str]],
-        files: str,
-        begun: float,
-    ) -> None:
-        patience = self._activity.patience
-        done = await asyncio.gather(
-            *(self._workloads.replaced(d, patience=patience) for d in deployments)
-        )
-        if all(done):
-            took = round((time.monotonic() - begun) * 1000)
-            self._activity.add("replaced", f"{files} serves", services=services, ms=took)
-            self._after(services)
 
     def _shown(self, context: Path, file: str, line: int) -> str:
         place = self._relative(context / file) if file else ""

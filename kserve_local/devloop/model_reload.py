@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kserve_local.api import names
-from kserve_local.api.meta import Key
 from kserve_local.devloop.activity import Activity
+from kserve_local.devloop.replacement import Replacements
 from kserve_local.devloop.workloads import ModelUse, Workloads
-from kserve_local.storage.snapshots import digest_of, listing
+from kserve_local.storage.listings import digest_of, listing
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,7 @@ class ModelReload:
     ) -> None:
         self._project = project
         self._workloads = workloads
-        self._activity = activity
-        self._after = after
+        self._replacements = Replacements(workloads, activity, after)
         self._known: dict[Path, _Model] = {}
 
     async def look(self) -> None:
@@ -94,35 +93,17 @@ class ModelReload:
     async def _replace(
         self, place: Path, uses: Sequence[ModelUse], digest: str, begun: float
     ) -> None:
-        services = sorted({(u.namespace, u.service) for u in uses if u.service})
-        deployments = sorted({use.deployment for use in uses})
         shown = await asyncio.to_thread(os.path.relpath, place, self._project)
-        shown = str(place) if shown.startswith("..") else shown
-        text = f"{shown}: new replicas for the saved model"
-        self._activity.add("replacing", text, services=services)
-        for deployment in deployments:
-            await self._workloads.replace(deployment, names.MODEL, digest)
-        for namespace, service in services:
-            await self._workloads.tell(namespace, service, "Normal", "ModelReload", text)
-        self._activity.follow(
-            self._until_replaced(deployments, services, shown, begun), name="model-replaced"
+        await self._replacements.start(
+            {use.deployment for use in uses},
+            names.MODEL,
+            digest,
+            sorted({(u.namespace, u.service) for u in uses if u.service}),
+            reason="ModelReload",
+            what=str(place) if shown.startswith("..") else shown,
+            why=" for the saved model",
+            begun=begun,
         )
-
-    async def _until_replaced(
-        self,
-        deployments: Sequence[Key],
-        services: Sequence[tuple[str, str]],
-        shown: str,
-        begun: float,
-    ) -> None:
-        patience = self._activity.patience
-        done = await asyncio.gather(
-            *(self._workloads.replaced(d, patience=patience) for d in deployments)
-        )
-        if all(done):
-            took = round((time.monotonic() - begun) * 1000)
-            self._activity.add("replaced", f"{shown} serves", services=services, ms=took)
-            self._after(services)
 
 
 def _digest(place: Path) -> str | None:

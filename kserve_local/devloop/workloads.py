@@ -84,6 +84,9 @@ class Workloads(Protocol):
     async def replaced(self, deployment: Key, *, patience: float) -> bool:
         """Return once the newest Pods serve and no older one is left; False: not in time."""
 
+    async def failing(self, namespace: str, service: str) -> Sequence[str]:
+        """Return why new Pods of a service do not come up beside those that serve."""
+
     async def tell(
         self,
         namespace: str,

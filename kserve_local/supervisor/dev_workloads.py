@@ -33,6 +33,7 @@ from kserve_local.settings import ImageSource, Settings
 from kserve_local.storage.local import claim_path, local_path, mirrored
 from kserve_local.store.events import EventRecorder
 from kserve_local.store.store import Store, Write
+from kserve_local.supervisor.broken_pods import broken
 
 _PYTHON = re.compile(r"python(\d+(\.\d+)?)?")
 _GONE = CodeVerdict()
@@ -177,6 +178,15 @@ class DevWorkloads:
                 if _is_rolled(event.object):
                     return True
         return False
+
+    async def failing(self, namespace: str, service: str) -> Sequence[str]:
+        """See `Workloads.failing`."""
+        labels = {names.ISVC_LABEL: service}
+        pods = self._store.list(POD.id, namespace=namespace, labels=labels)
+        found = await asyncio.to_thread(
+            broken, pods, self._settings.project, self._settings.log_dir
+        )
+        return [one.told() for one in found]
 
     async def tell(
         self,
