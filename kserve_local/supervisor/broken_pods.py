@@ -7,6 +7,7 @@ a traceback, else what the Pod says. Blocking: reads the ends of log files.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from kserve_local.api.tracebacks import Place, traceback_of
 from kserve_local.controllers import pod_state
 
 _TAIL = 64 << 10
+# Time, process and place before a message of KServe's servers and ours.
+_LOG_HEAD = re.compile(r"^\d{4}-\d\d-\d\d \S+ \d+ \S+ [A-Z]+ \[[^\]]*\] ")
 _WHAT = {names.CODE: "code", names.MODEL: "model"}
 
 
@@ -143,4 +146,4 @@ def _log(folder: Path, container: str) -> list[str]:
 def _headline(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     known = [line for line in lines if not line.startswith("Next step: ")]
-    return (known or lines or ["it does not become ready"])[-1]
+    return _LOG_HEAD.sub("", (known or lines or ["it does not become ready"])[-1])

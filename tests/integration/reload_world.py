@@ -109,6 +109,12 @@ class Asked:
                 self._news.clear()
                 await self._news.wait()
 
+    async def until_news(self) -> None:
+        """Wait for the next answer."""
+        async with asyncio.timeout(60):
+            self._news.clear()
+            await self._news.wait()
+
     def take(self, answer: str) -> None:
         """Take an answer down."""
         self.last = answer
