@@ -126,11 +126,13 @@ def compiled(file: str, filename: str, before: str, after: str) -> Compiled:
             pair = replace(pair, new=None, differs=True)
         found.old[key] = pair
     found.new = {identity(code) for code in _all(new)}
-    tree = ast.parse(_text(after))
-    found.added = [
-        Added(owners, code, _definition(file, tree, owners, code)) for owners, code in added
-    ]
-    found.docs = _changed_docs(ast.parse(_text(before)), tree)
+    if added or _outside(old) != _outside(new):
+        # Rarely, so that texts are not parsed twice for a method's edit.
+        tree = ast.parse(_text(after))
+        found.added = [
+            Added(owners, code, _definition(file, tree, owners, code)) for owners, code in added
+        ]
+        found.docs = _changed_docs(ast.parse(_text(before)), tree)
     return found
 
 
@@ -162,6 +164,12 @@ def _all(code: CodeType) -> Iterator[CodeType]:
     for child in children(code):
         yield child
         yield from _all(child)
+
+
+def _outside(code: CodeType) -> Any:
+    """Return what is equal for modules and classes that do the same outside of functions."""
+    classes = tuple(_outside(child) for child in children(code) if is_class(child))
+    return (_behaviour(code, deep=False), classes)
 
 
 def _grouped(code: CodeType) -> dict[str, list[CodeType]]:

@@ -54,7 +54,12 @@ _SUSPENDED: dict[type, Any] = {
     GeneratorType: attrgetter("gi_code", "gi_frame"),
     AsyncGeneratorType: attrgetter("ag_code", "ag_frame"),
 }
+_KINDS = frozenset({FunctionType, *_SUSPENDED})
 _FILENAME = attrgetter("__code__.co_filename")
+
+
+_References = list["weakref.ref[Any]"]
+_Seen = tuple[tuple[int, ...], _References, _References]
 
 
 class _Unknown(Refused):
@@ -78,8 +83,8 @@ class _Found:
         self.files: set[str] = set()
         self._new: list[tuple[Any, str, Any]] = []
         self._docs: list[tuple[Any, str, Any]] = []
-        self._wrappers: list[FunctionType] = []
-        self._suspended: list[weakref.ref[Any]] = []
+        self._noted: list[FunctionType] = []
+        self._suspended: _References = []
 
     @property
     def count(self) -> int:
@@ -105,10 +110,13 @@ class _Found:
         if getattr(owner, "__doc__", None) == old:
             self._docs.append((owner, "__doc__", new))
 
-    def wraps(self, function: FunctionType) -> None:
-        """Remember a function that may show another one's docstring."""
-        if "__wrapped__" in function.__dict__:
-            self._wrappers.append(function)
+    def note(self, function: FunctionType) -> None:
+        """Remember a function of the files, for it may show another one's docstring."""
+        self._noted.append(function)
+
+    def references(self) -> tuple[_References, _References]:
+        """Return the files' functions, and what is suspended, without keeping them."""
+        return [weakref.ref(one) for one in self._noted], self._suspended
 
     def watch(self, suspended: Iterable[Any]) -> None:
         """Remember generators and coroutines, without keeping them."""
@@ -133,8 +141,8 @@ class _Found:
             old, new = _doc_of(pair.old), _doc_of(pair.new)
             if old != new:
                 self.document(function, old, new)
-                for wrapper in self._wrappers:
-                    if wrapper.__dict__["__wrapped__"] is function:
+                for wrapper in self._noted:
+                    if wrapper.__dict__.get("__wrapped__") is function:
                         self.document(wrapper, old, new)
         items = [
             *self._new,
@@ -181,9 +189,10 @@ class Change:
             for file in {*before, *after}
         }
         self._source = os.path.join(os.path.realpath(source), "")
-        self._basenames = {os.path.basename(path) for path in self._texts}
+        self._ends = tuple({os.path.basename(path) for path in self._texts})
         self._paths: dict[str, str] = {}
         self._compiled: dict[str, Compiled] = {}
+        self._seen: _Seen | None = None
 
     def check(self) -> int:
         """Return how many functions would do something else or be new; changes nothing.
@@ -241,7 +250,9 @@ class Change:
             raise Refused("the program has hidden its objects from the collector (gc.freeze())")
         modules = self._modules()
         found = _Found()
-        self._take(_by_kind(gc.get_objects()), found)
+        collections = _collections()
+        self._take(self._seen_and_young(collections) or _by_kind(gc.get_objects()), found)
+        self._seen = (collections, *found.references())
         self._refuse_while_loading(modules)
         for path in {*found.files, *modules}:
             loaded = modules.get(path, [])
@@ -252,12 +263,26 @@ class Change:
                     _add_to(module, texts, found)
         return found
 
+    def _seen_and_young(
+        self, collections: tuple[int, ...]
+    ) -> tuple[list[FunctionType], list[Any]] | None:
+        """Return what was seen last time with what was made since; None: that cannot be told.
+
+        What a check saw so serves the commit that follows.
+        """
+        if self._seen is None or self._seen[0] != collections or not collections:
+            return None
+        known = [
+            [one for r in references if (one := r()) is not None] for references in self._seen[1:]
+        ]
+        functions, suspended = _young()
+        return [*known[0], *functions], [*known[1], *suspended]
+
     def _learn(self, filenames: Iterable[str]) -> None:
         """Remember which of these names lead to a file of the change."""
         for name in filenames:
-            if name in self._paths:
-                continue
-            if name.startswith(self._source) or os.path.basename(name) in self._basenames:
+            near = name.endswith(self._ends) or name.startswith(self._source)
+            if near and name not in self._paths:
                 path = os.path.realpath(name)
                 if path in self._texts:
                     self._paths[name] = path
@@ -265,12 +290,13 @@ class Change:
     def _modules(self) -> dict[str, list[ModuleType]]:
         """Return the modules made of the change's files, by path."""
         found: dict[str, dict[int, ModuleType]] = {}
-        for module in list(sys.modules.values()):
-            file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-            if isinstance(module, ModuleType) and isinstance(file, str):
-                self._learn((file,))
-                if file in self._paths:
-                    found.setdefault(self._paths[file], {})[id(module)] = module
+        modules = [m for m in list(sys.modules.values()) if isinstance(m, ModuleType)]
+        files = [file for m in modules if isinstance(file := vars(m).get("__file__"), str)]
+        self._learn(files)
+        for module in modules:
+            path = self._paths.get(vars(module).get("__file__", ""))
+            if path is not None:
+                found.setdefault(path, {})[id(module)] = module
         return {path: list(modules.values()) for path, modules in found.items()}
 
     def _take(self, kinds: tuple[list[FunctionType], list[Any]], found: _Found) -> None:
@@ -292,7 +318,7 @@ class Change:
             key = identity(code)
             found.files.add(self._paths[code.co_filename])
             found.seen.add((texts.filename, key))
-            found.wraps(function)
+            found.note(function)
             pair = texts.old.get(key)
             if pair is None and key not in texts.new:
                 raise _Unknown(texts.file, function)
@@ -390,9 +416,17 @@ def _add_to(module: ModuleType, texts: Compiled, found: _Found) -> None:
 
 def _by_kind(objects: list[Any]) -> tuple[list[FunctionType], list[Any]]:
     """Return the functions among objects, and the generators and coroutines."""
-    kinds = list(map(type, objects))
-    functions = list(compress(objects, map(is_, kinds, repeat(FunctionType))))
-    return functions, list(compress(objects, map(_SUSPENDED.__contains__, kinds)))
+    # No loop of Python over hundreds of thousands of objects.
+    found = list(compress(objects, map(_KINDS.__contains__, map(type, objects))))
+    functions = list(compress(found, map(is_, map(type, found), repeat(FunctionType))))
+    return functions, [one for one in found if type(one) is not FunctionType]
+
+
+def _collections() -> tuple[int, ...]:
+    """Return how often objects became old; empty: this interpreter has other generations."""
+    if sys.version_info >= (3, 14):
+        return ()
+    return tuple(stats["collections"] for stats in gc.get_stats()[1:])
 
 
 def _young() -> tuple[list[FunctionType], list[Any]]:
