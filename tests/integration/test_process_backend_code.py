@@ -104,6 +104,19 @@ async def test_a_kserve_model_runs_unmodified(project: Project, how: str):
             await asyncio.open_connection("127.0.0.1", 8081)
 
 
+async def test_user_code_is_compiled_by_its_own_rules(project: Project, how: str):
+    """Not by the `__future__` imports of what starts it: its annotations are what they say."""
+    project.write(
+        "serve.py", TELL + "def tell(x: int = 1): return str(tell.__annotations__)\nserve()\n"
+    )
+    container = project.container("serve.py", preload=preload_for(how, "http.server"))
+    async with project.backend() as backend:
+        await backend.start(project.replica(container))
+        status = (await next_event(backend, "ready", "exited")).status
+        assert status.containers[0].started_how == how
+        assert await get(status, "/") == "{'x': <class 'int'>}"
+
+
 async def test_two_workers_share_the_pods_port(project: Project, how: str):
     project.write("model.py", KSERVE_MODEL)
     container = project.container(
