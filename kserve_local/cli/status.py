@@ -208,32 +208,14 @@ def _gpus(service: dict[str, Any]) -> str:
 _ERROR_WIDTH = 100
 
 
-_LOGGED = re.compile(
-    r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.,]\d+ \d+ [\w.]+ (?:WARNING|ERROR|CRITICAL) \[[^\]]*\] "
-)
-"""What the servers' log format (KServe's) puts before a message."""
-
-
-NEXT_STEP = "Next step: "
-"""What a failure's last line begins with, where we know what helps."""
-
-
-def headline(message: str) -> str:
-    """Return the line of a failure that says most: the last one before the next step.
-
-    That is where a traceback names its exception and an argument parser its complaint.
-    """
-    lines = [_LOGGED.sub("", line.strip()) for line in message.splitlines() if line.strip()]
-    known = [line for line in lines if not line.startswith(NEXT_STEP)]
-    return (known or lines or [""])[-1]
-
-
 _WRAPPED = re.compile(r'Revision "[^"]*" failed with message: (.*?)\.?', re.DOTALL)
 """How Knative passes on what a Pod says."""
 
 
 def told(reason: str, message: str) -> str:
     """Return a failure in one line: `ModelLoadFailed: Local path ./model does not exist.`"""
+    from kserve_local.api.headlines import headline
+
     line = headline(message)
     wrapped = _WRAPPED.fullmatch(line)
     return ": ".join(filter(None, (reason, wrapped[1] if wrapped else line)))

@@ -147,7 +147,8 @@ def _error(
     tails: Mapping[Name, Sequence[str]] | None = None,
 ) -> KServeLocalError:
     """Return the error that names each service, why, and what helps."""
-    from kserve_local.cli.status import NEXT_STEP, told
+    from kserve_local.api.headlines import NEXT_STEP
+    from kserve_local.cli.status import told
 
     lines, services = [], []
     steps: dict[str, None] = {}

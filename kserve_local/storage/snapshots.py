@@ -1,4 +1,4 @@
-"""Snapshots of model files that lie on this machine: `<state>/models/<digest>/`. Blocking.
+"""Snapshots of model files that lie on this machine: `<state>/models/<name>-<digest>/`. Blocking.
 
 A trainer may be writing when a Pod starts, and may overwrite in place what a replica has mapped. So
 a Pod gets a copy that nobody writes to: shared blocks where the file system can (reflink), bytes
@@ -60,8 +60,12 @@ class _TooLargeError(Exception):
 
 
 def name_of(source: Path, files: Listing) -> str:
-    """Return the name of the folder with the snapshot of a source that lists like that."""
-    return hashlib.sha256(f"{source}\0{digest_of(files)}".encode()).hexdigest()[:16]
+    """Return the name of the folder with the snapshot of a source that lists like that.
+
+    It begins as the source is called, for it is what servers write into their logs.
+    """
+    digest = hashlib.sha256(f"{source}\0{digest_of(files)}".encode(errors="surrogateescape"))
+    return f"{source.name[:40]}-{digest.hexdigest()[:16]}"
 
 
 @dataclass
@@ -200,7 +204,7 @@ class Snapshots:
             target = self.root / name_of(source, before)
             if late:
                 # It may be torn: nobody is to be given it for what it would be complete.
-                target = target.with_name(secrets.token_hex(8))
+                target = target.with_name(f"{source.name[:40]}-{secrets.token_hex(8)}")
             if target.is_dir():
                 return target
             try:

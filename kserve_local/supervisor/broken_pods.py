@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from kserve_local.api import names
+from kserve_local.api.headlines import headline
 from kserve_local.api.meta import Object, annotations_of, controller_of, labels_of, name_of
 from kserve_local.api.tracebacks import Place, traceback_of
 from kserve_local.controllers import pod_state
+from kserve_local.supervisor.statedir import MODELS
 
 _TAIL = 64 << 10
-# Time, process and place before a message of KServe's servers and ours.
-_LOG_HEAD = re.compile(r"^\d{4}-\d\d-\d\d \S+ \d+ \S+ [A-Z]+ \[[^\]]*\] ")
 _WHAT = {names.CODE: "code", names.MODEL: "model"}
 
 
@@ -67,7 +67,7 @@ class Broken:
         }
 
 
-def broken(pods: Sequence[Object], project: Path, log_dir: Path) -> list[Broken]:
+def broken(pods: Sequence[Object], *, project: Path, state: Path, log_dir: Path) -> list[Broken]:
     """Return the Pods of a service that a save started and that fail while older ones serve."""
     live = [p for p in pods if not pod_state.is_terminating(p)]
     found: dict[tuple[str, str, str], Broken] = {}
@@ -79,13 +79,16 @@ def broken(pods: Sequence[Object], project: Path, log_dir: Path) -> list[Broken]
         name, failure = container
         place = traceback_of(_log(log_dir / name_of(pod), name), project)
         serving = pod_state.newest_first(before)[0]
+        what = _WHAT[_reloads(serving, pod)[0]]
+        if what == "model" and place is not None and Path(place.file).is_absolute():
+            place = None  # where a server found out that a file is damaged helps nobody
         one = Broken(
             component=labels_of(pod).get(names.COMPONENT_LABEL, ""),
             pod=name_of(pod),
             serving=name_of(serving),
-            what=_WHAT[_reloads(serving, pod)[0]],
+            what=what,
             place=place,
-            message=_headline(failure),
+            message=_readable(failure, state),
         )
         # Several replicas fail alike.
         found.setdefault((one.component, one.what, one.error), one)
@@ -143,7 +146,8 @@ def _log(folder: Path, container: str) -> list[str]:
     return text.decode(errors="replace").splitlines()
 
 
-def _headline(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    known = [line for line in lines if not line.startswith("Next step: ")]
-    return _LOG_HEAD.sub("", (known or lines or ["it does not become ready"])[-1])
+def _readable(message: str, state: Path) -> str:
+    """Return what says most, with a model's file as in the project and not as in a snapshot."""
+    snapshot = re.escape(str(state / MODELS)) + r"/([^/\s]+)-[0-9a-f]{16}/(?:\1(?=$|[\s\"':;,]))?"
+    line = headline(message) or "it does not become ready"
+    return re.sub(snapshot, lambda m: m[1] if m[0].endswith(m[1]) else f"{m[1]}/", line)

@@ -15,7 +15,7 @@ from kserve_local.api import scheme
 from kserve_local.api.names import MODEL
 from kserve_local.api.reloads import merge_patch
 from kserve_local.cli.session import connected
-from tests.integration.project import Project, of_processes, project, wait_until
+from tests.integration.project import Project, of_processes, project, sample, wait_until
 
 pytestmark = of_processes
 
@@ -155,3 +155,26 @@ def test_where_nothing_is_watched_files_are_used_where_they_lie(
         assert snapshots(world) == []
         (world.folder / "folder" / "w").write_text("two")
         assert ask(world, "folder") == "w=two"
+
+
+async def test_a_damaged_model_changes_nothing_and_is_told_by_the_file(tmp_path: Path) -> None:
+    with project(sample("sklearn-iris", tmp_path / "project")) as world:
+        world.up()
+        file = world.folder / "model" / "model.joblib"
+        good = file.read_bytes()
+        file.write_bytes(b"no model")
+        await replace(world, "sklearn-iris", "damaged")
+        seen = wait_until(lambda: (s := world.service("sklearn-iris"))["broken"] and s)
+        assert (seen["state"], seen["ready"]) == ("Ready", True)
+        (broken,) = seen["broken"]
+        assert (broken["what"], broken["file"], broken["line"]) == ("model", "", 0)
+        assert broken["error"].startswith("model file model/model.joblib could not be loaded: ")
+        assert world.call("/v1/models/sklearn-iris:predict", ROWS)[0] == 200
+        file.write_bytes(good)
+        await replace(world, "sklearn-iris", "mended")
+        wait_until(lambda: not world.service("sklearn-iris")["broken"])
+        wait_until(lambda: len(snapshots(world)) == 1)
+        assert world.call("/v1/models/sklearn-iris:predict", ROWS)[0] == 200
+
+
+ROWS = {"instances": [[6.8, 2.8, 4.8, 1.4]]}

@@ -19,7 +19,7 @@ import requests
 
 from kserve_local.backends import docker_engine
 from kserve_local.backends.docker_engine import Engine, _ours
-from kserve_local.cli.status import headline
+from kserve_local.api.headlines import headline
 from kserve_local.errors import (
     AlreadyExists,
     Conflict,

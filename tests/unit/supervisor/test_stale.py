@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from kserve_local.controllers.init_containers import remember
+from kserve_local.controllers.pod_volumes import Content
 from kserve_local.settings import ImageSource, Settings
+from kserve_local.storage.listings import listing
+from kserve_local.storage.snapshots import name_of
 from kserve_local.supervisor.stale import changed_since_start
 
 STARTED = "2026-01-01T00:00:10Z"
@@ -79,3 +83,32 @@ def test_a_container_that_restarted_has_read_the_model_anew(
     assert changed_since_start([pod(started=later)], settings) == []
     write(tmp_path / "packed" / "model.tar.gz", 5)
     assert len(changed_since_start([pod(uri="./packed", started=later)], settings)) == 1
+
+
+def with_snapshot(settings: Settings) -> dict[str, Any]:
+    """Return a Pod that has a snapshot of what is there now."""
+    made = pod()
+    made["metadata"]["uid"] = "u"
+    source = settings.project / "model"
+    content = settings.state / "models" / name_of(source, listing(source) or ())
+    content.mkdir(parents=True)
+    contents = {"storage-initializer": (Content("/mnt/models", content),)}
+    remember(settings.run_dir / "volumes" / "u", contents)
+    return made
+
+
+def test_a_pod_with_a_snapshot_is_compared_by_what_it_has(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """Not by time: a model that is older than the Pod may be another one."""
+    write(tmp_path / "model" / "a", 99)
+    made = with_snapshot(settings)
+    assert changed_since_start([made], settings) == []
+    write(tmp_path / "model" / "b", -99)
+    (told,) = changed_since_start([made], settings)
+    assert told.startswith("model/a changed after Pod p started")
+    # A container that starts again finds what its Pod has.
+    made["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] = "2027-01-01T00:00:00Z"
+    assert len(changed_since_start([made], settings)) == 1
+    (tmp_path / "model" / "b").unlink()
+    assert changed_since_start([made], settings) == []

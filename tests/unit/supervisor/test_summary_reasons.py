@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kserve_local.cli.status import headline
+from kserve_local.api.headlines import headline
 from kserve_local.controllers.observed import Observed
 from kserve_local.controllers.pod_state import Failure
 from kserve_local.supervisor.summary import _state, why
