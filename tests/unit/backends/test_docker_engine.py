@@ -17,9 +17,9 @@ import docker.errors
 import pytest
 import requests
 
+from kserve_local.api.headlines import headline
 from kserve_local.backends import docker_engine
 from kserve_local.backends.docker_engine import Engine, _ours
-from kserve_local.api.headlines import headline
 from kserve_local.errors import (
     AlreadyExists,
     Conflict,
