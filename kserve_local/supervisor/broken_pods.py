@@ -18,6 +18,7 @@ from kserve_local.api.headlines import headline
 from kserve_local.api.meta import Object, annotations_of, controller_of, labels_of, name_of
 from kserve_local.api.tracebacks import Place, traceback_of
 from kserve_local.controllers import pod_state
+from kserve_local.settings import Settings
 from kserve_local.supervisor.statedir import MODELS
 
 _TAIL = 64 << 10
@@ -67,7 +68,7 @@ class Broken:
         }
 
 
-def broken(pods: Sequence[Object], *, project: Path, state: Path, log_dir: Path) -> list[Broken]:
+def broken(pods: Sequence[Object], settings: Settings) -> list[Broken]:
     """Return the Pods of a service that a save started and that fail while older ones serve."""
     live = [p for p in pods if not pod_state.is_terminating(p)]
     found: dict[tuple[str, str, str], Broken] = {}
@@ -77,7 +78,7 @@ def broken(pods: Sequence[Object], *, project: Path, state: Path, log_dir: Path)
         if container is None or not before:
             continue
         name, failure = container
-        place = traceback_of(_log(log_dir / name_of(pod), name), project)
+        place = traceback_of(_log(settings.log_dir / name_of(pod), name), settings.project)
         serving = pod_state.newest_first(before)[0]
         what = _WHAT[_reloads(serving, pod)[0]]
         if what == "model" and place is not None and Path(place.file).is_absolute():
@@ -88,7 +89,7 @@ def broken(pods: Sequence[Object], *, project: Path, state: Path, log_dir: Path)
             serving=name_of(serving),
             what=what,
             place=place,
-            message=_readable(failure, state),
+            message=_readable(failure, settings.state),
         )
         # Several replicas fail alike.
         found.setdefault((one.component, one.what, one.error), one)

@@ -183,9 +183,7 @@ class DevWorkloads:
         """See `Workloads.failing`."""
         labels = {names.ISVC_LABEL: service}
         pods = self._store.list(POD.id, namespace=namespace, labels=labels)
-        found = await asyncio.to_thread(
-            broken, pods, self._settings.project, self._settings.log_dir
-        )
+        found = await asyncio.to_thread(broken, pods, self._settings)
         return [one.told() for one in found]
 
     async def tell(

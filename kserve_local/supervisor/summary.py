@@ -187,13 +187,7 @@ async def _tell_of_broken(service: dict[str, Any], store: Store, settings: Setti
     pods = _pods(store, service["namespace"], service["name"])
     found = []
     if any(_reloaded(pod) and not pod_state.is_ready(pod) for pod in pods):
-        found = await asyncio.to_thread(
-            broken,
-            pods,
-            project=settings.project,
-            state=settings.state,
-            log_dir=settings.log_dir,
-        )
+        found = await asyncio.to_thread(broken, pods, settings)
     service["broken"] = [b.shown() for b in found]
     service["warnings"] += [b.told() for b in found]
     if found and not service["message"]:

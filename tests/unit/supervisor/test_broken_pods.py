@@ -9,6 +9,7 @@ import pytest
 
 from kserve_local.api.meta import Object, name_of
 from kserve_local.api.names import CODE, COMPONENT_LABEL, MODEL
+from kserve_local.settings import Settings
 from kserve_local.supervisor.broken_pods import Broken, broken, last_asked_for
 
 TRACEBACK = """Traceback (most recent call last):
@@ -55,11 +56,12 @@ SERVING = pod("old", age=30)
 
 
 def found(tmp_path: Path, *pods: Object) -> list[Broken]:
-    return broken(pods, project=tmp_path, state=tmp_path / ".state", log_dir=tmp_path / "logs")
+    state = tmp_path / ".state"
+    return broken(pods, Settings(tmp_path, state, tmp_path / "cache", tmp_path / "run"))
 
 
 def log(tmp_path: Path, name: str, file: str = "kserve-container.log") -> None:
-    folder = tmp_path / "logs" / name
+    folder = tmp_path / ".state" / "logs" / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / file).write_text(TRACEBACK.format(project=tmp_path))
 
@@ -84,7 +86,7 @@ def test_file_line_and_error_come_from_the_log(tmp_path: Path) -> None:
 
 def test_a_container_that_has_begun_again_tells_in_its_log_of_before(tmp_path: Path) -> None:
     log(tmp_path, "new", "kserve-container.previous.log")
-    (tmp_path / "logs" / "new" / "kserve-container.log").write_text("INFO starting\n")
+    (tmp_path / ".state" / "logs" / "new" / "kserve-container.log").write_text("INFO starting\n")
     again = {"state": {"running": {}}, "lastState": ended()["state"], "restartCount": 1}
     (one,) = found(tmp_path, SERVING, pod("new", ready=False, container=again, code="a"))
     assert one.error == "model.py:12: ValueError: bad weights"
@@ -120,7 +122,7 @@ def test_a_model_that_cannot_be_fetched(tmp_path: Path) -> None:
 
 
 def test_where_a_server_notices_a_damaged_model_is_no_place(tmp_path: Path) -> None:
-    folder = tmp_path / "logs" / "new"
+    folder = tmp_path / ".state" / "logs" / "new"
     folder.mkdir(parents=True)
     (folder / "kserve-container.log").write_text(TRACEBACK.format(project="/elsewhere"))
     new = pod("new", ready=False, container=ended("bad file"), model="a")
