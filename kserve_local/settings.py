@@ -64,6 +64,23 @@ class WatchSettings:
     manifests: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class RequestsConfig:
+    """What the gateway keeps of calls (`requests:`); only in its memory.
+
+    Args:
+        keep / max_bytes: Calls, and their bytes, per component of a service.
+        redact_headers: Beside those that always are (`gateway.redaction`).
+        redact_fields: `instances.*.ssn`, or a name that is redacted wherever it is.
+    """
+
+    enabled: bool = True
+    keep: int = 100
+    max_bytes: int = 4 << 20
+    redact_headers: tuple[str, ...] = ()
+    redact_fields: tuple[str, ...] = ()
+
+
 BACKENDS = ("auto", "process", "docker")
 
 
@@ -145,6 +162,7 @@ class Settings:
     scale_to_zero_grace: float | None = None
     memory_budget_bytes: int | None = None
     pinned: frozenset[str] = frozenset()
+    requests: RequestsConfig = RequestsConfig()
     log_max_bytes: int = 10 * 1024 * 1024
     log_files: int = 3
     storage_env: Mapping[str, str] = field(default_factory=dict)
@@ -233,6 +251,13 @@ _KEYS: dict[str, Any] = {
         "domain": True,
         "maxHeldRequests": True,
         "requestTimeout": True,
+    },
+    "requests": {
+        "enabled": True,
+        "keep": True,
+        "maxBytes": True,
+        "redactHeaders": True,
+        "redactFields": True,
     },
     "api": {"port": True, "webUi": False},
     "auth": {"token": True},
@@ -560,6 +585,7 @@ def _built(
         "request_timeout": parse_duration(
             gateway.get("requestTimeout", 300), what=f"{CONFIG_FILE}: gateway.requestTimeout"
         ),
+        "requests": _requests(data.get("requests") or {}),
         "api_port": api.get("port", 8089),
         "auth_token": str((data.get("auth") or {}).get("token") or ""),
         "watch": bool(watch.get("enabled", True)),
@@ -644,6 +670,36 @@ def _gpu(value: object) -> str:
     if not all(word.isdecimal() for word in words):
         raise Invalid(f'gpu (--gpu): "{text}" is not auto, none or numbers of GPUs, e.g. 0,1')
     return ",".join(dict.fromkeys(str(int(word)) for word in words))
+
+
+def _requests(data: Mapping[str, Any]) -> RequestsConfig:
+    """Return the settings of `requests`.
+
+    Raises:
+        Invalid: A value is none of its kind; for what is redacted a near miss would be a leak.
+    """
+    default = RequestsConfig()
+    enabled = data.get("enabled", default.enabled)
+    if not isinstance(enabled, bool):
+        raise Invalid(f'{CONFIG_FILE}: requests.enabled: "{enabled}" is not true or false')
+    return RequestsConfig(
+        enabled=enabled,
+        keep=_count(data.get("keep", default.keep), "requests.keep"),
+        max_bytes=_size(data.get("maxBytes", default.max_bytes), "requests.maxBytes"),
+        redact_headers=_names(data, "redactHeaders", re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")),
+        redact_fields=_names(data, "redactFields", re.compile(r"(?:\$\.)?[^.\s]+(?:\.[^.\s]+)*")),
+    )
+
+
+def _names(data: Mapping[str, Any], key: str, form: re.Pattern[str]) -> tuple[str, ...]:
+    values = _list(data, key)
+    for value in values:
+        if not isinstance(value, str) or not form.fullmatch(value):
+            raise Invalid(
+                f'{CONFIG_FILE}: requests.{key}: "{value}" is no name; write e.g. '
+                + ("x-api-key" if key == "redactHeaders" else "password or instances.*.ssn")
+            )
+    return tuple(values)
 
 
 def _standby(data: Mapping[str, Any]) -> dict[str, Any]:

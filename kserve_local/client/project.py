@@ -26,6 +26,8 @@ ACTIVITY = "/apis/kserve-local.dev/v1/activity"
 """What saves did, and what they broke (supervisor/dev_summary.py)."""
 PAYLOADS = "/apis/kserve-local.dev/v1/payloads"
 """Logged requests and responses that were for a sink in a cluster (supervisor/payloads.py)."""
+REQUESTS = "/apis/kserve-local.dev/v1/requests"
+"""Calls that the gateway keeps (supervisor/requests.py)."""
 TAKE_OVER = "kserve-local up     takes over again\nkserve-local down   stops the rest"
 """What to do about a gateway whose supervisor is gone."""
 

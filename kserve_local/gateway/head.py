@@ -25,6 +25,8 @@ MAX_HEADERS = 100
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 TRACE_HEADER = b"x-kserve-local-trace"
 """A request that has it gets the trace of its hops back in a header of this name."""
+REPLAY_HEADER = b"x-kserve-local-replay"
+"""Marks a recorded request that is sent again: it is not recorded once more."""
 
 _LINES = rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
 _REQUEST = re.compile(rb"([A-Z][A-Z\-]{0,23}) ([!-~]+) HTTP/1\.([01])\r\n" + _LINES)
@@ -68,7 +70,8 @@ _HOP = frozenset(
     _TRACEPARENT,
     _TRACESTATE,
     _ASKS,
-) = range(13)
+    _REPLAYS,
+) = range(14)
 _REQUEST_KIND = {
     **dict.fromkeys(_HOP, _DROP),
     # Set by the gateway itself, so never believed.
@@ -83,6 +86,7 @@ _REQUEST_KIND = {
     tracecontext.HEADER: _TRACEPARENT,
     tracecontext.STATE: _TRACESTATE,
     TRACE_HEADER: _ASKS,
+    REPLAY_HEADER: _REPLAYS,
     b"host": _HOST_LINE,
     b"content-length": _LENGTH_LINE,
     b"transfer-encoding": _CODING,
@@ -130,6 +134,7 @@ class RequestHead:
         idempotent: A safe method without a body: may be repeated.
         context: The trace it belongs to, for `tracecontext`; None: none yet.
         asks: It wants to be told its hops.
+        replays: It is a recorded one, sent again.
         table / route / fresh: The caller's memo: what this head meant in that table.
     """
 
@@ -150,6 +155,7 @@ class RequestHead:
         "lines",
         "method",
         "minor",
+        "replays",
         "route",
         "table",
         "target",
@@ -170,6 +176,7 @@ class RequestHead:
     authorization: bytes
     context: tracecontext.Context | None
     asks: bool
+    replays: bool
     has_id: bool
     is_head: bool
     idempotent: bool
@@ -224,7 +231,7 @@ def parse_request(raw: bytes) -> RequestHead:
     upgrade = expect = forwarded_for = authorization = b""
     parents: list[bytes] | None = None
     states: list[bytes] | None = None
-    forwarded_host = has_id = asks = False
+    forwarded_host = has_id = asks = replays = False
     for line in block[:-2].split(b"\r\n") if block else ():
         name, _, value = line.partition(b":")
         name = name.lower()
@@ -269,6 +276,8 @@ def parse_request(raw: bytes) -> RequestHead:
             states = [*(states or ()), line]
         elif kind == _ASKS:
             asks = wants_trace(value)
+        elif kind == _REPLAYS:
+            replays = True
         else:
             authorization = value
             kept.append(line)
@@ -344,6 +353,7 @@ def parse_request(raw: bytes) -> RequestHead:
     head.forwarded_for = forwarded_for
     head.authorization = authorization
     head.asks = asks
+    head.replays = replays
     head.has_id = has_id
     head.is_head = head.method == b"HEAD"
     head.idempotent = (

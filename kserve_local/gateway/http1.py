@@ -115,6 +115,7 @@ class ClientConnection(asyncio.Protocol):
     )
 
     transport: asyncio.Transport
+    protocol = "HTTP/1.1"
 
     def __init__(
         self,
@@ -181,6 +182,7 @@ class ClientConnection(asyncio.Protocol):
                 self._left = left
                 exchange = self.exchange
                 if exchange is not None and exchange.upstream is not None:
+                    exchange.pass_on([data])
                     exchange.upstream.transport.write(data)
                 else:
                     self._body([data], [data])

@@ -268,6 +268,7 @@ class RestStream:
     plain = False
     wants_continue = False
     ended = False
+    protocol = "HTTP/2"
 
     __slots__ = (
         "_chunked",

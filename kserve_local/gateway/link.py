@@ -2,9 +2,12 @@
 
 A frame is four bytes of length (big endian) and a JSON object with `type`. Supervisor to gateway:
 `hello {token, want?, grace?}`, `table {table}`, `change {change}` (of the table before), `release
-{pod}` (say when nothing runs there any more). Gateway to supervisor: `hello {pid, port, version}`,
-`applied {version, unbound}`, `released {pod}`, `stats {stats}`, `poke {target}`, `woken {woken}`
-(who poked has its answer), `object {namespace, pod, uri, data}` (what a logger stores). The socket
+{pod}` (say when nothing runs there any more), `record {enabled, keep, maxBytes, headers, fields}`
+(what to keep of calls, and to redact), `requests {number, namespace, name, component, id, last,
+bodies}` (show what is kept). Gateway to supervisor: `hello {pid, port, version}`, `applied
+{version, unbound}`, `released {pod}`, `stats {stats}`, `poke {target}`, `woken {woken}` (who poked has its
+answer), `object {namespace, pod, uri, data}` (what a logger stores), `requests {number, requests}`
+(the answer to the question of that number). The socket
 is the gateway's, so it outlives any supervisor; the newest supervisor that knows the token replaces
 the one before. A `hello` that wants something is a connection of its own and replaces nobody:
 `sockets` gets the listening sockets back (SCM_RIGHTS), `stop` drains for `grace` seconds and ends

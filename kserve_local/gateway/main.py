@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import orjson
@@ -37,6 +37,9 @@ from kserve_local.gateway.graph_host import graph_host
 from kserve_local.gateway.http1 import ClientConnection
 from kserve_local.gateway.link import Frame, LinkError, SupervisorLink
 from kserve_local.gateway.proxy import Dataplane, Exchange
+from kserve_local.gateway.recorded import identity, told
+from kserve_local.gateway.recorder import Recorder
+from kserve_local.gateway.redaction import Redaction
 from kserve_local.interfaces.routing import (
     SERVICE_PORT,
     UNPRIVILEGED_PORT,
@@ -173,6 +176,7 @@ class Gateway:
         self._listening: asyncio.Task[None] | None = None
         self._started = perf_counter()
         self._link: SupervisorLink | None = None
+        self._redaction = Redaction()
 
     async def run(self) -> None:
         """Serve until told to stop, then drain."""
@@ -243,10 +247,54 @@ class Gateway:
         if kind == "release":
             self.plane.when_released(str(frame["pod"]), self._released)
             return None
+        if kind == "record":
+            self._record(frame)
+            return None
+        if kind == "requests":
+            return {"type": "requests", "number": frame["number"], "requests": self._told(frame)}
         if kind == "stop":
             self._grace = float(frame.get("grace", 5.0))
             self._stop.set()
         return None
+
+    def _record(self, frame: Frame) -> None:
+        """Keep calls from now on, by these settings, or forget all of them."""
+        if not frame["enabled"]:
+            self.plane.recorder = None
+            return
+        self._redaction = Redaction(frame["headers"], frame["fields"])
+        keep, max_bytes = int(frame["keep"]), int(frame["maxBytes"])
+        if self.plane.recorder is None:
+            self.plane.recorder = Recorder(keep, max_bytes)
+        else:
+            self.plane.recorder.limit(keep, max_bytes)
+
+    def _told(self, frame: Frame) -> list[dict[str, Any]]:
+        recorder = self.plane.recorder
+        if recorder is None:
+            return []
+        clock = time() - perf_counter()
+        wanted = str(frame.get("id") or "")
+        found = list(
+            recorder.entries(
+                namespace=str(frame.get("namespace") or ""),
+                service=str(frame.get("name") or ""),
+                component=str(frame.get("component") or ""),
+            )
+        )
+        if wanted:
+            # The whole id, else the newest that begins so.
+            named = [(identity(entry), key, entry) for key, entry in found]
+            same = [n for n in named if n[0] == wanted] or [
+                n for n in named if n[0].startswith(wanted)
+            ]
+            found = [(key, entry) for _, key, entry in same[-1:]]
+        last = int(frame.get("last") or 0)
+        bodies = bool(frame.get("bodies"))
+        return [
+            told(key, entry, self._redaction, bodies=bodies, clock=clock)
+            for key, entry in (found[-last:] if last else found)
+        ]
 
     def _released(self, pod: str) -> None:
         if self._link is not None:

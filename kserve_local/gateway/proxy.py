@@ -22,7 +22,9 @@ from kserve_local.gateway.activator import REFUSED_LIMIT, Verdict, judge, poke_d
 from kserve_local.gateway.balancer import Balancer
 from kserve_local.gateway.breaker import PER_PLACE, Breaker
 from kserve_local.gateway.graph_server import GraphHost
+from kserve_local.gateway.head import ResponseHead, header_of
 from kserve_local.gateway.metrics import TargetFigures
+from kserve_local.gateway.recorder import EVENTS, Pieces, Recorder
 from kserve_local.gateway.table import CompiledRoute, CompiledTable
 from kserve_local.gateway.trace import Hop, Traces
 from kserve_local.gateway.upstream import (
@@ -73,12 +75,15 @@ class Exchange:
         status: Of the answer once its head went out; 0 before.
         heard: The answer, where it is looked at: that of a failure, and what one component answers
             another.
+        answer / sent / said: For `recorder.Entry`: the answer's head, what of the body is not in
+            `fresh`, the answer.
         declared: The answer carries Content-Length.
         hop: What its trace knows of it; None: it is in none.
         finished: Counted out; late callbacks are ignored.
     """
 
     __slots__ = (
+        "answer",
         "body_done",
         "client",
         "deadline",
@@ -93,6 +98,8 @@ class Exchange:
         "place",
         "refused_at",
         "route",
+        "said",
+        "sent",
         "started",
         "status",
         "streamed",
@@ -129,6 +136,9 @@ class Exchange:
         self.status = 0
         self.declared = False
         self.heard: failures.Heard | None = None
+        self.answer: ResponseHead | None = None
+        self.sent: Pieces | None = None
+        self.said: bytes | Pieces | None = None
         self.hop: Hop | None = None
         self.finished = False
         self.tries = 0
@@ -151,6 +161,7 @@ class Exchange:
         upstream = self.upstream
         self.streamed = True
         if upstream is not None:
+            self.pass_on(pieces)
             if len(pieces) == 1:
                 upstream.transport.write(pieces[0])
             else:
@@ -158,6 +169,21 @@ class Exchange:
         elif not self.finished:
             self.pending += pieces
             self.pending_size += sum(map(len, pieces))
+
+    def pass_on(self, pieces: list[bytes]) -> None:
+        """Note pieces of the body that leave for the replica."""
+        recorder = self.target.plane.recorder
+        if recorder is not None:
+            if self.sent is None:
+                self.sent = recorder.pieces()
+            self.sent.take(pieces)
+
+    def answers(self, head: ResponseHead, pieces: list[bytes]) -> None:
+        """Note an answer that comes in pieces, of which these are the first."""
+        recorder = self.target.plane.recorder
+        if recorder is not None:
+            streams = header_of(head, b"content-type").startswith(EVENTS)
+            self.answer, self.said = head, recorder.pieces(pieces, beginning=streams)
 
 
 class TargetState:
@@ -393,6 +419,8 @@ class TargetState:
         if self.breaker.waiting:
             self.breaker.withdraw(exchange)
             self.release()
+        if self.plane.recorder is not None:
+            self.plane.recorder.take(exchange, now)
         if self.plane.access_log is not None:
             self.plane.access_log(exchange, now)
 
@@ -458,6 +486,8 @@ class Dataplane:
         self.access_log: Callable[[Exchange, float], None] | None = None
         self.woken: Callable[[Woken], None] | None = None
         self.traces = Traces(self.running)
+        # None: nothing is kept.
+        self.recorder: Recorder | None = None
         self.graphs: GraphHost | None = None
         self.agents: AgentHost | None = None
         self.connections = 0
@@ -715,6 +745,8 @@ class Dataplane:
         if upstream is not None:
             upstream.detach()
         exchange.status = answer.status
+        if self.recorder is not None:
+            exchange.answer, exchange.said = None, answer.encode(close=False, head_only=False)
         text = failures.text_of(answer)
         exchange.ended_with(f"{text} ({why})" if why else text, exchange.refusal(answer))
         exchange.target.finished(exchange, perf_counter())

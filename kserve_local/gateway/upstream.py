@@ -17,6 +17,7 @@ from kserve_local.gateway.chunked import ChunkDecoder, ChunkError
 from kserve_local.gateway.failures import Heard, spoken
 from kserve_local.gateway.head import MAX_HEAD, HeadError, ResponseHead, read_response
 from kserve_local.gateway.pipe import news_of
+from kserve_local.gateway.recorder import Pieces
 from kserve_local.gateway.rpc_pool import RpcPool
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ class UpstreamConnection(asyncio.Protocol):
             transport.write(exchange.fresh)
         else:
             transport.writelines([exchange.fresh, *exchange.pending])
+            exchange.pass_on(exchange.pending)
             exchange.pending = []
             exchange.pending_size = 0
         if client.wants_continue or client.read_paused:
@@ -189,21 +191,23 @@ class UpstreamConnection(asyncio.Protocol):
             client = exchange.client
             if exchange.heard is not None:
                 exchange.heard.take(data)
-            if left > 0:
-                self._left = left
-                client.transport.write(data)
-                return
             if left < 0:
                 self._keep = False
                 data = data[:left]
+            said = exchange.said
+            if isinstance(said, Pieces):
+                said.take((data,))
             client.transport.write(data)
-            self._finish(exchange)
+            if left > 0:
+                self._left = left
+            else:
+                self._finish(exchange)
         elif state == _HEAD:
             self._head(exchange, self._buffer + data if self._buffer else data)
         elif state == _CHUNKED:
             self._chunks(exchange, data)
         elif state == _CLOSE:
-            exchange.client.send_body(exchange, [data])
+            self._pass(exchange, [data])
         else:
             exchange.client.transport.write(data)
 
@@ -232,6 +236,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.heard = Heard(head, b"" if head.chunked else data[end:])
         self._keep = head.keep
         if exchange.head.is_head or status == 204 or status == 304:
+            exchange.answer = head
             client.send_head(exchange, head, length=0)
             if len(data) > end:
                 self._keep = False
@@ -242,6 +247,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._left = length - size
                 self._state = _LENGTH
                 exchange.declared = True
+                exchange.answers(head, [data[end:]] if size else [])
                 if head.same and client.plain:
                     client.transport.write(data)
                 else:
@@ -253,6 +259,7 @@ class UpstreamConnection(asyncio.Protocol):
                 # More than was promised: what follows belongs to nothing we asked for.
                 self._keep = False
                 data = data[: end + length]
+            exchange.answer, exchange.said = head, data
             if client.plain:
                 client.transport.write(data if head.same else head.whole + data[end:])
             else:
@@ -270,13 +277,15 @@ class UpstreamConnection(asyncio.Protocol):
                 self._broken(exchange, data, "chunks that are none")
                 return
             client.send_head(exchange, head, length=-1)
+            exchange.answers(head, [])
             self._payload(exchange, pieces)
         else:
             self._state = _CLOSE
             self._keep = False
             client.send_head(exchange, head, length=-1)
+            exchange.answers(head, [])
             if len(data) > end:
-                client.send_body(exchange, [data[end:]])
+                self._pass(exchange, [data[end:]])
 
     def _interim(self, exchange: Exchange, head: ResponseHead, rest: bytes) -> None:
         if head.status == 101:
@@ -312,10 +321,17 @@ class UpstreamConnection(asyncio.Protocol):
             self._decoder = None
             if decoder.rest:
                 self._keep = False
-            exchange.client.send_body(exchange, pieces, last=True)
+            self._pass(exchange, pieces, last=True)
             self._finish(exchange)
         elif pieces:
-            exchange.client.send_body(exchange, pieces)
+            self._pass(exchange, pieces)
+
+    def _pass(self, exchange: Exchange, pieces: list[bytes], *, last: bool = False) -> None:
+        """Pass on a part of an answer that has no declared length."""
+        said = exchange.said
+        if isinstance(said, Pieces):
+            said.take(pieces)
+        exchange.client.send_body(exchange, pieces, last=last)
 
     # Ends
 

@@ -13,6 +13,7 @@ import base64
 import contextlib
 import errno
 import ipaddress
+import itertools
 import logging
 import os
 import secrets
@@ -89,6 +90,8 @@ class GatewayProcess:
         self._sent: RouteTable | None = None
         self._listings: dict[str, asyncio.Future[float]] = {}
         self.woken: Callable[[Woken], None] | None = None
+        self._asked: dict[int, asyncio.Future[list[dict[str, Any]]]] = {}
+        self._numbers = itertools.count(1)
 
     @property
     def pid(self) -> int:
@@ -162,6 +165,41 @@ class GatewayProcess:
         if self._writer is not None:
             self._writer.write(encode_frame({"type": "release", "pod": pod}))
         await asyncio.shield(waiting)
+
+    async def requests(self, **wanted: object) -> list[dict[str, Any]]:
+        """Return recorded calls, the newest last.
+
+        Args:
+            wanted: `namespace`, `name`, `component`, `id`, `last`, `bodies`: which, and how much of
+                them (`gateway.link`).
+
+        Raises:
+            ServiceUnavailable: The gateway is just being replaced, or does not answer.
+        """
+        number = next(self._numbers)
+        answer: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            if self._writer is None:
+                raise ServiceUnavailable("the gateway is being replaced; ask again in a moment")
+            self._writer.write(encode_frame({"type": "requests", "number": number, **wanted}))
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                return await answer
+        except TimeoutError as error:
+            raise ServiceUnavailable("the gateway does not tell which calls it keeps") from error
+        finally:
+            self._asked.pop(number, None)
+
+    def _recording(self) -> Frame:
+        kept = self._settings.requests
+        return {
+            "type": "record",
+            "enabled": kept.enabled,
+            "keep": kept.keep,
+            "maxBytes": kept.max_bytes,
+            "headers": list(kept.redact_headers),
+            "fields": list(kept.redact_fields),
+        }
 
     async def listed(self, pod: str) -> float:
         """Return when the gateway was seen to send requests to the Pod, in monotonic seconds.
@@ -380,6 +418,8 @@ class GatewayProcess:
             # A gateway that has no table yet accepts nobody before its first one.
             self._table = self._table or RouteTable(version=0)
             self._fresh.set()
+        # Before any table: nothing is recorded by another rule, such as a former supervisor's.
+        writer.write(encode_frame(self._recording()))
         sender = asyncio.create_task(self._send_tables(writer), name="gateway-tables")
         self._writer = writer
         for pod in self._releases:
@@ -426,6 +466,10 @@ class GatewayProcess:
                 self.woken(Woken(**frame["woken"]))
         elif kind == "object":
             self._take_object(frame)
+        elif kind == "requests":
+            asked = self._asked.get(int(frame["number"]))
+            if asked is not None and not asked.done():
+                asked.set_result(frame["requests"])
         elif kind == "released":
             waiting = self._releases.pop(str(frame["pod"]), None)
             if waiting is not None and not waiting.done():

@@ -160,6 +160,7 @@ async def _start(
     from kserve_local.supervisor.payloads import routes as payload_routes
     from kserve_local.supervisor.pod_metrics import routes as metrics_routes
     from kserve_local.supervisor.pod_usage import PodUsage
+    from kserve_local.supervisor.requests import routes as requests_routes
     from kserve_local.supervisor.summary import routes as summary_routes
 
     store = await stack.enter_async_context(open_store(settings.database))
@@ -208,6 +209,7 @@ async def _start(
             ),
             *dev_routes(problems, activity),
             *metrics_routes(store, usage),
+            *requests_routes(gateway, settings.requests),
             *payload_routes(settings.state / PAYLOADS, streams),
         ],
         streams=streams,
