@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -172,6 +172,42 @@ class Http:
             self._host, self._port, ssl=self._tls, limit=_MAX_LINE
         )
         return _Connection(reader, writer)
+
+
+async def send(
+    server: str, method: str, path: str, *, headers: Sequence[tuple[str, str]], body: bytes
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Send one request to any server, on a connection of its own; return the whole answer.
+
+    Args:
+        headers: As they go, but for length and `Connection`; without `Host` it is the server's.
+
+    Raises:
+        OSError, EOFError, ValueError, asyncio.LimitOverrunError: There is no answer, or it is none.
+    """
+    url = urlsplit(server)
+    tls = None
+    if url.scheme == "https":
+        import ssl
+
+        tls = ssl.create_default_context()
+    named = {name.lower() for name, _ in headers}
+    ours = [] if "host" in named else [("Host", url.netloc)]
+    ours += [("Content-Length", str(len(body))), ("Connection", "close")]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (*headers, *ours))
+    reader, writer = await asyncio.open_connection(
+        url.hostname or "localhost", url.port or (443 if tls else 80), ssl=tls, limit=_MAX_LINE
+    )
+    connection = _Connection(reader, writer)
+    try:
+        writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body)
+        await writer.drain()
+        reply = await _read_head(connection)
+        while reply.status < 200:
+            reply = await _read_head(connection)
+        return reply.status, reply.headers, await reply.body()
+    finally:
+        await _close(connection)
 
 
 async def _read_head(connection: _Connection) -> Reply:

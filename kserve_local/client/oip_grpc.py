@@ -260,7 +260,8 @@ def _read_parameters(data: bytes) -> tuple[str, Any]:
     return name, chosen
 
 
-def _read_raw(datatype: str, data: bytes) -> list[Any]:
+def read_raw(datatype: str, data: bytes) -> list[Any]:
+    """Return the values of a tensor's raw bytes; of an unknown datatype none."""
     if datatype == "BYTES":
         found, at = [], 0
         while at + 4 <= len(data):
@@ -293,7 +294,7 @@ def response(data: bytes) -> dict[str, Any]:
         elif number == 6:
             raw.append(value)
     for output, content in zip(outputs, raw, strict=False):
-        output["data"] = _read_raw(output["datatype"], content)
+        output["data"] = read_raw(output["datatype"], content)
     if parameters:
         found["parameters"] = parameters
     return {**found, "outputs": outputs}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from kserve_local.gateway import tracecontext
+from kserve_local.interfaces.recorded import REPLAY_HEADER
 
 if TYPE_CHECKING:
     from kserve_local.gateway.table import CompiledRoute, CompiledTable
@@ -25,8 +26,6 @@ MAX_HEADERS = 100
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 TRACE_HEADER = b"x-kserve-local-trace"
 """A request that has it gets the trace of its hops back in a header of this name."""
-REPLAY_HEADER = b"x-kserve-local-replay"
-"""Marks a recorded request that is sent again: it is not recorded once more."""
 
 _LINES = rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
 _REQUEST = re.compile(rb"([A-Z][A-Z\-]{0,23}) ([!-~]+) HTTP/1\.([01])\r\n" + _LINES)
@@ -86,7 +85,7 @@ _REQUEST_KIND = {
     tracecontext.HEADER: _TRACEPARENT,
     tracecontext.STATE: _TRACESTATE,
     TRACE_HEADER: _ASKS,
-    REPLAY_HEADER: _REPLAYS,
+    REPLAY_HEADER.encode(): _REPLAYS,
     b"host": _HOST_LINE,
     b"content-length": _LENGTH_LINE,
     b"transfer-encoding": _CODING,

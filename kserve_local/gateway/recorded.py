@@ -14,7 +14,8 @@ from typing import Any
 
 from kserve_local.gateway.chunked import ChunkDecoder, ChunkError
 from kserve_local.gateway.recorder import BODY_LIMIT, Entry, Key, Pieces
-from kserve_local.gateway.redaction import REDACTED, WITHHELD, Redaction
+from kserve_local.gateway.redaction import WITHHELD, Redaction
+from kserve_local.interfaces.recorded import REDACTED
 
 TOO_LARGE = f"too large: more than {BODY_LIMIT // 1024} KiB"
 _OURS = frozenset(

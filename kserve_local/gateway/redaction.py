@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-REDACTED = "[redacted]"
+from kserve_local.interfaces.recorded import REDACTED
+
 WITHHELD = "withheld: requests.redactFields is set, and it is no JSON"
 HEADERS = frozenset(
     ("authorization", "cookie", "set-cookie", "x-api-key", "api-key", "proxy-authorization")
