@@ -169,6 +169,12 @@ class ModelError(KServeLocalError):
     exit_code = 9
 
 
+class ThresholdFailed(KServeLocalError):
+    """What was measured or compared is not as it was asked to be."""
+
+    exit_code = 10
+
+
 class StateDamaged(KServeLocalError):
     """The state database is damaged or written by a newer version; it was left untouched."""
 

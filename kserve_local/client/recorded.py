@@ -1,6 +1,6 @@
 """Calls that the gateway has kept, sent again, and what came of it.
 
-`recorded` reads them from the API, `distinct` picks, `replay_at` sends them to an address: of a Pod,
+`recorded` reads them from the API, `distinct` picks, `replay_at` sends them to an address: a Pod's,
 past the gateway, so that they are neither counted nor logged nor scaled for, or of the gateway
 itself. `changes` says what another answer has become.
 """
@@ -11,7 +11,7 @@ import asyncio
 import base64
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -113,43 +113,45 @@ class Answer:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Whose calls are meant.
+
+    Args:
+        namespace, name: Of the service; empty: all.
+        component: Those that this one took. Empty: those of clients, whoever took them.
+    """
+
+    namespace: str = ""
+    name: str = ""
+    component: str = ""
+
+
 async def recorded(
-    client: Client,
-    *,
-    namespace: str = "",
-    name: str = "",
-    component: str = "",
-    last: int = 0,
-    bodies: bool = False,
+    client: Client, which: Which, *, last: int = 0, bodies: bool = False
 ) -> list[Recorded]:
     """Return the calls that the gateway keeps, the newest last.
 
     Args:
-        name, namespace: Of the service; empty: of all.
-        component: Those that this one took. Empty: those of clients, whoever took them.
         last: Only so many of the newest; 0: all.
         bodies: With headers, body and answer.
 
     Raises:
         ServiceUnavailable: The gateway is just being replaced.
     """
-    query = {"namespace": namespace, "name": name, "component": component}
-    query |= {"last": str(last) if last else "", "bodies": "true" if bodies else ""}
-    found = await client.call("GET", REQUESTS, query=query)
+    query = {"last": str(last) if last else "", "bodies": "true" if bodies else ""}
+    found = await client.call("GET", REQUESTS, query={**asdict(which), **query})
     return [Recorded.of(wire) for wire in found["requests"]]
 
 
-async def recorded_one(
-    client: Client, id: str, *, namespace: str = "", name: str = "", component: str = ""
-) -> Recorded:
+async def recorded_one(client: Client, id: str, which: Which) -> Recorded:
     """Return the newest call whose id is or begins with `id`, with all of it.
 
     Raises:
         NotFound: None has.
     """
-    query = {"namespace": namespace, "name": name, "component": component}
-    found = await client.call("GET", f"{REQUESTS}/{quote(id, safe='')}", query=query)
-    return Recorded.of(found)
+    path = f"{REQUESTS}/{quote(id, safe='')}"
+    return Recorded.of(await client.call("GET", path, query=asdict(which)))
 
 
 def distinct(requests: Sequence[Recorded], count: int) -> list[Recorded]:

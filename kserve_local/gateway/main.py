@@ -38,11 +38,13 @@ from kserve_local.gateway.http1 import ClientConnection
 from kserve_local.gateway.link import Frame, LinkError, SupervisorLink
 from kserve_local.gateway.proxy import Dataplane, Exchange
 from kserve_local.gateway.recorded import identity, told
-from kserve_local.gateway.recorder import Recorder
+from kserve_local.gateway.recorder import Key, Recorder
 from kserve_local.gateway.redaction import Redaction
+from kserve_local.gateway.table import EXPLAINER
 from kserve_local.interfaces.routing import (
     SERVICE_PORT,
     UNPRIVILEGED_PORT,
+    RouteTable,
     changed_table,
     table_from_wire,
 )
@@ -273,26 +275,25 @@ class Gateway:
         recorder = self.plane.recorder
         if recorder is None:
             return []
-        clock = time() - perf_counter()
-        wanted = str(frame.get("id") or "")
-        found = list(
-            recorder.entries(
-                namespace=str(frame.get("namespace") or ""),
-                service=str(frame.get("name") or ""),
-                component=str(frame.get("component") or ""),
-            )
+        component, wanted = str(frame.get("component") or ""), str(frame.get("id") or "")
+        found = recorder.entries(
+            namespace=str(frame.get("namespace") or ""),
+            service=str(frame.get("name") or ""),
+            component=component,
         )
+        inner = _inner(self.plane.table.table, {key for key, _ in found})
         if wanted:
             # The whole id, else the newest that begins so.
             named = [(identity(entry), key, entry) for key, entry in found]
-            same = [n for n in named if n[0] == wanted] or [
-                n for n in named if n[0].startswith(wanted)
-            ]
+            same = [n for n in named if n[0] == wanted]
+            same = same or [n for n in named if n[0].startswith(wanted)]
             found = [(key, entry) for _, key, entry in same[-1:]]
+        elif not component:
+            found = [pair for pair in found if pair[0] not in inner]
         last = int(frame.get("last") or 0)
-        bodies = bool(frame.get("bodies"))
+        bodies, clock = bool(frame.get("bodies")), time() - perf_counter()
         return [
-            told(key, entry, self._redaction, bodies=bodies, clock=clock)
+            told(key, entry, self._redaction, inner=key in inner, bodies=bodies, clock=clock)
             for key, entry in (found[-last:] if last else found)
         ]
 
@@ -416,6 +417,19 @@ class Gateway:
             client.transport.abort()
         if self.plane.agents is not None:
             await self.plane.agents.drain(min(self._grace, EVENTS_GRACE))
+
+
+def _inner(table: RouteTable, keys: set[Key]) -> set[Key]:
+    """Return those of the components that only others of their service call.
+
+    Of a service that is gone nothing is known; whatever it had is as good as its entry.
+    """
+    entries: dict[tuple[str, str], set[str]] = {}
+    for route in table.routes:
+        if route.names_service:
+            at = entries.setdefault((route.namespace, route.service), set())
+            at |= {route.component, *((EXPLAINER,) if route.explain else ())}
+    return {key for key in keys if key[2] not in entries.get(key[:2], {key[2]})}
 
 
 def _log_access(exchange: Exchange, now: float) -> None:

@@ -860,6 +860,8 @@ class Dataplane:
                 state.tick(now)
         if self._retired or self._releases:
             self._tell_released()
+        if self.recorder is not None:
+            self.recorder.tick(now)
         if now - self._slow_tick < 1.0:
             return
         self._slow_tick = now

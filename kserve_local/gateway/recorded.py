@@ -37,11 +37,12 @@ def identity(entry: Entry) -> str:
 
 
 def told(
-    key: Key, entry: Entry, redaction: Redaction, *, bodies: bool, clock: float
+    key: Key, entry: Entry, redaction: Redaction, *, inner: bool, bodies: bool, clock: float
 ) -> dict[str, Any]:
     """Return a call as JSON; bodies in base64, null where there is none to show (and why).
 
     Args:
+        inner: It is of a component that only others call.
         clock: What is added to a time of the entry for seconds since 1970.
     """
     raw, _, rest = entry.fresh.partition(b"\r\n\r\n")
@@ -65,7 +66,7 @@ def told(
         "namespace": namespace,
         "service": service,
         "component": component,
-        "inner": entry.inner,
+        "inner": inner,
         "revision": entry.target.rpartition("/")[2],
         "protocol": entry.protocol,
         "method": method,

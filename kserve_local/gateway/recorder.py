@@ -3,20 +3,22 @@
 On the request path nothing is read or copied: a call that has ended leaves references to the bytes
 that passed anyway, in the ring of its component. They are put together, and redacted, when somebody
 asks (`recorded`). A ring is bounded by number and by bytes, all rings together by bytes, and so is
-what bodies in several pieces hold while their calls run. Nothing of it is written anywhere.
+what bodies in several pieces hold while their calls run. Of calls that come faster than `RATE` for
+longer than `BURST` of them a sample is kept, the newest among them. Nothing is written anywhere.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from kserve_local.gateway.head import ResponseHead
     from kserve_local.gateway.proxy import Exchange
+    from kserve_local.gateway.table import CompiledRoute
 
 BODY_LIMIT = 256 * 1024
 """Bytes of a body; a larger one is kept without its content."""
@@ -24,6 +26,9 @@ TOTAL = 64 * 1024 * 1024
 """Bytes of all rings."""
 RUNNING = 16 * 1024 * 1024
 """Bytes that bodies in pieces may hold while their calls run."""
+RATE = 200.0
+"""Calls a second of one component that are all kept."""
+BURST = 200
 EVENTS = b"text/event-stream"
 _ENTRY = 512
 """About what an entry holds besides its bytes."""
@@ -36,7 +41,7 @@ _CALL = re.compile(
     rb"|v1/(?:chat/completions|completions|embeddings|rerank|score|responses|classify|pooling))"
     rb"/?(?=\?|\Z)"
 )
-_CALLS_LIMIT = 1024
+_KNOWN = 1024
 
 Key = tuple[str, str, str]
 """Namespace, service, component."""
@@ -53,7 +58,6 @@ class Entry(NamedTuple):
         status: 0: the client left before there was one.
         began, ended: Of `perf_counter`.
         whole: All of the request has come.
-        inner: One component asked another.
     """
 
     number: int
@@ -68,7 +72,6 @@ class Entry(NamedTuple):
     target: str
     protocol: str
     whole: bool
-    inner: bool
 
 
 class Pieces:
@@ -119,13 +122,22 @@ class Pieces:
 
 
 class _Ring:
-    """The last calls of one component."""
+    """The last calls of one component.
 
-    __slots__ = ("entries", "size")
+    Attributes:
+        left: How many more may be kept before the next tick.
+        latest, ended: The newest of those beyond that, and when it ended.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("ended", "entries", "key", "latest", "left", "size")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
         self.entries: deque[Entry] = deque()
         self.size = 0
+        self.left = float(BURST)
+        self.latest: Exchange | None = None
+        self.ended = 0.0
 
     def drop(self) -> int:
         """Forget the oldest; return the bytes that frees."""
@@ -152,9 +164,13 @@ class Recorder:
         self.running = 0
         self.size = 0
         self._rings: dict[Key, _Ring] = {}
+        # Those that have not all of their burst left.
+        self._spent: set[_Ring] = set()
+        self._ticked = 0.0
         self._numbers = count(1)
-        # Few paths, many requests.
+        # Few paths and routes, many requests.
         self._calls: dict[bytes, bool] = {}
+        self._routes: dict[CompiledRoute, _Ring] = {}
 
     def limit(self, keep: int, max_bytes: int) -> None:
         """Take other limits; what is there is held to them."""
@@ -176,14 +192,39 @@ class Recorder:
         head = exchange.head
         if exchange.rpc or head.method != b"POST" or head.replays:
             return
-        route = exchange.route.route
+        route = exchange.route
         is_call = self._calls.get(head.target)
         if is_call is None:
             is_call = self._is_call(head.target)
-        if not (is_call or route.component == "graph") or exchange.status == 101:
+        if not (is_call or route.route.component == "graph") or exchange.status == 101:
             return
-        fresh = exchange.fresh
-        size = len(fresh) + _ENTRY
+        ring = self._routes.get(route) or self._ring_of(route)
+        if ring.left >= 1:
+            ring.left -= 1
+            self._spent.add(ring)
+            self._keep(ring, exchange, now)
+        else:
+            # To build an entry costs a fifth of a small request; of very many a sample will do.
+            ring.latest, ring.ended = exchange, now
+
+    def tick(self, now: float) -> None:
+        """Let rings take more calls, as time has passed, and the newest of those they did not."""
+        more = (now - self._ticked) * RATE
+        self._ticked = now
+        for ring in list(self._spent):
+            self._catch_up(ring)
+            ring.left = min(BURST, ring.left + more)
+            if ring.left == BURST:
+                self._spent.discard(ring)
+
+    def _catch_up(self, ring: _Ring) -> None:
+        latest, ring.latest = ring.latest, None
+        if latest is not None:
+            self._keep(ring, latest, ring.ended)
+
+    def _keep(self, ring: _Ring, exchange: Exchange, now: float) -> None:
+        sent, said = exchange.sent, exchange.said
+        size = len(exchange.fresh) + _ENTRY
         if sent is None and exchange.pending:
             # It never had a replica.
             sent = self.pieces(exchange.pending)
@@ -192,15 +233,11 @@ class Recorder:
             size += sum(map(len, sent.pieces))
         if said is not None:
             size += len(said) if isinstance(said, bytes) else sum(map(len, said.pieces))
-        key = (route.namespace, route.service, route.component)
-        ring = self._rings.get(key)
-        if ring is None:
-            ring = self._rings[key] = _Ring()
         ring.entries.append(
             Entry(
                 next(self._numbers),
                 size,
-                fresh,
+                exchange.fresh,
                 sent,
                 exchange.answer,
                 said,
@@ -210,21 +247,30 @@ class Recorder:
                 exchange.target.spec.id,
                 exchange.client.protocol,
                 exchange.body_done,
-                not route.names_service,
             )
         )
         ring.size += size
         self.size += size
-        if len(ring.entries) > self.keep or ring.size > self.max_bytes:
-            self._trim(ring)
+        self._trim(ring)
         if self.size > TOTAL:
             self._make_room()
 
     def _is_call(self, target: bytes) -> bool:
-        if len(self._calls) >= _CALLS_LIMIT:
+        if len(self._calls) >= _KNOWN:
             self._calls.clear()
         found = self._calls[target] = _CALL.search(target) is not None
         return found
+
+    def _ring_of(self, compiled: CompiledRoute) -> _Ring:
+        if len(self._routes) >= _KNOWN:
+            self._routes.clear()
+        route = compiled.route
+        key = (route.namespace, route.service, route.component)
+        ring = self._rings.get(key)
+        if ring is None:
+            ring = self._rings[key] = _Ring(key)
+        self._routes[compiled] = ring
+        return ring
 
     def _trim(self, ring: _Ring) -> None:
         while ring.entries and (len(ring.entries) > self.keep or ring.size > self.max_bytes):
@@ -233,26 +279,19 @@ class Recorder:
     def _make_room(self) -> None:
         """Forget the oldest calls of who holds most."""
         while self.size > TOTAL - _ROOM:
-            key, ring = max(self._rings.items(), key=lambda item: item[1].size)
+            ring = max(self._rings.values(), key=lambda ring: ring.size)
             until = max(ring.size // 2, ring.size - (self.size - TOTAL + _ROOM))
             while ring.entries and ring.size > until:
                 self.size -= ring.drop()
-            if not ring.entries:
-                del self._rings[key]
 
     def entries(
         self, *, namespace: str = "", service: str = "", component: str = ""
-    ) -> Iterator[tuple[Key, Entry]]:
-        """Yield what is kept of a service (empty: of all), the newest last.
-
-        Args:
-            component: Of this one only. Empty: what clients called, whichever component took it.
-        """
+    ) -> list[tuple[Key, Entry]]:
+        """Return what is kept of a service's component (empty: of all), the newest last."""
+        wanted = (namespace, service, component)
         found: list[tuple[Key, Entry]] = []
         for key, ring in self._rings.items():
-            if (namespace and key[0] != namespace) or (service and key[1] != service):
-                continue
-            if component and key[2] != component:
-                continue
-            found += ((key, e) for e in ring.entries if component or not e.inner)
-        yield from sorted(found, key=lambda pair: pair[1].number)
+            if all(not part or part == own for part, own in zip(wanted, key, strict=True)):
+                self._catch_up(ring)
+                found += ((key, entry) for entry in ring.entries)
+        return sorted(found, key=lambda pair: pair[1].number)
