@@ -36,7 +36,7 @@ _ROOM = TOTAL // 16
 """What is freed at once when all rings are full: to find the largest one is not free."""
 
 _CALL = re.compile(
-    rb"/(?:v1/models/[^/?]+:(?:predict|explain)"
+    rb"[^?]*/(?:v1/models/[^/?]+:(?:predict|explain)"
     rb"|v2/models/[^/?]+(?:/versions/[^/?]+)?/(?:infer|explain|generate|generate_stream)"
     rb"|v1/(?:chat/completions|completions|embeddings|rerank|score|responses|classify|pooling))"
     rb"/?(?=\?|\Z)"
@@ -258,7 +258,7 @@ class Recorder:
     def _is_call(self, target: bytes) -> bool:
         if len(self._calls) >= _KNOWN:
             self._calls.clear()
-        found = self._calls[target] = _CALL.search(target) is not None
+        found = self._calls[target] = _CALL.match(target) is not None
         return found
 
     def _ring_of(self, compiled: CompiledRoute) -> _Ring:
