@@ -19,6 +19,7 @@ from kserve_local.gateway import tracecontext
 from kserve_local.interfaces.recorded import REPLAY_HEADER
 
 if TYPE_CHECKING:
+    from kserve_local.gateway.recorder import Ring
     from kserve_local.gateway.table import CompiledRoute, CompiledTable
 
 MAX_HEAD = 64 * 1024
@@ -135,6 +136,7 @@ class RequestHead:
         asks: It wants to be told its hops.
         replays: It is a recorded one, sent again.
         table / route / fresh: The caller's memo: what this head meant in that table.
+        ring / ring_route: The recorder's: where requests with this head on that route are kept.
     """
 
     __slots__ = (
@@ -155,6 +157,8 @@ class RequestHead:
         "method",
         "minor",
         "replays",
+        "ring",
+        "ring_route",
         "route",
         "table",
         "target",
@@ -182,6 +186,8 @@ class RequestHead:
     table: CompiledTable | None
     route: CompiledRoute | None
     fresh: bytes
+    ring: Ring | None
+    ring_route: CompiledRoute | None
 
 
 class ResponseHead:
@@ -358,7 +364,7 @@ def parse_request(raw: bytes) -> RequestHead:
     head.idempotent = (
         head.method in (b"GET", b"HEAD", b"OPTIONS") and not head.length and not head.chunked
     )
-    head.table = head.route = None
+    head.table = head.route = head.ring = head.ring_route = None
     head.fresh = b""
     return head
 

@@ -178,6 +178,8 @@ class Gateway:
         self._listening: asyncio.Task[None] | None = None
         self._started = perf_counter()
         self._link: SupervisorLink | None = None
+        # One for good: heads remember where their requests are kept.
+        self._recorder = Recorder()
         self._redaction = Redaction()
 
     async def run(self) -> None:
@@ -263,13 +265,11 @@ class Gateway:
         """Keep calls from now on, by these settings, or forget all of them."""
         if not frame["enabled"]:
             self.plane.recorder = None
+            self._recorder.forget()
             return
         self._redaction = Redaction(frame["headers"], frame["fields"])
-        keep, max_bytes = int(frame["keep"]), int(frame["maxBytes"])
-        if self.plane.recorder is None:
-            self.plane.recorder = Recorder(keep, max_bytes)
-        else:
-            self.plane.recorder.limit(keep, max_bytes)
+        self._recorder.limit(int(frame["keep"]), int(frame["maxBytes"]))
+        self.plane.recorder = self._recorder
 
     def _told(self, frame: Frame) -> list[dict[str, Any]]:
         recorder = self.plane.recorder

@@ -16,9 +16,9 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from kserve_local.gateway.head import ResponseHead
+    from kserve_local.gateway.head import RequestHead, ResponseHead
     from kserve_local.gateway.proxy import Exchange
-    from kserve_local.gateway.table import CompiledRoute
+    from kserve_local.interfaces.routing import Route
 
 BODY_LIMIT = 256 * 1024
 """Bytes of a body; a larger one is kept without its content."""
@@ -41,7 +41,6 @@ _CALL = re.compile(
     rb"|v1/(?:chat/completions|completions|embeddings|rerank|score|responses|classify|pooling))"
     rb"/?(?=\?|\Z)"
 )
-_KNOWN = 1024
 
 Key = tuple[str, str, str]
 """Namespace, service, component."""
@@ -121,7 +120,7 @@ class Pieces:
         self.held = 0
 
 
-class _Ring:
+class Ring:
     """The last calls of one component.
 
     Attributes:
@@ -129,10 +128,9 @@ class _Ring:
         latest, ended: The newest of those beyond that, and when it ended.
     """
 
-    __slots__ = ("ended", "entries", "key", "latest", "left", "size")
+    __slots__ = ("ended", "entries", "latest", "left", "size")
 
-    def __init__(self, key: Key) -> None:
-        self.key = key
+    def __init__(self) -> None:
         self.entries: deque[Entry] = deque()
         self.size = 0
         self.left = float(BURST)
@@ -158,25 +156,29 @@ class Recorder:
         size: Bytes of all rings.
     """
 
-    def __init__(self, keep: int, max_bytes: int) -> None:
+    def __init__(self, keep: int = 100, max_bytes: int = TOTAL) -> None:
         self.keep = keep
         self.max_bytes = max_bytes
         self.running = 0
         self.size = 0
-        self._rings: dict[Key, _Ring] = {}
+        self._rings: dict[Key, Ring] = {}
         # Those that have not all of their burst left.
-        self._spent: set[_Ring] = set()
+        self._spent: set[Ring] = set()
         self._ticked = 0.0
         self._numbers = count(1)
-        # Few paths and routes, many requests.
-        self._calls: dict[bytes, bool] = {}
-        self._routes: dict[CompiledRoute, _Ring] = {}
 
     def limit(self, keep: int, max_bytes: int) -> None:
         """Take other limits; what is there is held to them."""
         self.keep, self.max_bytes = keep, max_bytes
         for ring in self._rings.values():
             self._trim(ring)
+
+    def forget(self) -> None:
+        """Forget all calls."""
+        for ring in self._rings.values():
+            ring.latest = None
+            while ring.entries:
+                self.size -= ring.drop()
 
     def pieces(self, pieces: Sequence[bytes] = (), *, beginning: bool = False) -> Pieces:
         """Return a body that is to be kept, of which these have come."""
@@ -189,16 +191,17 @@ class Recorder:
             sent.let_go()
         if isinstance(said, Pieces):
             said.let_go()
+        if exchange.rpc:
+            return
         head = exchange.head
-        if exchange.rpc or head.method != b"POST" or head.replays:
+        if head.ring_route is exchange.route:
+            ring = head.ring
+        else:
+            # Heads are kept by who reads them, so this is looked up once for equal ones.
+            head.ring_route = exchange.route
+            ring = head.ring = self._ring_of(head, exchange.route.route)
+        if ring is None:
             return
-        route = exchange.route
-        is_call = self._calls.get(head.target)
-        if is_call is None:
-            is_call = self._is_call(head.target)
-        if not (is_call or route.route.component == "graph") or exchange.status == 101:
-            return
-        ring = self._routes.get(route) or self._ring_of(route)
         if ring.left >= 1:
             ring.left -= 1
             self._spent.add(ring)
@@ -217,12 +220,14 @@ class Recorder:
             if ring.left == BURST:
                 self._spent.discard(ring)
 
-    def _catch_up(self, ring: _Ring) -> None:
+    def _catch_up(self, ring: Ring) -> None:
         latest, ring.latest = ring.latest, None
         if latest is not None:
             self._keep(ring, latest, ring.ended)
 
-    def _keep(self, ring: _Ring, exchange: Exchange, now: float) -> None:
+    def _keep(self, ring: Ring, exchange: Exchange, now: float) -> None:
+        if exchange.status == 101:
+            return
         sent, said = exchange.sent, exchange.said
         size = len(exchange.fresh) + _ENTRY
         if sent is None and exchange.pending:
@@ -255,24 +260,19 @@ class Recorder:
         if self.size > TOTAL:
             self._make_room()
 
-    def _is_call(self, target: bytes) -> bool:
-        if len(self._calls) >= _KNOWN:
-            self._calls.clear()
-        found = self._calls[target] = _CALL.match(target) is not None
-        return found
-
-    def _ring_of(self, compiled: CompiledRoute) -> _Ring:
-        if len(self._routes) >= _KNOWN:
-            self._routes.clear()
-        route = compiled.route
+    def _ring_of(self, head: RequestHead, route: Route) -> Ring | None:
+        """Return where requests with this head are kept; None: nowhere, they call no model."""
+        if head.method != b"POST" or head.replays:
+            return None
+        if route.component != "graph" and not _CALL.match(head.target):
+            return None
         key = (route.namespace, route.service, route.component)
         ring = self._rings.get(key)
         if ring is None:
-            ring = self._rings[key] = _Ring(key)
-        self._routes[compiled] = ring
+            ring = self._rings[key] = Ring()
         return ring
 
-    def _trim(self, ring: _Ring) -> None:
+    def _trim(self, ring: Ring) -> None:
         while ring.entries and (len(ring.entries) > self.keep or ring.size > self.max_bytes):
             self.size -= ring.drop()
 

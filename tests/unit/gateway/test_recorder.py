@@ -39,7 +39,9 @@ class Call:
 
     @property
     def head(self) -> Any:
-        return SimpleNamespace(target=self.path, method=self.method, replays=self.replays)
+        return SimpleNamespace(
+            target=self.path, method=self.method, replays=self.replays, ring_route=None
+        )
 
     target = SimpleNamespace(spec=SimpleNamespace(id="default/iris-predictor-00001"))
     client = SimpleNamespace(protocol="HTTP/1.1")
