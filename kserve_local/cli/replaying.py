@@ -82,6 +82,7 @@ def replay(
         else:
             found = await recorded(client, which, bodies=True)
         if not found:
+            await check_service(client, namespace, service)
             off = not settings.requests.enabled
             why = "requests.enabled is false in kserve-local.yaml" if off else "call it first"
             raise NotFound(f"no call of {service} is recorded", hint=why)
@@ -96,6 +97,24 @@ def replay(
         return [Replayed(*pair) for pair in zip(wanted, answers, strict=True)], left_out
 
     return run(settings, work)
+
+
+async def check_service(client: Client, namespace: str, name: str) -> None:
+    """Refuse a name that is no service's.
+
+    Raises:
+        NotFound: With the one that was probably meant.
+    """
+    from kserve_local.cli.session import list_services, near
+
+    there = [str(s["metadata"]["name"]) for s in await list_services(client, namespace=namespace)]
+    if name not in there:
+        guess = near(name, there)
+        known = f"services here: {', '.join(sorted(there)) or 'none'}"
+        raise NotFound(
+            f'inferenceservices.serving.kserve.io "{name}" not found',
+            hint=f'did you mean "{guess}"? {known}' if guess else known,
+        )
 
 
 def failed(replayed: Sequence[Replayed]) -> list[Replayed]:

@@ -14,6 +14,7 @@ from kserve_local.cli.options import COMPONENTS, Common, common
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kserve_local.client.client import Client
     from kserve_local.client.recorded import Recorded
     from kserve_local.settings import Settings
 
@@ -46,6 +47,7 @@ def command(
 
     They are in the gateway's memory only. Sent again by `replay` and compared by `diff`.
     """
+    from kserve_local.cli.replaying import check_service
     from kserve_local.cli.session import run, service_name
     from kserve_local.client.recorded import Which, recorded, recorded_one
 
@@ -69,7 +71,14 @@ def command(
         else:
             out.data("\n".join(_whole(found)))
         return 0
-    calls = run(settings, lambda client: recorded(client, which, last=last or _LAST))
+
+    async def fetch(client: Client) -> list[Recorded]:
+        calls = await recorded(client, which, last=last or _LAST)
+        if service and not calls:
+            await check_service(client, namespace, service)
+        return calls
+
+    calls = run(settings, fetch)
     if flags.as_json:
         out.envelope({"requests": [told(call) for call in calls]})
     elif calls:

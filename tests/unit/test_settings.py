@@ -57,12 +57,32 @@ def test_a_profile_is_merged_over_the_file(tmp_path: Path) -> None:
         ("- a", "must be a mapping"),
         ("resources: k8s/", '"resources" must be a list, e.g. resources: [k8s/]'),
         ("gateway: {maxHeldRequests: many}", '"many" is not a number'),
+        ("requests: {enabled: 'no'}", 'requests.enabled: "no" is not true or false'),
+        ("requests: {keep: some}", 'requests.keep: "some" is not a number'),
+        ("requests: {maxBytes: lots}", 'requests.maxBytes "lots" is no size'),
+        ("requests: {redactFields: password}", '"redactFields" must be a list'),
+        ("requests: {redactFields: ['a b']}", 'requests.redactFields: "a b" is no name'),
+        ("requests: {redactFields: [a..b]}", 'requests.redactFields: "a..b" is no name'),
+        ("requests: {redactHeaders: ['x: y']}", 'requests.redactHeaders: "x: y" is no name'),
     ],
 )
 def test_bad_values_name_the_key(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(Invalid) as caught:
         load(tmp_path, text + "\n")
     assert words in caught.value.message
+
+
+def test_what_is_kept_of_calls_is_read(tmp_path: Path) -> None:
+    assert load(tmp_path).requests == settings.RequestsConfig()
+    text = "requests: {enabled: false, keep: 7, maxBytes: 2Mi, redactHeaders: [X-Tenant], "
+    got = load(tmp_path, text + "redactFields: [password, instances.*.ssn, '*.0']}\n").requests
+    assert got == settings.RequestsConfig(
+        enabled=False,
+        keep=7,
+        max_bytes=2 << 20,
+        redact_headers=("X-Tenant",),
+        redact_fields=("password", "instances.*.ssn", "*.0"),
+    )
 
 
 def test_a_key_of_a_later_version_warns(tmp_path: Path) -> None:
