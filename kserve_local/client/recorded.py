@@ -12,14 +12,16 @@ import base64
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 from kserve_local.client.answers import TOLERANCE, Difference, compare
 from kserve_local.client.http import send
 from kserve_local.client.project import REQUESTS
-from kserve_local.interfaces.recorded import REDACTED, REPLAY_HEADER
+from kserve_local.interfaces.recorded import REDACTED, REPLAY_HEADER, REPLAY_ID, REPLAY_TRACE
 
 if TYPE_CHECKING:
     from kserve_local.client.client import Client
@@ -30,7 +32,9 @@ PATIENCE = 5.0
 """Seconds that each may take."""
 _HEAD_LENGTH = "inference-header-content-length"
 # Those of before say nothing of the call that is sent now.
-_NOT_AGAIN = frozenset(("x-request-id", "host", "content-length", REPLAY_HEADER))
+_NOT_AGAIN = frozenset(
+    ("x-request-id", "traceparent", "tracestate", "host", "content-length", REPLAY_HEADER)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +208,10 @@ async def _again(
         (name, value)
         for name, value in request.headers
         if name.lower() not in _NOT_AGAIN | ours and value != REDACTED
+    ]
+    kept += [
+        ("x-request-id", f"{REPLAY_ID}{uuid4()}"),
+        ("traceparent", f"00-{REPLAY_TRACE}{token_hex(8)}-{token_hex(8)}-01"),
     ]
     at = urlsplit(base_url)
     try:

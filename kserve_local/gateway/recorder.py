@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
+from kserve_local.interfaces.recorded import REPLAY_ID, REPLAY_TRACE
+
 if TYPE_CHECKING:
     from kserve_local.gateway.head import RequestHead, ResponseHead
     from kserve_local.gateway.proxy import Exchange
@@ -41,6 +43,13 @@ _CALL = re.compile(
     rb"|v1/(?:chat/completions|completions|embeddings|rerank|score|responses|classify|pooling))"
     rb"/?(?=\?|\Z)"
 )
+
+_CAUSED = re.compile(
+    rb"^(?:traceparent:[ \t]*00-%b|x-request-id:[ \t]*%b)"
+    % (REPLAY_TRACE.encode(), REPLAY_ID.encode()),
+    re.IGNORECASE | re.MULTILINE,
+)
+"""In the head of what a replay has caused."""
 
 Key = tuple[str, str, str]
 """Namespace, service, component."""
@@ -226,10 +235,11 @@ class Recorder:
             self._keep(ring, latest, ring.ended)
 
     def _keep(self, ring: Ring, exchange: Exchange, now: float) -> None:
-        if exchange.status == 101:
+        fresh = exchange.fresh
+        if exchange.status == 101 or _CAUSED.search(fresh, 0, fresh.find(b"\r\n\r\n")):
             return
         sent, said = exchange.sent, exchange.said
-        size = len(exchange.fresh) + _ENTRY
+        size = len(fresh) + _ENTRY
         if sent is None and exchange.pending:
             # It never had a replica.
             sent = self.pieces(exchange.pending)
@@ -242,7 +252,7 @@ class Recorder:
             Entry(
                 next(self._numbers),
                 size,
-                exchange.fresh,
+                fresh,
                 sent,
                 exchange.answer,
                 said,

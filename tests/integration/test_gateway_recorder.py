@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from kserve_local.errors import ServiceUnavailable
-from kserve_local.interfaces.recorded import REDACTED, REPLAY_HEADER
+from kserve_local.interfaces.recorded import REDACTED, REPLAY_HEADER, REPLAY_ID, REPLAY_TRACE
 from kserve_local.settings import RequestsConfig
 from kserve_local.supervisor.gateway_process import GatewayProcess
 from tests.fakes.raw_upstream import Client, Connection, Upstream, answering, ask, echo, response
@@ -218,6 +218,19 @@ async def test_a_replay_is_served_and_not_kept() -> None:
         [call] = await kept(own)
     assert body_of(call) == b'{"n": 2}'
     assert REPLAY_HEADER not in upstream.requests[0].headers
+
+
+async def test_what_a_replay_causes_is_not_kept_either() -> None:
+    """A transformer passes its request's id on, a graph its trace."""
+    id = f"X-Request-Id: {REPLAY_ID}1\r\n".encode()
+    trace = f"traceparent: 00-{REPLAY_TRACE}0000000000000001-0000000000000001-01\r\n".encode()
+    async with Upstream(echo) as upstream, world() as own:
+        await own.serve(upstream)
+        for extra in (id, trace):
+            assert (await ask(own.port, post(b'{"n": 1}', extra=extra))).status == 200
+        await ask(own.port, post(b"x-request-id: %b" % REPLAY_ID.encode()))
+        [call] = await kept(own)
+    assert call["requestBytes"] > 20
 
 
 async def test_nothing_is_kept_when_recording_is_off() -> None:
