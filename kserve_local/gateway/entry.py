@@ -66,7 +66,7 @@ def missed(
             return answer
     if miss.text:
         openai = errors.is_openai(head.target)
-        return errors.unknown_model(miss.text, miss.hint, openai=openai)
+        return errors.unknown_model(miss.text, miss.hint, openai=openai, models=miss.models)
     return errors.unknown_host(miss.hint)
 
 

@@ -9,6 +9,8 @@ Source: traffic.md sections 2.4, 2.5, 7.7; data-plane.md sections 1, 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import orjson
 
 PHRASES = {
@@ -97,13 +99,17 @@ def unknown_host(hint: str) -> Answer:
     return Answer(404, headers=_hint(hint))
 
 
-def unknown_model(text: str, hint: str, *, openai: bool) -> Answer:
-    """Answer as a model server that does not know the model."""
+def unknown_model(text: str, hint: str, *, openai: bool, models: Iterable[str] = ()) -> Answer:
+    """Answer as a model server that does not know the model.
+
+    Args:
+        models: Those that there are; the header that names them is that of our model servers.
+    """
     return Answer(
         404,
         _error_body(404, text, "NotFoundError", openai=openai),
         kind=b"application/json",
-        headers=_hint(hint),
+        headers=_hint(hint) + _line(b"x-kserve-local-models", ", ".join(models)),
     )
 
 
@@ -187,7 +193,12 @@ def _error_body(code: int, text: str, kind: str, *, openai: bool) -> bytes:
 
 
 def _hint(text: str) -> bytes:
+    return _line(b"x-kserve-local-hint", text)
+
+
+def _line(name: bytes, text: str) -> bytes:
+    """Return a header line of ours, none for an empty text."""
     if not text:
         return b""
     clean = "".join(c if " " <= c <= "~" else "?" for c in text)[:1000]
-    return b"x-kserve-local-hint: %b\r\n" % clean.encode()
+    return b"%b: %b\r\n" % (name, clean.encode())

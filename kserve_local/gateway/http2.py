@@ -175,7 +175,8 @@ class Calls:
             path, _, _ = fields.path.partition(b"/inference.")
             where = path if path.startswith(b"/serving/") else fields.authority
             text = found.text or f"no service at {where.decode('latin-1')}"
-            self._refuse(call.stream, errors.unknown_model(text, found.hint, openai=False))
+            answer = errors.unknown_model(text, found.hint, openai=False, models=found.models)
+            self._refuse(call.stream, answer)
             return
         assert isinstance(found, Found)
         target = plane.target_of(found.route)

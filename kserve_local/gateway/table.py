@@ -25,6 +25,7 @@ from kserve_local.interfaces.routing import Route, RouteTable
 
 PEEK_LIMIT = 256 * 1024
 EXPLAINER = "explainer"
+_MOST_MODELS = 20
 # The gateway's own paths, on every host that is no route's.
 RESERVED = b"/-/"
 
@@ -133,11 +134,16 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """No match. `model` is set when the short form's model is unknown or claimed twice."""
+    """No match. `model` is set when the short form's model is unknown or claimed twice.
+
+    Args:
+        models: Some of the models that there are, where `model` is unknown.
+    """
 
     hint: str
     model: str = ""
     text: str = ""
+    models: tuple[str, ...] = ()
 
 
 class NeedsModel:
@@ -274,7 +280,7 @@ class CompiledTable:
             return Found(self.only)
         if not claims:
             text = f"Model with name {model} does not exist."
-            return Missed(self.hint(), model, text)
+            return Missed(self.hint(), model, text, (*itertools.islice(self.by_model, _MOST_MODELS),))
         owners = ", ".join(sorted(f"{c.route.namespace}/{c.route.service}" for c in claims))
         text = f"Model with name {model} is served by {owners}; name one by host or path."
         return Missed(self.hint(), model, text)

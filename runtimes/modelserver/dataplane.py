@@ -95,7 +95,7 @@ class DataPlane:
         """
         served = self._models.get(name)
         if served is None:
-            raise ModelNotFound(name)
+            raise ModelNotFound(name, self._models)
         return served
 
     def get_ready(self, name: str) -> Served:
@@ -107,7 +107,7 @@ class DataPlane:
         """
         served = self._models.get(name)
         if served is None:
-            raise ModelNotFound(name)
+            raise ModelNotFound(name, self._models)
         if not served.model.healthy():
             raise ModelNotReady(name)
         return served
@@ -141,7 +141,7 @@ class DataPlane:
         """
         served = self._models.pop(name, None)
         if served is None:
-            raise ModelNotFound(name)
+            raise ModelNotFound(name, self._models)
         # Not `model.unload()` yet: accepted requests still hold it, and it goes with the last.
         served.runner.close()
 

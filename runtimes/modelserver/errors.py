@@ -8,7 +8,7 @@ A model raises these to choose the answer; any other exception becomes a 500
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 class DataPlaneError(Exception):
@@ -31,13 +31,29 @@ class InferenceError(DataPlaneError):
         super().__init__(f"[{code}] {reason}" if code else reason)
 
 
+MODELS_HEADER = "x-kserve-local-models"
+"""Beside KServe's answer for an unknown model: those that are there. Ours; clusters have no such."""
+_MOST_MODELS = 20
+
+
 class ModelNotFound(DataPlaneError):
-    """No model of that name is registered: 404."""
+    """No model of that name is registered: 404.
+
+    Args:
+        served: The names that are registered, for `MODELS_HEADER`.
+    """
 
     status = 404
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, served: Iterable[str] = ()) -> None:
         super().__init__(f"Model with name {name} does not exist.")
+        self.served = tuple(served)
+
+    def headers(self) -> dict[str, str]:
+        """Return the extra headers of the answer: at most 20 names, as printable ASCII."""
+        names = ", ".join(self.served[:_MOST_MODELS])
+        clean = "".join(c if " " <= c <= "~" else "?" for c in names)
+        return {MODELS_HEADER: clean} if clean else {}
 
 
 class ModelNotReady(DataPlaneError):
@@ -119,7 +135,8 @@ class LoadError(Exception):
 def answer_of(error: BaseException) -> tuple[int, dict[str, object], dict[str, str]]:
     """Return status, JSON body and extra headers of the answer to `error`."""
     if isinstance(error, DataPlaneError):
-        return error.status, {"error": str(error)}, {}
+        headers = error.headers() if isinstance(error, ModelNotFound) else {}
+        return error.status, {"error": str(error)}, headers
     if isinstance(error, HTTPError):
         return error.status, {"detail": error.detail}, error.headers
     if isinstance(error, NotImplementedError):

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from modelserver import oip_grpc
 from modelserver.batching import Job
 from modelserver.dataplane import DataPlane, Served
-from modelserver.errors import DataPlaneError, InvalidInput, grpc_answer_of
+from modelserver.errors import DataPlaneError, InvalidInput, ModelNotFound, grpc_answer_of
 from modelserver.grpc_discovery import Discovery
 from modelserver.latency import LatencyLog
 from modelserver.model import InferRequest
@@ -213,9 +213,10 @@ def _guarded(name: str, method: _Method) -> Callable[[bytes, _Context], Awaitabl
             return await method(request, context)
         except Exception as error:
             code, details = grpc_answer_of(error)
+            told = tuple(error.headers().items()) if isinstance(error, ModelNotFound) else ()
             if not isinstance(error, DataPlaneError):
                 logger.error("%s failed: %s", name, error, exc_info=error)
-        await context.abort(grpc.StatusCode[code], details)
+        await context.abort(grpc.StatusCode[code], details, told)
         raise AssertionError("abort raises")
 
     return answer

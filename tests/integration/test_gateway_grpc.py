@@ -346,6 +346,8 @@ async def test_without_a_host_the_message_says_which_model():
             await infer(b"\x0a\x04nope", timeout=20)
         assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
         assert "Model with name nope does not exist." in (raised.value.details() or "")
+        told = tuple(raised.value.trailing_metadata() or ())
+        assert ("x-kserve-local-models", "iris, wine") in told
 
 
 async def test_a_token_is_demanded_of_calls_too():

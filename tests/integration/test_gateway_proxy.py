@@ -651,6 +651,7 @@ async def test_an_unknown_model_in_the_short_form_is_answered_as_a_server_would(
         answer = await ask(gateway.port, b"GET /v1/models/nope HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer.status == 404
         assert answer.body == b'{"error":"Model with name nope does not exist."}'
+        assert answer.headers["x-kserve-local-models"] == "iris, wine"
         text = b'{"model":"nope"}'
         answer = await ask(
             gateway.port,
@@ -659,6 +660,7 @@ async def test_an_unknown_model_in_the_short_form_is_answered_as_a_server_would(
         )
         assert answer.status == 404
         assert b'"type":"NotFoundError"' in answer.body
+        assert answer.headers["x-kserve-local-models"] == "iris, wine"
 
 
 async def test_figures_are_there_for_prometheus(gateway: World) -> None:

@@ -131,6 +131,7 @@ async def test_the_sdks_client(served: Process, binary: bool) -> None:
     assert answer.outputs[0].as_numpy().tolist() == [1, 1]
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
     assert error.value.details() == "Model with name nope does not exist."
+    assert ("x-kserve-local-models", "iris") in tuple(error.value.trailing_metadata() or ())
 
 
 async def test_health_and_reflection_are_answered(served: Process) -> None:
