@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
-from kserve_local.cli import predict_trace
+from kserve_local.cli import predict_sample, predict_trace
 from kserve_local.cli.options import Common, Duration, common
 from kserve_local.errors import (
     KServeLocalError,
@@ -41,16 +41,12 @@ LOOK = 0.25
 """Seconds between two looks at it."""
 
 
-def read_data(data: str | None) -> bytes:
+def read_data(data: str) -> bytes:
     """Return the request body that DATA names: `@FILE`, `-` (stdin), or the JSON itself.
 
     Raises:
-        UsageError: No data, an unreadable file, or neither JSON nor a file.
+        UsageError: An unreadable file, or neither JSON nor a file.
     """
-    if data is None:
-        raise UsageError(
-            "no request data", hint="kserve-local predict NAME @request.json   (or '-' for stdin)"
-        )
     if data == "-":
         return sys.stdin.buffer.read()
     if data.startswith("@"):
@@ -152,6 +148,8 @@ def command(
 ) -> int:
     """Call the model NAME with DATA: @FILE, - for stdin, or JSON.
 
+    Without DATA, a request is made from the model's metadata; where that names no inputs, the
+    request.json beside the manifest is sent.
     Prints the answer's body; with --repeat the last one, and on stderr how long the calls took.
     Exit 9 when the model answered with an error.
     """
@@ -161,15 +159,11 @@ def command(
     from kserve_local.client.project import find_running, need_running, read_run_file
 
     settings = flags.settings_of_running()
-    body = read_data(data)
+    body = read_data(data) if data is not None else b""
     # A gateway goes on serving when its supervisor has died, so only the run file is asked for.
     running = read_run_file(settings) or need_running(settings)
     if explain and protocol == "v2":
         raise UsageError("V2 has no explanations; --explain goes with --protocol v1")
-    chosen = "v1" if explain else protocol or detect_protocol(body)
-    target = quote(model or name, safe="")
-    verb = "explain" if explain else "predict"
-    tail = f"/v1/models/{target}:{verb}" if chosen == "v1" else f"/v2/models/{target}/infer"
     namespace = flags.namespace or settings.namespace
     path = f"/serving/{quote(namespace, safe='')}/{quote(name, safe='')}"
     headers = {**JSON, **({predict_trace.HEADER: "1"} if trace else {})}
@@ -179,6 +173,19 @@ def command(
         host = revision_host(settings, name, namespace, revision)
         path, headers = ("", {**headers, "Host": host}) if host else (path, headers)
     out = flags.output("predict")
+    made: predict_sample.Sample | None = None
+    if data is None:
+        made = _sample(
+            settings, name, namespace, model or name, "v1" if explain else protocol or "",
+            running.gateway_url, path, headers, timeout=timeout,
+        )  # fmt: skip
+        body, data = made.body, made.data
+        if not flags.as_json:
+            out.say(made.told())
+    chosen = "v1" if explain else protocol or detect_protocol(body)
+    target = quote(model or name, safe="")
+    verb = "explain" if explain else "predict"
+    tail = f"/v1/models/{target}:{verb}" if chosen == "v1" else f"/v2/models/{target}/infer"
     if chosen == "grpc":
         if binary:
             raise UsageError("--binary is for REST; gRPC is binary as it is")
@@ -193,7 +200,7 @@ def command(
             text = predict_grpc.as_grpcurl(*wanted)
         else:
             write = as_curl if print_curl else as_python
-            text = write(running.gateway_url + path + tail, headers, str(data))
+            text = write(running.gateway_url + path + tail, headers, data)
         if flags.as_json:
             out.envelope({"print": text})
         else:
@@ -243,9 +250,10 @@ def command(
     if failure is not None:
         status, told, answer, request = failure
         text = answer.decode("utf-8", "replace")
-        hint = told.get("x-kserve-local-hint", "")
+        served = _served(told, name)
+        hint = served or told.get("x-kserve-local-hint", "")
         # For a name that is no service the gateway can only list all hosts there are.
-        look = status in (404, 501) or (not hint and status in (502, 503, 504))
+        look = not served and (status in (404, 501) or (not hint and status in (502, 503, 504)))
         if look and find_running(settings) is not None:
             own = _hint(settings, name, namespace, model or name, running.gateway_url, path)
             hint = own or hint
@@ -282,10 +290,54 @@ def command(
         }  # fmt: skip
         found = {"status": status, "protocol": chosen, "body": parsed, "requestId": ids[-1]}
         found |= {"trace": hops} if trace else {}
+        found |= {"sent": {"data": made.data, "origin": made.origin}} if made else {}
         out.envelope({**found, **(timed if repeat else {})})
     elif not save:
         out.data(shown)
     return 0
+
+
+def _sample(
+    settings: Settings,
+    name: str,
+    namespace: str,
+    model: str,
+    protocol: str,
+    gateway: str,
+    path: str,
+    headers: Mapping[str, str],
+    *,
+    timeout: float,
+) -> predict_sample.Sample:
+    """Return what to send without DATA.
+
+    Raises:
+        NotFound: There is no such service.
+        UsageError: There is nothing to send.
+    """
+    statuses: list[int] = []
+    asked = {k: v for k, v in headers.items() if k == "Host"}
+
+    def get(tail: str) -> tuple[int, bytes]:
+        status, _, answer = call(gateway, path + tail, None, timeout=timeout, headers=asked)
+        statuses.append(status)
+        return status, answer
+
+    try:
+        return predict_sample.find(settings, name, namespace, model, protocol, get)
+    except UsageError as error:
+        if statuses[-1] >= 400:
+            error.hint = _hint(settings, name, namespace, model, gateway, path) or error.hint
+        raise
+
+
+def _served(told: Mapping[str, str], name: str) -> str:
+    """Return the hint of an answer that names the models there are, empty for others."""
+    models = told.get("x-kserve-local-models", "")
+    if not models:
+        return ""
+    first = models.partition(", ")[0]
+    return f"models served: {models}\nkserve-local predict {name} --model {first} ..."
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def validate(
         namespace=namespace,
         strict=strict,
         # What --deep finds about local models is an error, in the words of `up`.
-        look_at=None if deep else look_at(settings.project, settings.mirrors),
+        look_at=look_at(settings, asked=deep),
         mirrors=settings.mirrors,
         stands_in=known(settings.images),
     )

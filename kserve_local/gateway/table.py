@@ -280,7 +280,9 @@ class CompiledTable:
             return Found(self.only)
         if not claims:
             text = f"Model with name {model} does not exist."
-            return Missed(self.hint(), model, text, (*itertools.islice(self.by_model, _MOST_MODELS),))
+            return Missed(
+                self.hint(), model, text, (*itertools.islice(self.by_model, _MOST_MODELS),)
+            )
         owners = ", ".join(sorted(f"{c.route.namespace}/{c.route.service}" for c in claims))
         text = f"Model with name {model} is served by {owners}; name one by host or path."
         return Missed(self.hint(), model, text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import os.path
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def load_project(settings: Settings, stands_in: Callable[[str], bool]) -> Projec
     reports = review(
         documents,
         namespace=settings.namespace,
-        look_at=look_at(settings.project, settings.mirrors),
+        look_at=look_at(settings),
         mirrors=settings.mirrors,
         stands_in=stands_in,
     )
@@ -125,12 +125,25 @@ def base_folder(path: str, project: Path) -> Path:
     return project.resolve() if path == STDIN else Path(path).resolve().parent
 
 
-def look_at(project: Path, mirrors: Mapping[str, Path]) -> Callable[[str, str], str]:
-    """Return what tells of a local model that is not there, for the review of a file."""
-    from kserve_local.storage.local import missing_model
+def look_at(settings: Settings, *, asked: bool = False) -> Callable[[str, str], str]:
+    """Return what tells of a local model that something is wrong with, for the review of a file.
+
+    That is: it is not there, or another scikit-learn than the runtime's saved it.
+
+    Args:
+        asked: Somebody else asks whether it is there.
+    """
+    from kserve_local.modelfiles import versions
+    from kserve_local.storage.local import local_path, mirrored, missing_model
+
+    own = settings.runtimes.get(_SKLEARN_RUNTIME)
+    runtime = versions.runtime_version(own.requirements if own is not None else None)
 
     def look(path: str, uri: str) -> str:
-        return missing_model(uri, base_folder(path, project), mirrors)
+        base = base_folder(path, settings.project)
+        missing = "" if asked else missing_model(uri, base, settings.mirrors)
+        place = mirrored(uri, settings.mirrors) or local_path(uri, base)
+        return missing or (versions.warning(place, runtime) if place is not None else "")
 
     return look
 
@@ -204,6 +217,7 @@ def mark(obj: Object, kind: scheme.ResourceType, path: str, settings: Settings) 
     return out
 
 
+_SKLEARN_RUNTIME = "kserve-sklearnserver"
 _FIRST = ("Namespace", "ConfigMap", "Secret", "ServiceAccount", "PersistentVolumeClaim")
 
 

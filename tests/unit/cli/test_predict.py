@@ -27,8 +27,8 @@ def test_a_file_without_the_at_sign_gets_a_hint(tmp_path: Path) -> None:
     assert caught.value.hint == f"a file is named with @: @{path}"
 
 
-@pytest.mark.parametrize("data", [None, "@/does/not/exist", "{broken"])
-def test_unusable_data_is_a_usage_error(data: str | None) -> None:
+@pytest.mark.parametrize("data", ["@/does/not/exist", "{broken"])
+def test_unusable_data_is_a_usage_error(data: str) -> None:
     with pytest.raises(UsageError):
         read_data(data)
 

@@ -1,0 +1,1 @@
+"""Tells what model files are by their bytes. No framework is imported and nothing is unpickled."""
