@@ -15,6 +15,7 @@ from kserve_local.cli.options import COLORS, FILE, finish
 
 # name -> (module in kserve_local.cli, one-line help shown in `--help` without importing it)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("init", "Make a project for a model file."),
     "up": ("up", "Start the project: validate, run, wait, print URLs."),
     "down": ("down", "Stop everything; the cache and the state stay."),
     "status": ("status", "Services, URLs, replicas, memory, problems."),
