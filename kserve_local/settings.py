@@ -151,6 +151,7 @@ class Settings:
     api_port: int | None = 8089
     auth_token: str = ""
     watch: bool = True
+    replay: bool = True
     watching: WatchSettings = field(default_factory=WatchSettings)
     offline: bool = False
     mirrors: Mapping[str, Path] = field(default_factory=dict)

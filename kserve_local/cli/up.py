@@ -68,6 +68,7 @@ _BACK_OFFS = frozenset(
     help="Repeat the gateway's draws: the same requests reach the same revisions.",
 )  # fmt: skip
 @click.option("--no-watch", is_flag=True, help="Saves change nothing of what runs.")
+@click.option("--no-replay", is_flag=True, help="After a reload, do not compare answers.")
 @click.option("--fresh", is_flag=True, help="Forget the state of earlier runs first.")
 @click.option("--dry-run", is_flag=True, help="Validate and show what would be applied.")
 @common
@@ -87,6 +88,7 @@ def command(
     host: str | None,
     seed: int | None,
     no_watch: bool,
+    no_replay: bool,
     fresh: bool,
     dry_run: bool,
 ) -> int:
@@ -108,6 +110,7 @@ def command(
         "simulate_gpus": simulate_gpus,
         "seed": seed,
         "watch": False if no_watch else None,
+        "replay": False if no_replay else None,
     }
     begun = time.monotonic()
     settings = flags.settings(**given)
@@ -266,6 +269,8 @@ def _check_conflicts(
         raise _runs_otherwise(settings, "without --offline", "--offline")
     if given["watch"] is False and (running.raw.get("flags") or {}).get("watch") is not False:
         raise _runs_otherwise(settings, "and is watched", "--no-watch")
+    if given["replay"] is False and (running.raw.get("flags") or {}).get("replay") is not False:
+        raise _runs_otherwise(settings, "and compares answers", "--no-replay")
     seed = (running.raw.get("flags") or {}).get("seed")
     if given["seed"] is not None and given["seed"] != seed:
         is_now = "without --seed" if seed is None else f"with --seed {seed}"

@@ -21,7 +21,7 @@ from kserve_local.devloop import code_change
 from kserve_local.devloop.activity import Activity
 from kserve_local.devloop.code_files import CodeFolder, entry_of, imported
 from kserve_local.devloop.problems import Problem, Problems
-from kserve_local.devloop.replacement import Replacements
+from kserve_local.devloop.replacement import After, Replacements
 from kserve_local.devloop.workloads import CodeUse, Workloads
 from kserve_local.interfaces.code import CodeChange
 
@@ -52,7 +52,6 @@ class CodeReload:
 
     Args:
         swaps: Whether functions may be replaced in place.
-        after: Called with the (namespace, name) of services whose new code serves.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class CodeReload:
         activity: Activity,
         *,
         swaps: Callable[[], bool],
-        after: Callable[[Collection[tuple[str, str]]], None],
+        after: After,
     ) -> None:
         self._project = project
         self._workloads = workloads
@@ -116,7 +115,7 @@ class CodeReload:
         if isinstance(verdict, code_change.Swap):
             why = await self._swap(context, uses, verdict.change, begun)
             if not why:
-                self._after(services)
+                self._after(services, time.time() - (time.monotonic() - begun))
                 return
         else:
             why = f"{self._shown(context, verdict.file, verdict.line)}: {verdict.reason}"

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kserve_local.api import names
 from kserve_local.devloop.activity import Activity
-from kserve_local.devloop.replacement import Replacements
+from kserve_local.devloop.replacement import After, Replacements
 from kserve_local.devloop.workloads import ModelUse, Workloads
 from kserve_local.storage.listings import digest_of, listing
 
@@ -36,11 +36,7 @@ class _Model:
 
 
 class ModelReload:
-    """Takes saved model files over.
-
-    Args:
-        after: Called with the (namespace, name) of services whose new model serves.
-    """
+    """Takes saved model files over."""
 
     def __init__(
         self,
@@ -48,7 +44,7 @@ class ModelReload:
         workloads: Workloads,
         activity: Activity,
         *,
-        after: Callable[[Collection[tuple[str, str]]], None],
+        after: After,
     ) -> None:
         self._project = project
         self._workloads = workloads

@@ -14,23 +14,22 @@ from kserve_local.devloop.activity import Activity
 from kserve_local.devloop.workloads import Workloads
 
 Name = tuple[str, str]
+After = Callable[[Collection[Name], float], None]
+"""Called with the (namespace, name) of services that serve what was saved, and when that was (Unix
+time)."""
 _PATIENCE = 600.0
 """Seconds that new replicas are followed; a Deployment gives up after as long."""
 _LOOK = 0.5
 
 
 class Replacements:
-    """Starts new replicas.
-
-    Args:
-        after: Called with the (namespace, name) of services whose new replicas serve.
-    """
+    """Starts new replicas."""
 
     def __init__(
         self,
         workloads: Workloads,
         activity: Activity,
-        after: Callable[[Collection[Name]], None],
+        after: After,
     ) -> None:
         self._workloads = workloads
         self._activity = activity
@@ -90,9 +89,10 @@ class Replacements:
                 await self._tell_failing(services, told)
         if left or any(self._latest.get(deployment) != number for deployment in deployments):
             return
-        took = round((time.monotonic() - begun) * 1000)
-        self._activity.add("replaced", f"{what} serves", services=services, ms=took)
-        self._after(services)
+        took = time.monotonic() - begun
+        text = f"{what} serves"
+        self._activity.add("replaced", text, services=services, ms=round(took * 1000))
+        self._after(services, time.time() - took)
 
     async def _tell_failing(self, services: Sequence[Name], told: set[str]) -> None:
         for namespace, service in services:

@@ -84,6 +84,11 @@ class Workloads(Protocol):
     async def replaced(self, deployment: Key, *, patience: float) -> bool:
         """Return once the newest Pods serve and no older one is left; False: not in time."""
 
+    def address(self, namespace: str, service: str) -> str:
+        """Return `http://ADDRESS:PORT` of the newest Ready Pod that takes a service's requests;
+        empty: there is none.
+        """
+
     async def failing(self, namespace: str, service: str) -> Sequence[str]:
         """Return why new Pods of a service do not come up beside those that serve."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,6 +12,7 @@ from kserve_local.aio import running
 from kserve_local.client.client import Client
 from kserve_local.controllers.standins import is_known
 from kserve_local.devloop.activity import Activity
+from kserve_local.devloop.changed_answers import ChangedAnswers
 from kserve_local.devloop.code_reload import CodeReload
 from kserve_local.devloop.config_reload import ConfigReload
 from kserve_local.devloop.loop import DevLoop
@@ -23,8 +24,6 @@ from kserve_local.settings import Settings
 from kserve_local.store.events import EventRecorder
 from kserve_local.store.store import Store
 from kserve_local.supervisor.dev_workloads import DevWorkloads
-
-After = Callable[[Collection[tuple[str, str]]], None]
 
 
 class _Live:
@@ -46,6 +45,10 @@ class _Live:
         )
 
 
+def _nothing(services: Collection[tuple[str, str]], saved_at: float) -> None:
+    """Answers are not compared."""
+
+
 @asynccontextmanager
 async def watching(
     settings: Settings,
@@ -55,14 +58,11 @@ async def watching(
     recorder: EventRecorder,
     problems: Problems,
     activity: Activity,
-    *,
-    after: After,
 ) -> AsyncIterator[None]:
     """Take saves over while the block is open.
 
     Args:
         started_with: `flags` and `profile` of the start, with which the configuration is read.
-        after: Called with the services whose saved code or model serves.
     """
     live = _Live(settings)
     workloads = DevWorkloads(settings, store, backend, recorder)
@@ -82,6 +82,8 @@ async def watching(
         workloads=workloads,
     )
     async with Client.from_kubeconfig(settings.kubeconfig) as client:
+        answers = ChangedAnswers(client, workloads, activity)
+        after = answers.after if settings.replay and settings.requests.enabled else _nothing
         manifests = ManifestReload(
             client,
             problems,

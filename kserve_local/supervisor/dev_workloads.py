@@ -20,7 +20,8 @@ from kserve_local.api.meta import (
 )
 from kserve_local.api.scheme import DEPLOYMENT, INFERENCE_SERVICE, POD
 from kserve_local.api.workloads import replicas_of
-from kserve_local.controllers import pod_state
+from kserve_local.controllers import isvc_knative, pod_state
+from kserve_local.controllers.endpoints import endpoint_of
 from kserve_local.controllers.init_containers import base_folder
 from kserve_local.controllers.modelcars import sources_of
 from kserve_local.controllers.reload import replace_pods
@@ -178,6 +179,22 @@ class DevWorkloads:
                 if _is_rolled(event.object):
                     return True
         return False
+
+    def address(self, namespace: str, service: str) -> str:
+        """See `Workloads.address`."""
+        isvc = self._store.find(Key(INFERENCE_SERVICE.id, namespace, service))
+        if isvc is None:
+            return ""
+        labels = {names.ISVC_LABEL: service, names.COMPONENT_LABEL: isvc_knative.entry_of(isvc)}
+        pods = [
+            pod
+            for pod in self._store.list(POD.id, namespace=namespace, labels=labels)
+            if pod_state.is_ready(pod) and not pod_state.is_terminating(pod)
+        ]
+        if not pods:
+            return ""
+        endpoint = endpoint_of(pod_state.newest_first(pods)[0])
+        return f"http://{endpoint.address}:{endpoint.port}"
 
     async def failing(self, namespace: str, service: str) -> Sequence[str]:
         """See `Workloads.failing`."""

@@ -232,7 +232,6 @@ async def _start(
                 recorder,
                 problems,
                 activity,
-                after=lambda services: None,
             )
         )
     return gateway

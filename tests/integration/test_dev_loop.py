@@ -126,14 +126,14 @@ class Saves:
 
 
 @pytest.fixture
-def saves(world: Project) -> Iterator[Saves]:
+def saves(world: Project) -> Saves:
     """Every test begins with the code that is known, served."""
     one = Saves(world)
     one.write("parts.py", PARTS)
     one.write("server.py", SERVER)
     wait_until(lambda: answer(world).startswith("one first"), why="the first code serves")
     wait_until(lambda: not one.warnings(), why="nothing is broken")
-    yield one
+    return one
 
 
 def answer(world: Project) -> str:
