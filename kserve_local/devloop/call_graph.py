@@ -1,174 +1,227 @@
-"""Which functions run while code is loaded: reached by module level, by `load()` or by a dunder.
+"""Which functions of a project run before the first request: at import, in `load()`, in `__init__`.
 
-By name and without types, over all files at once: whatever reached code mentions, as a name, an
-attribute or a string, reaches every function that is called so. That names too many rather than
-too few. Pure.
+By name, over all files and through any number of calls: code that runs then and mentions a name, as
+a variable, an attribute or a string, reaches every function of that name. That is more than would
+really run, never less, but for two ways of running a function without naming it. A base class of a
+library may call any method, so they are reached with the class, unless the base is known not to.
+And code that looks up computed names may reach everything. Pure; what a text says is kept.
 """
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import builtins
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_MODULE = "module level"
-_ROOTS = frozenset({"load"})
-# What finds a function by a name that is only known when it runs.
-_BY_NAME = frozenset(
-    {"eval", "exec", "globals", "vars", "locals", "__import__", "import_module", "methodcaller"}
-)
-_WITH_NAME = frozenset({"getattr", "attrgetter"})
+from kserve_local.devloop.decorators import Decorator
+from kserve_local.devloop.facts import ClassFacts, Facts, FunctionFacts, facts_of
+from kserve_local.devloop.mentions import Mentions
+
+_AT_START = frozenset({
+    "load", "start", "start_engine",  # kserve's ModelServer
+    "initialize", "setup", "startup", "on_startup", "lifespan", "model_post_init",
+})  # fmt: skip
+_KNOWN_BASES = ("kserve.", "abc.", "typing.", "typing_extensions.", "collections.abc.", "enum.")
+"""Of these, only `_AT_START` and special methods are called before a request is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """What runs while code is loaded.
+FunctionId = tuple[str, str, int]
+
+
+@dataclass(slots=True)
+class CallGraph:
+    """The functions of a project and who mentions whom.
 
     Args:
-        by: Simple name of a function -> the name of what reaches it (`module level`, `load`).
-        unsure: Why it may be any function; empty: it is not so.
+        files: Text by path.
     """
 
-    by: Mapping[str, str]
-    unsure: str = ""
+    files: Mapping[str, str]
+    _facts: dict[str, Facts] = field(init=False)
+    _functions: dict[FunctionId, FunctionFacts] = field(init=False, default_factory=dict)
+    _by_name: dict[str, list[FunctionId]] = field(init=False, default_factory=dict)
+    _classes: dict[str, list[tuple[str, ClassFacts]]] = field(init=False, default_factory=dict)
+    _aliases: dict[str, set[str]] = field(init=False, default_factory=dict)
+    _places: frozenset[str] = field(init=False)
+    _in_file: dict[str, list[FunctionId]] = field(init=False, default_factory=dict)
+    _via: dict[FunctionId, tuple[FunctionId | None, str]] = field(init=False, default_factory=dict)
+    computed: tuple[str, str, int] | None = field(init=False, default=None)
+    """(file, how, line) of code that runs before a request and looks up names that it computes."""
 
-    def way(self, name: str) -> str:
-        """Return how a function is reached, e.g. `load() through _read()`."""
-        steps: list[str] = []
-        while name in self.by and self.by[name] not in steps:
-            name = self.by[name]
-            steps.append(name)
-            if is_root(name):
+    def __post_init__(self) -> None:
+        self._facts = {file: facts_of(text) for file, text in self.files.items()}
+        self._places = frozenset(
+            part for file in self.files for part in PurePosixPath(file).with_suffix("").parts
+        )
+        for file, facts in self._facts.items():
+            for function in facts.functions:
+                id = (file, function.qualname, function.index)
+                self._functions[id] = function
+                self._in_file.setdefault(file, []).append(id)
+                for name in function.names:
+                    self._by_name.setdefault(name, []).append(id)
+            for one in facts.classes:
+                self._classes.setdefault(one.name, []).append((file, one))
+            for alias, name in facts.aliases:
+                self._aliases.setdefault(alias, set()).add(name)
+        self._walk()
+
+    def why_reached(self, file: str, qualname: str, index: int) -> str:
+        """Return how a function comes to run before a request, for people; empty: it does not."""
+        id = (file, qualname, index)
+        if id not in self._via:
+            return ""
+        through: list[str] = []
+        at: FunctionId = id
+        while True:
+            before, root = self._via[at]
+            if before is None:
                 break
-        between = ", ".join(_called(step) for step in reversed(steps[:-1]))
-        return _called(steps[-1]) + (f" through {between}" if between else "")
+            through.insert(0, self._functions[before].qualname)
+            at = before
+        if not through and root == "":
+            return f'"{qualname}" runs when the service starts'
+        first = root or f"{self._functions[at].name}()"
+        if not root:
+            through = through[1:]
+        shown = f" through {', '.join(through)}" if through else ""
+        return f'"{qualname}" is reached by {first}{shown}'
+
+    def why_decorated(self, file: str, qualname: str, index: int) -> str:
+        """Return which decorator of a function keeps it from being replaced; empty: none."""
+        for decorator in self._functions[(file, qualname, index)].decorators:
+            why = self._why_not(file, decorator)
+            if why:
+                return f'"{qualname}" is decorated with @{decorator.name}, {why}'
+        return ""
+
+    def why_odd(self, file: str, owner: str) -> str:
+        """Return what is odd about the class around a method, for people; empty: nothing."""
+        for one in self._facts[file].classes:
+            if one.odd and (owner == one.qualname or owner.startswith(f"{one.qualname}.")):
+                return f'class "{one.qualname}" {one.odd}'
+        return ""
+
+    def is_open(self, file: str, owner: str) -> bool:
+        """Whether a library may call any method of a class, also one it does not have yet."""
+        return any(
+            one.qualname == owner and self._is_open(file, one) for one in self._facts[file].classes
+        )
+
+    def is_abstract(self, name: str) -> bool:
+        """Whether a method of this name is abstract in some class of the project."""
+        return any(
+            decorator.resolved.rpartition(".")[2].startswith("abstract")
+            for id in self._by_name.get(name, ())
+            for decorator in self._functions[id].decorators
+        )
+
+    def mentions(self, name: str) -> bool:
+        """Whether code that runs before a request mentions a name."""
+        return any(name in m.names for m in self._reached_mentions())
+
+    # -- decorators and classes
+
+    def _why_not(self, file: str, decorator: Decorator) -> str:
+        last = decorator.resolved.rpartition(".")[2]
+        own = [
+            self._functions[id]
+            for id in self._by_name.get(last, ())
+            if self._functions[id].name == last
+        ]
+        is_own = bool(own) and self._is_own(file, decorator.name)
+        if not is_own or last in self._classes:
+            if decorator.is_harmless:
+                return ""
+            return decorator.why or "which may do more than wrap it"
+        for one in own:
+            why = one.bad_factory if decorator.is_called else one.bad_wrapper
+            # A decorator of a decorator makes another function of it.
+            why = why or ("which is decorated itself" if one.decorators else "")
+            if why:
+                return why
+        return ""
+
+    def _is_own(self, file: str, name: str) -> bool:
+        """Whether a name leads, or may lead, into the project's files."""
+        source = self._facts[file].imports.get(name.partition(".")[0])
+        return source is None or self._is_below(source)
+
+    def _is_below(self, source: str) -> bool:
+        """Whether an import may find a file of the project."""
+        return source.startswith(".") or source.partition(".")[0] in self._places
+
+    def _is_open(self, file: str, one: ClassFacts, seen: frozenset[str] = frozenset()) -> bool:
+        for base in one.bases:
+            last = base.rpartition(".")[2]
+            if base.startswith(_KNOWN_BASES) or base == "pydantic.BaseModel" or last in seen:
+                continue
+            if ("." not in base or self._is_below(base)) and last in self._classes:
+                inner = seen | {one.name}
+                if any(self._is_open(f, c, inner) for f, c in self._classes[last]):
+                    return True
+            elif "." in base or not hasattr(builtins, base):
+                return True
+        return bool(one.odd)
+
+    # -- who is reached
+
+    def _walk(self) -> None:
+        waiting: deque[FunctionId] = deque()
+        names: set[str] = set()
+
+        def reach(mentions: Mentions, file: str, by: FunctionId | None, root: str) -> None:
+            for line, how, source in mentions.computed:
+                if self.computed is None and (not source or self._is_below(source)):
+                    self.computed = (file, how, line)
+            for id in self._named(mentions.names - names):
+                if id not in self._via:
+                    self._via[id] = (by, root)
+                    waiting.append(id)
+            names.update(mentions.names)
+
+        for id, function in self._functions.items():
+            if runs_at_start(function.name) or self._is_run_by_decorator(id[0], function):
+                self._via[id] = (None, "")
+                waiting.append(id)
+        for file, facts in self._facts.items():
+            reach(facts.module, file, None, f"the module level of {file}")
+        while waiting:
+            id = waiting.popleft()
+            reach(self._functions[id].mentions, id[0], id, "")
+
+    def _is_run_by_decorator(self, file: str, function: FunctionFacts) -> bool:
+        return any(self._why_not(file, d) for d in function.decorators)
+
+    def _named(self, names: Iterable[str]) -> Iterator[FunctionId]:
+        waiting = list(names)
+        seen: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            waiting += self._aliases.get(name, ())
+            yield from self._by_name.get(name, ())
+            for file, one in self._classes.get(name, ()):
+                if self._is_open(file, one):
+                    inner = f"{one.qualname}."
+                    yield from (id for id in self._in_file.get(file, ()) if id[1].startswith(inner))
+
+    def _reached_mentions(self) -> Iterator[Mentions]:
+        yield from (facts.module for facts in self._facts.values())
+        yield from (self._functions[id].mentions for id in self._via)
 
 
-def is_root(name: str) -> bool:
-    """Whether a function of this name runs while code is loaded, or may do so unseen."""
-    return name in _ROOTS or (name.startswith("__") and name.endswith("__"))
+def runs_at_start(name: str) -> bool:
+    """Whether a function of this name is called by the interpreter or a server before requests."""
+    is_special = len(name) > 2 and name.startswith("_") and name.endswith("_")
+    return is_special or name in _AT_START
 
 
-def outermost(body: Iterable[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Function]]:
-    """Yield qualified name and definition of the functions that lie in no other one."""
-    for statement in body:
-        if isinstance(statement, _FUNCTIONS):
-            yield f"{prefix}{statement.name}", statement
-        elif isinstance(statement, ast.ClassDef):
-            yield from outermost(statement.body, f"{prefix}{statement.name}.")
-        else:
-            # Below `if`, `try`, `with`: still the scope around it.
-            for block in _blocks(statement):
-                yield from outermost(block, prefix)
-
-
-def _blocks(statement: ast.stmt) -> Iterator[Sequence[ast.stmt]]:
-    for name in ("body", "orelse", "finalbody"):
-        block = getattr(statement, name, None)
-        if isinstance(block, list):
-            yield block
-    for part in (*getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
-        yield part.body
-
-
-@dataclass(frozen=True, slots=True)
-class Mentions:
-    """What one file's code mentions.
-
-    Args:
-        shell: Outside functions; `unsure`: why that may be anything.
-        functions: Simple name, what the body mentions, why that may be anything.
-    """
-
-    shell: frozenset[str]
-    unsure: str
-    functions: Sequence[tuple[str, frozenset[str], str]]
-
-
-def mentions(tree: ast.Module) -> Mentions:
-    """Return what a file's code mentions. It depends on the file alone, so it can be kept."""
-    shell = list(_shell(tree))
-    return Mentions(
-        frozenset(_mentioned(shell)),
-        _unsure(shell),
-        [
-            (function.name, frozenset(_mentioned(function.body)), _unsure(function.body))
-            for _, function in outermost(tree.body)
-        ],
-    )
-
-
-def reached(files: Iterable[Mentions]) -> Reached:
-    """Return what runs while the code of these files is loaded."""
-    bodies: dict[str, list[tuple[frozenset[str], str]]] = {}
-    waiting: list[tuple[str, frozenset[str], str]] = []
-    for file in files:
-        waiting.append((_MODULE, file.shell, file.unsure))
-        for name, names, unsure in file.functions:
-            bodies.setdefault(name, []).append((names, unsure))
-    by: dict[str, str] = {}
-    for name, found in bodies.items():
-        if is_root(name):
-            by[name] = _MODULE
-            waiting += [(name, *body) for body in found]
-    while waiting:
-        source, names, unsure = waiting.pop()
-        if unsure:
-            return Reached(by, f"{_called(source)} {unsure}")
-        for name in names & bodies.keys() - by.keys():
-            by[name] = source
-            waiting += [(name, *body) for body in bodies[name]]
-    return Reached(by)
-
-
-def _called(name: str) -> str:
-    return name if name == _MODULE else f"{name}()"
-
-
-def _shell(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield all that runs when a module does: everything but the bodies of functions."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, _FUNCTIONS):
-            for part in (*child.decorator_list, child.args, child.returns):
-                if part is not None:
-                    yield part
-        elif isinstance(child, ast.ClassDef) or (
-            isinstance(child, ast.stmt) and any(True for _ in _blocks(child))
-        ):
-            yield from _shell(child)
-        else:
-            # Handlers and cases hold statements, too.
-            if isinstance(child, ast.ExceptHandler | ast.match_case):
-                yield from _shell(child)
-            else:
-                yield child
-
-
-def _mentioned(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    # What is only imported is not reached by that.
-    for node in nodes:
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Name):
-                yield inner.id
-            elif isinstance(inner, ast.Attribute):
-                yield inner.attr
-            elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
-                yield inner.value
-
-
-def _unsure(nodes: Iterable[ast.AST]) -> str:
-    """Return why a piece of code may call any function; empty if it does not look so."""
-    calls = (n for node in nodes for n in ast.walk(node) if isinstance(n, ast.Call))
-    for call in calls:
-        name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
-        if name in _WITH_NAME:
-            what = call.args[1 if name == "getattr" else 0 :][:1]
-            if what and not isinstance(what[0], ast.Constant):
-                return f"looks up a name that is only known when it runs ({name})"
-        elif name in _BY_NAME and isinstance(call.func, ast.Name):
-            return f"uses {name}()"
-        elif name == "import_module" and not all(isinstance(a, ast.Constant) for a in call.args):
-            return "imports a module whose name is only known when it runs"
-    return ""
+def stem_of(file: str) -> str:
+    """Return the name that a file is imported by: its own, or its folder's."""
+    path = PurePosixPath(file)
+    return path.parent.name if path.stem in ("__init__", "__main__") else path.stem
