@@ -233,7 +233,7 @@ def _verdict(
 
 def _prepare(files: Mapping[str, str], programs: Collection[tuple[str, ...]]) -> None:
     parts = {f for argv in programs for f in imported(entry_of(argv, files), files)}
-    code_change.prepare({f: files[f] for f in parts})
+    code_change.learn({f: files[f] for f in parts})
 
 
 def _is_touched(use: CodeUse, before: Mapping[str, str], after: Mapping[str, str]) -> bool:

@@ -32,7 +32,7 @@ class InferenceError(DataPlaneError):
 
 
 MODELS_HEADER = "x-kserve-local-models"
-"""Beside KServe's answer for an unknown model: those that are there. Ours; clusters have no such."""
+"""Beside KServe's answer for an unknown model: those that are there. Ours; no cluster has it."""
 _MOST_MODELS = 20
 
 
