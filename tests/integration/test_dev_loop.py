@@ -36,28 +36,51 @@ class Own:
         return shout("first")
 
 
+class App:
+    def __init__(self):
+        self.table = {}
+
+    def post(self, path):
+        def add(function):
+            self.table[path] = function
+            return function
+
+        return add
+
+    def serve(self):
+        table = self.table
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                data = table["/"]().encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler)
+        stop = threading.Thread(target=server.shutdown)
+        signal.signal(signal.SIGTERM, lambda *_: stop.start())
+        server.serve_forever()
+
+
 own = Own()
 own.load()
+app = App()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("content-length") or 0))
-        data = f"{ANSWER} {own.answer()} {len(LOADED)} {id(LOADED[0])}".encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
+@app.post("/")
+def predict():
+    return f"{ANSWER} {own.answer()} {len(LOADED)} {id(LOADED[0])}"
 
 
-server = http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler)
-signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
-server.serve_forever()
+app.serve()
 """
 PARTS = """
 def shout(text):
@@ -213,7 +236,7 @@ async def test_a_file_that_is_emptied_is_half_saved(world: Project, saves: Saves
     before = answer(world)
     (world.folder / "parts.py").write_text("")
     await until(
-        lambda: any("parts.py: the file is empty" in w for w in saves.warnings()), why="told"
+        lambda: any("parts.py:1: the file is empty" in w for w in saves.warnings()), why="told"
     )
     assert answer(world) == before
 
