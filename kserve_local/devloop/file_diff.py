@@ -129,8 +129,9 @@ def _what(one: Statement, other: Statement) -> str:
     heads = (one.shape[0], other.shape[0])
     if heads == (Definition, Definition):
         return "functions changed places"
-    if one.owner or other.owner:
-        return f'the body of class "{other.owner or one.owner}" changed'
+    if one.owner and one.owner == other.owner:
+        what = "definition" if ast.ClassDef in heads else "body"
+        return f'the {what} of class "{one.owner}" changed'
     if any(head in (ast.Import, ast.ImportFrom) for head in heads):
         return "module level changed: an import"
     return "module level changed"

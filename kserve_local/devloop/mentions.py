@@ -131,7 +131,7 @@ def _add_words(names: set[str], text: str) -> None:
 def module_level(tree: ast.Module) -> list[ast.AST]:
     """Return what runs when a module is imported: all but the bodies of functions.
 
-    Imports are left out, as a name is used where it is mentioned; and `__all__`, which only lists,
+    Imports are left out, as a name is used where it is mentioned; `__all__` too, which only lists,
     and `@label.setter` on `label`.
     """
     found: list[ast.AST] = []

@@ -51,7 +51,7 @@ class Statement:
 
     Args:
         shape: What it says; equal for equal code, wherever it stands.
-        owner: Qualified name of the class it is in; empty: none.
+        owner: Qualified name of the class it is in, or defines; empty: none.
     """
 
     line: int
@@ -154,7 +154,7 @@ def _statements(body: list[ast.stmt], owner: str, without: frozenset[str]) -> It
                 yield Statement(line, [Definition, statement.name], owner)
         elif isinstance(statement, ast.ClassDef):
             qualname = f"{owner}.{statement.name}" if owner else statement.name
-            yield Statement(line, shape(statement, without=("body",)), owner)
+            yield Statement(line, shape(statement, without=("body",)), qualname)
             yield from _statements(statement.body, qualname, without)
             yield Statement(line, ["end"], qualname)
         else:
