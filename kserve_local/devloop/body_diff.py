@@ -7,7 +7,7 @@ are paired by place, and one that has no clear counterpart keeps the whole from 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import CodeType
 
 from kserve_local.devloop.decorators import decorator_of
@@ -78,7 +78,7 @@ def _grouped(function: Function) -> dict[str, list[_Inner]]:
     return groups
 
 
-def compare_bodies(old: Function, new: Function, imports: dict[str, str]) -> list[str]:
+def compare_bodies(old: Function, new: Function, imports: Mapping[str, str]) -> list[str]:
     """Return qualified names of what differs itself, of a function and those in its body.
 
     Raises:
@@ -105,7 +105,7 @@ def compare_bodies(old: Function, new: Function, imports: dict[str, str]) -> lis
 
 
 def _compare_function(
-    name: str, old: Definition, new: Definition, imports: dict[str, str]
+    name: str, old: Definition, new: Definition, imports: Mapping[str, str]
 ) -> list[str]:
     compare_calls(name, old, new)
     if shape(old) != shape(new):

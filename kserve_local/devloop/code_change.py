@@ -14,7 +14,7 @@ from kserve_local.devloop.body_diff import Differs
 from kserve_local.devloop.call_graph import CallGraph, runs_at_start, stem_of
 from kserve_local.devloop.facts import facts_of
 from kserve_local.devloop.file_diff import FileDiff, diff_of
-from kserve_local.devloop.source import Function, Unreadable, compiled, parse
+from kserve_local.devloop.source import Function, Unreadable, compiled
 from kserve_local.interfaces.code import CodeChange
 
 
@@ -101,7 +101,7 @@ def _broken(
         if not text.strip() and before.get(file, "").strip():
             return Broken(file, 1, "the file is empty: half saved?")
         try:
-            compiled(parse(text))
+            compiled(text)
         except Unreadable as error:
             return Broken(file, error.line, error.error)
     return None
@@ -144,10 +144,11 @@ def _changed_code(
         except Unreadable as error:
             return Restart(f"it could not be read before ({error.error})", file, 1)
     if any(diff.changed or diff.added or diff.has_other_doc for diff in diffs.values()):
-        for files in (after, before):
-            why = _why_not(diffs, CallGraph(files), is_new=files is after)
-            if why:
-                return why
+        # The old texts need no walk: on every way to a changed function, the first changed one is
+        # reached by code that is in both.
+        why = _why_not(diffs, CallGraph(after))
+        if why:
+            return why
     swapped = [f for f, d in diffs.items() if d.changed or d.added or d.has_moved]
     if not swapped:
         return Nothing()
@@ -161,8 +162,8 @@ def _changed_code(
     )
 
 
-def _why_not(diffs: Mapping[str, FileDiff], graph: CallGraph, *, is_new: bool) -> Restart | None:
-    """Return why functions cannot be replaced, by who calls whom in one state of the files."""
+def _why_not(diffs: Mapping[str, FileDiff], graph: CallGraph) -> Restart | None:
+    """Return why functions cannot be replaced, by who calls whom."""
     for file, diff in diffs.items():
         for function in diff.changed:
             id = (file, function.qualname, function.index)
@@ -171,7 +172,7 @@ def _why_not(diffs: Mapping[str, FileDiff], graph: CallGraph, *, is_new: bool) -
             why = why or graph.why_odd(file, ".".join(function.owners))
             if why:
                 return Restart(why, file, function.node.lineno)
-        for function in diff.added if is_new else ():
+        for function in diff.added:
             why = _why_not_added(file, function, graph)
             if why:
                 return Restart(why, file, function.node.lineno)

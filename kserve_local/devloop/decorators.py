@@ -8,7 +8,7 @@ One that calls it right away, or whose inner function keeps its answers, would s
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -40,6 +40,7 @@ _WHY = {
         "which runs it when the server starts",
     ),
 }
+_UNKNOWN = "whose result is not known"
 _ABOUT = frozenset({"__name__", "__qualname__", "__doc__", "__module__", "__annotations__"})
 _LOOKS_ONLY = frozenset({
     "wraps", "update_wrapper", "signature", "get_type_hints", "iscoroutinefunction",
@@ -69,7 +70,7 @@ class Decorator:
     why: str = ""
 
 
-def decorator_of(expression: ast.expr, function: str, imports: dict[str, str]) -> Decorator:
+def decorator_of(expression: ast.expr, function: str, imports: Mapping[str, str]) -> Decorator:
     """Return what a decorator is to the function of this name, by the imports of its file."""
     call = expression if isinstance(expression, ast.Call) else None
     name = dotted(call.func if call else expression)
@@ -96,7 +97,24 @@ def _has_path(call: ast.Call) -> bool:
     )
 
 
-def why_not_wrapper(node: Definition, imports: dict[str, str], *, is_factory: bool = False) -> str:
+def why_not_wrappers(
+    node: Definition, nodes: Collection[ast.AST], imports: Mapping[str, str]
+) -> tuple[str, str]:
+    """Return `why_not_wrapper` of a function as a decorator, and as a maker of decorators.
+
+    Args:
+        nodes: All of the function's, itself among them.
+    """
+    defines = any(isinstance(n, Definition) for n in nodes if n is not node)
+    returned = {dotted(n.value) for n in nodes if isinstance(n, ast.Return) and n.value}
+    if not defines and not returned & _given(node):
+        return _UNKNOWN, _UNKNOWN
+    return why_not_wrapper(node, imports), why_not_wrapper(node, imports, is_factory=True)
+
+
+def why_not_wrapper(
+    node: Definition, imports: Mapping[str, str], *, is_factory: bool = False
+) -> str:
     """Return why a function is no decorator that only wraps, for people; empty: it is one.
 
     Args:
@@ -105,18 +123,16 @@ def why_not_wrapper(node: Definition, imports: dict[str, str], *, is_factory: bo
     inner = list(_directly(node))
     if is_factory:
         if not inner:
-            return "whose result is not known"
+            return _UNKNOWN
         for function in inner:
             why = why_not_wrapper(function, imports)
             if why:
                 return why
         names = {function.name for function in inner}
         return "which calls it at once" if _calls(node, names) else _odd(node, imports)
-    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-    given = {a.arg for a in arguments if a.arg not in ("self", "cls")}
-    given |= {a.arg for a in (node.args.vararg, node.args.kwarg) if a is not None}
+    given = _given(node)
     if not given:
-        return "whose result is not known"
+        return _UNKNOWN
     if _uses(node, given) or _calls(node, {function.name for function in inner}):
         return "which does more with it than wrap it"
     for function in inner:
@@ -125,7 +141,14 @@ def why_not_wrapper(node: Definition, imports: dict[str, str], *, is_factory: bo
     return _odd(node, imports)
 
 
-def _odd(node: Definition, imports: dict[str, str]) -> str:
+def _given(node: Definition) -> set[str]:
+    """Return the parameters of a function that what is decorated may be."""
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    given = {a.arg for a in arguments if a.arg not in ("self", "cls")}
+    return given | {a.arg for a in (node.args.vararg, node.args.kwarg) if a is not None}
+
+
+def _odd(node: Definition, imports: Mapping[str, str]) -> str:
     for inner in ast.walk(node):
         if isinstance(inner, ast.ClassDef):
             return "which puts it into a class"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from kserve_local.devloop.decorators import Decorator, decorator_of, why_not_wrapper
+from kserve_local.devloop.decorators import Decorator, decorator_of, why_not_wrappers
 from kserve_local.devloop.mentions import Mentions, mentions_of, module_level
 from kserve_local.devloop.source import (
     Definition,
@@ -94,13 +94,15 @@ def facts_of(text: str) -> Facts:
     except Unreadable as error:
         none = frozenset[str]()
         return Facts((), (), Mentions(none), {}, (), none, none, error.error, error.line)
-    imports = imports_of(tree)
+    nodes = list(ast.walk(tree))
+    imports = imports_of(nodes)
     classes = list(classes_of(tree))
     names = [node.name for _, node in classes]
     functions = []
     for function in functions_of(tree):
         node = function.node
-        inner = {n.name for n in ast.walk(node) if isinstance(n, Definition)}
+        within = list(ast.walk(node))
+        inner = {n.name for n in within if isinstance(n, Definition)}
         functions.append(
             FunctionFacts(
                 node.name,
@@ -110,13 +112,12 @@ def facts_of(text: str) -> Facts:
                 frozenset(inner),
                 mentions_of(node.body, imports, names),
                 tuple(decorator_of(d, node.name, imports) for d in node.decorator_list),
-                why_not_wrapper(node, imports),
-                why_not_wrapper(node, imports, is_factory=True),
+                *why_not_wrappers(node, within, imports),
             )
         )
     parts: set[str] = set()
     stars: set[str] = set()
-    for statement in ast.walk(tree):
+    for statement in nodes:
         if isinstance(statement, ast.Import):
             parts |= {p for alias in statement.names for p in alias.name.split(".")}
         elif isinstance(statement, ast.ImportFrom):

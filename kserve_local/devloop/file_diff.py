@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType
 
@@ -19,6 +19,7 @@ from kserve_local.devloop.body_diff import (
     compare_calls,
     compare_code,
 )
+from kserve_local.devloop.facts import facts_of
 from kserve_local.devloop.mentions import module_level
 from kserve_local.devloop.source import (
     Definition,
@@ -28,10 +29,11 @@ from kserve_local.devloop.source import (
     compiled,
     docstring_of,
     functions_of,
-    imports_of,
+    lines_of,
     parse,
     places,
     shape,
+    split,
     statements_of,
 )
 
@@ -67,7 +69,7 @@ def diff_of(before: str, after: str) -> FileDiff:
         Differs: More than functions differs, or a function that cannot be replaced.
     """
     old_tree, new_tree = parse(before), parse(after)
-    old_code, new_code = compiled(old_tree), compiled(new_tree)
+    old_code, new_code = compiled(before), compiled(after)
     if _cookie(before) != _cookie(after):
         raise Differs("its encoding changed", 1)
     olds = {(f.qualname, f.index): f for f in functions_of(old_tree)}
@@ -80,11 +82,15 @@ def diff_of(before: str, after: str) -> FileDiff:
         if function.index:
             raise Differs(f'"{function.qualname}" is defined again', function.node.lineno)
     _compare_statements(old_tree, new_tree, added)
-    imports = imports_of(new_tree)
+    imports = facts_of(after).imports
+    old_lines, new_lines = split(before), split(after)
     changed, names, has_moved = [], [], bool(added)
     for key, new in news.items():
         old = olds.get(key)
         if old is None:
+            continue
+        if lines_of(old.node, old_lines) == lines_of(new.node, new_lines):
+            has_moved = has_moved or old.node.lineno != new.node.lineno
             continue
         has_moved = has_moved or places(old.node) != places(new.node)
         if shape(old.node) == shape(new.node):
@@ -93,7 +99,7 @@ def diff_of(before: str, after: str) -> FileDiff:
         changed.append(new)
         names += compare_bodies(old, new, imports)
     compare_code(old_code, new_code)
-    _check_added(added, new_tree, new_code)
+    _check_added(added, new_tree, new_code, imports)
     return FileDiff(
         tuple(changed),
         added,
@@ -137,11 +143,13 @@ def _what(one: Statement, other: Statement) -> str:
     return "module level changed"
 
 
-def _check_added(added: Sequence[Function], tree: ast.Module, code: CodeType) -> None:
+def _check_added(
+    added: Sequence[Function], tree: ast.Module, code: CodeType, imports: Mapping[str, str]
+) -> None:
     """Raise Differs for a new function that cannot be put where it belongs."""
     if not added:
         return
-    bound = {*imports_of(tree), *(node.name for _, node in classes_of(tree))}
+    bound = {*imports, *(node.name for _, node in classes_of(tree))}
     for item in module_level(tree):
         bound |= {n.id for n in ast.walk(item) if isinstance(n, ast.Name) and not _is_read(n)}
     counts: dict[str, int] = {}

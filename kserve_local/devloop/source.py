@@ -10,6 +10,7 @@ import ast
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import CodeType
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
@@ -59,8 +60,10 @@ class Statement:
     owner: str
 
 
+# The few texts of one save are asked for again and again; a tree is large.
+@lru_cache(maxsize=8)
 def parse(text: str) -> ast.Module:
-    """Return the syntax tree.
+    """Return the syntax tree, which nobody may change.
 
     Raises:
         Unreadable: It cannot be read by the interpreter that runs here.
@@ -73,7 +76,8 @@ def parse(text: str) -> ast.Module:
         raise _unreadable(error) from None
 
 
-def compiled(tree: ast.Module) -> CodeType:
+@lru_cache(maxsize=8)
+def compiled(text: str) -> CodeType:
     """Return the code of a module; refuses what parsing lets through, as a stray `return`.
 
     Raises:
@@ -82,7 +86,7 @@ def compiled(tree: ast.Module) -> CodeType:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return compile(tree, "<saved>", "exec", dont_inherit=True)
+            return compile(parse(text), "<saved>", "exec", dont_inherit=True)
     except _UNREADABLE as error:
         raise _unreadable(error) from None
 
@@ -227,15 +231,26 @@ def places(node: ast.AST) -> list[tuple[object, ...]]:
     ]
 
 
+def split(text: str) -> list[str]:
+    """Return the lines of a text as the syntax tree counts them."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def lines_of(node: Definition, lines: list[str]) -> list[str]:
+    """Return the lines of a function, decorators first."""
+    start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    return lines[start - 1 : node.end_lineno]
+
+
 def docstring_of(tree: ast.Module) -> str | None:
     """Return a module's docstring."""
     return ast.get_docstring(tree, clean=False)
 
 
-def imports_of(tree: ast.AST) -> dict[str, str]:
-    """Return what names stand for by the imports of a file: `{"np": "numpy"}`."""
+def imports_of(nodes: Iterable[ast.AST]) -> dict[str, str]:
+    """Return what names stand for by the imports among nodes: `{"np": "numpy"}`."""
     found: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 first = alias.name.partition(".")[0]
