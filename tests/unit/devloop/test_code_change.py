@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import string
+import warnings
 from textwrap import dedent
 
 import pytest
@@ -689,10 +690,12 @@ SCRIBBLES = st.text(alphabet=string.printable + "\0\ud800é", max_size=30)
 
 
 def parses(text: str) -> bool:
-    try:
-        compile(text, "x", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
-        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            compile(text, "x", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError):
+            return False
     return True
 
 
