@@ -21,6 +21,7 @@ _MAX_REQUEST = 8 * 2**20 - 1
 """What a process reads at most."""
 _MAX_REASON = 500
 _ROUNDS = 10
+_AT_ONCE = 32
 NO_PYTHON = "it is no Python program that can be asked"
 
 
@@ -57,15 +58,19 @@ async def _ask_all(
     request = json.dumps({"id": 1, "do": what, "change": content}).encode()
     if len(request) > _MAX_REQUEST:
         return CodeVerdict(refused=f"{len(request)} bytes of code are too many to send")
+    turns = asyncio.Semaphore(_AT_ONCE)
     asked: set[str] = set()
     answers: list[_Answer] = []
     # A worker that was forked while its parent was asked has what its parent had before.
     for _ in range(_ROUNDS):
-        new = [n for n in await asyncio.to_thread(control.sockets, folder) if n not in asked]
+        names = await asyncio.to_thread(control.sockets, folder)
+        if len(names) == control.MAX_SOCKETS:
+            return CodeVerdict(refused=f"it has {len(names)} processes or more")
+        new = [name for name in names if name not in asked]
         if not new:
             break
         asked.update(new)
-        found = await asyncio.gather(*(_ask(folder, name, request) for name in new))
+        found = await asyncio.gather(*(_ask(folder, name, request, turns) for name in new))
         answers += [answer for answer in found if answer is not None]
     return verdict(answers)
 
@@ -81,11 +86,12 @@ def verdict(answers: Sequence[_Answer]) -> CodeVerdict:
     )
 
 
-async def _ask(folder: Path, name: str, request: bytes) -> _Answer | None:
+async def _ask(folder: Path, name: str, request: bytes, turns: asyncio.Semaphore) -> _Answer | None:
     """Ask one process; None: it is gone."""
     process = f"process {name.partition('.')[0]}"
     try:
-        line = await control.ask(folder, name, request, within=_WITHIN)
+        async with turns:
+            line = await control.ask(folder, name, request, within=_WITHIN)
     except (ConnectionRefusedError, FileNotFoundError):
         return None
     except TimeoutError:

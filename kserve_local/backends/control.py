@@ -28,7 +28,9 @@ INSIDE = "/run/kserve-local/control"
 _SUFFIX = ".sock"
 _TIMEOUT = 1.0
 _MAX_ANSWER = 4 * 2**20
-_MAX_SOCKETS = 64
+_MAX_ASKED = 64
+MAX_SOCKETS = 1000
+"""How many a container may have; what is more is not looked at."""
 _LOOPS = ("/asyncio/", "/uvloop/", "/selectors.py")
 _LONGEST = 100
 """Bytes of a path that every system binds and connects."""
@@ -110,7 +112,7 @@ async def describe(folder: Path) -> list[Interpreter]:
     A process whose native code holds the interpreter does not answer.
     """
     found = await asyncio.to_thread(sockets, folder)
-    answers = await asyncio.gather(*(_describe(folder, name) for name in found))
+    answers = await asyncio.gather(*(_describe(folder, name) for name in found[:_MAX_ASKED]))
     return sorted((a for a in answers if a is not None), key=lambda a: a.pid)
 
 
@@ -119,7 +121,7 @@ def sockets(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             names = (e.name for e in entries if e.name.endswith(_SUFFIX) and _is_socket(e))
-            return list(islice(names, _MAX_SOCKETS))
+            return list(islice(names, MAX_SOCKETS))
     except OSError:
         return []
 

@@ -34,8 +34,9 @@ class CodeVerdict:
 
     Args:
         refused: Why it cannot be put into them, for people; empty: it can, or was.
-        processes: How many hold the code.
-        functions: How many functions were, or would be, replaced in all of them.
+        processes: How many answered; one that has not loaded the files has no function of them.
+        functions: How many functions were, or would be, replaced or added in all of them. Those
+            that only moved to other lines count.
     """
 
     refused: str = ""

@@ -88,8 +88,8 @@ class _Found:
 
     @property
     def count(self) -> int:
-        """How many functions do something else afterwards, or are new."""
-        return sum(pair.differs for _, pair in self.functions.values()) + len(self._new)
+        """How many functions get other code, be it only for its lines, or are new."""
+        return len(self.functions) + len(self._new)
 
     @property
     def is_several(self) -> bool:
@@ -195,7 +195,7 @@ class Change:
         self._seen: _Seen | None = None
 
     def check(self) -> int:
-        """Return how many functions would do something else or be new; changes nothing.
+        """Return how many functions would be replaced or new; changes nothing.
 
         Raises:
             Refused: The change cannot be put into this process.
@@ -203,7 +203,7 @@ class Change:
         return self._look_twice().count
 
     def commit(self) -> int:
-        """Replace the functions in one step; return how many do something else or are new.
+        """Replace the functions in one step; return how many were replaced or are new.
 
         Raises:
             Refused: The change cannot be put into this process; nothing is changed.

@@ -108,6 +108,21 @@ def test_who_comes_while_others_are_asked_is_asked_too(tmp_path: Path):
     assert verdict == CodeVerdict(refused="no", processes=2, functions=2)
 
 
+def test_more_processes_than_are_looked_at_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One that was not asked would go on with the old code."""
+    monkeypatch.setattr(control, "MAX_SOCKETS", 2)
+    good = b'{"refused": "", "functions": 2}\n'
+    with answering(tmp_path, good):
+        assert asyncio.run(code_swap.check(tmp_path, change())).refused == ""
+    for name in ("7.sock", "8.sock"):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / name))
+    refused = asyncio.run(code_swap.check(tmp_path, change())).refused
+    assert refused == "it has 2 processes or more"
+
+
 @pytest.mark.parametrize(
     ("line", "refused"),
     [
