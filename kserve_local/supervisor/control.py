@@ -102,7 +102,7 @@ class ControlPlane:
                 settings,
                 os.environ,
                 images=engine_images(settings, os.environ),
-                snapshots=snapshots if settings.watch and settings.watching.model else None,
+                snapshots=snapshots if settings.watch else None,
             ),
             recorder,
             settings,

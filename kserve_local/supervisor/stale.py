@@ -1,8 +1,8 @@
 """Which Pods serve something older than what lies in the project now.
 
 Code and models are read when a container starts, or copied for its Pod before; until a save reloads
-them, whoever edits one must hear that it is not served yet. Blocking: looks at the time stamps of
-files.
+them, whoever edits one must hear that it is not served yet. What the dev loop takes over is not
+told here. Blocking: looks at the time stamps of files.
 """
 
 from __future__ import annotations
@@ -64,11 +64,14 @@ def _inputs(pod: Object, settings: Settings) -> Iterator[tuple[Path, float | Non
     """
     status, spec = pod.get("status") or {}, pod["spec"]
     started = {c["name"]: _started(c) for c in status.get("containerStatuses") or ()}
-    for container in spec.get("containers") or ():
+    takes_code = settings.watch and settings.watching.code != "off"
+    for container in () if takes_code else spec.get("containers") or ():
         source = source_for(str(container.get("image") or ""), settings.images)
         since = started.get(container["name"])
         if source is not None and since is not None:
             yield source.context, since, _CODE
+    if settings.watch and settings.watching.model:
+        return
     fetched = {c["name"]: _started(c) for c in status.get("initContainerStatuses") or ()}
     unpacked = fetched.get(STORAGE_INITIALIZER)
     serving = started.get(pod_state.serving_container(spec).get("name", ""))

@@ -85,7 +85,7 @@ def routes(
             await _graph(graph, store, stats, observed.of(graph))
             for graph in store.list(scheme.INFERENCE_GRAPH.id)
         ]
-        if request.query_params.get("changes") and not settings.watch:
+        if request.query_params.get("changes"):
             for service in services:
                 pods = last_asked_for(_pods(store, service["namespace"], service["name"]))
                 service["warnings"] += await asyncio.to_thread(changed_since_start, pods, settings)

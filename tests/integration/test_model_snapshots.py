@@ -77,7 +77,7 @@ def write(folder: Path, *names: str, **config: Any) -> Path:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[Project]:
-    folder = write(tmp_path / "project", "folder", "single")
+    folder = write(tmp_path / "project", "folder", "single", watch={"onModelChange": "off"})
     (folder / "folder").mkdir()
     (folder / "folder" / "w").write_text("one")
     (folder / "single").write_text("one")
@@ -143,11 +143,8 @@ async def test_a_later_supervisor_keeps_what_its_pods_use(world: Project) -> Non
     assert "folder/w changed after Pod folder-" in world.up().stderr
 
 
-@pytest.mark.parametrize("config", [{"enabled": False}, {"onModelChange": "off"}])
-def test_where_nothing_is_watched_files_are_used_where_they_lie(
-    tmp_path: Path, config: dict[str, Any]
-) -> None:
-    folder = write(tmp_path / "project", "folder", watch=config)
+def test_where_nothing_is_watched_files_are_used_where_they_lie(tmp_path: Path) -> None:
+    folder = write(tmp_path / "project", "folder", watch={"enabled": False})
     (folder / "folder").mkdir()
     (folder / "folder" / "w").write_text("one")
     with project(folder) as world:
@@ -158,7 +155,9 @@ def test_where_nothing_is_watched_files_are_used_where_they_lie(
 
 
 async def test_a_damaged_model_changes_nothing_and_is_told_by_the_file(tmp_path: Path) -> None:
-    with project(sample("sklearn-iris", tmp_path / "project")) as world:
+    folder = sample("sklearn-iris", tmp_path / "project")
+    (folder / "kserve-local.yaml").write_text("watch: {onModelChange: off}")
+    with project(folder) as world:
         world.up()
         file = world.folder / "model" / "model.joblib"
         good = file.read_bytes()

@@ -172,6 +172,7 @@ def test_what_a_running_supervisor_did_not_read_is_told(iris: Project) -> None:
 
 
 def test_an_edited_model_that_is_not_served_yet_is_told(iris: Project) -> None:
+    (iris.folder / "kserve-local.yaml").write_text("watch: {enabled: false}\n")
     iris.up()
     assert "changed after" not in iris.up().stderr
     model = next(p for p in (iris.folder / "model").iterdir() if p.is_file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from kserve_local.controllers.init_containers import remember
 from kserve_local.controllers.pod_volumes import Content
-from kserve_local.settings import ImageSource, Settings
+from kserve_local.settings import ImageSource, Settings, WatchSettings
 from kserve_local.storage.listings import listing
 from kserve_local.storage.snapshots import name_of
 from kserve_local.supervisor.stale import changed_since_start
@@ -22,7 +23,9 @@ AT = 1767225610.0
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     images = {"my/model": ImageSource(tmp_path / "src")}
-    return Settings(tmp_path, tmp_path / ".state", tmp_path / "c", tmp_path / "r", images=images)
+    return Settings(
+        tmp_path, tmp_path / ".state", tmp_path / "c", tmp_path / "r", images=images, watch=False
+    )
 
 
 def pod(*, ready: str = "True", uri: str = "./model", started: str = STARTED) -> dict[str, Any]:
@@ -112,3 +115,21 @@ def test_a_pod_with_a_snapshot_is_compared_by_what_it_has(
     assert len(changed_since_start([made], settings)) == 1
     (tmp_path / "model" / "b").unlink()
     assert changed_since_start([made], settings) == []
+
+
+@pytest.mark.parametrize(
+    ("watching", "told"),
+    [
+        (WatchSettings(), []),
+        (WatchSettings(code="off"), ["src/model.py"]),
+        (WatchSettings(model=False), ["model/a"]),
+        (WatchSettings(code="restart", model=False), ["model/a"]),
+    ],
+)
+def test_what_the_dev_loop_takes_over_is_not_told(
+    tmp_path: Path, settings: Settings, watching: WatchSettings, told: list[str]
+) -> None:
+    write(tmp_path / "src" / "model.py", 5)
+    write(tmp_path / "model" / "a", 5)
+    found = changed_since_start([pod()], replace(settings, watch=True, watching=watching))
+    assert [line.partition(" ")[0] for line in found] == told
