@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from kserve_local.api import names
-from kserve_local.api.headlines import headline
-from kserve_local.api.meta import Object, annotations_of, controller_of, labels_of, name_of
+from kserve_local.api.headlines import NEXT_STEP, headline
+from kserve_local.api.meta import (
+    Object,
+    annotations_of,
+    controller_of,
+    get_condition,
+    labels_of,
+    name_of,
+)
 from kserve_local.api.tracebacks import Place, traceback_of
 from kserve_local.controllers import pod_state
 from kserve_local.settings import Settings
@@ -119,7 +126,13 @@ def _reloads(old: Object, new: Object) -> list[str]:
 
 
 def _failing(pod: Object) -> tuple[str, str] | None:
-    """Return the container that keeps a Pod from being Ready, and what it says of it."""
+    """Return the container that keeps a Pod from being Ready, and what it says of it.
+
+    Empty for the container if the Pod has no place, and none comes free by itself.
+    """
+    placed = get_condition(pod, "PodScheduled") or {}
+    if placed.get("status") == "False" and NEXT_STEP in str(placed.get("message")):
+        return "", str(placed["message"])
     for status in (*pod_state.statuses(pod, init=True), *pod_state.statuses(pod)):
         ended = pod_state.terminated(status) or pod_state.last_terminated(status)
         waiting = pod_state.stuck(status)
@@ -150,5 +163,5 @@ def _log(folder: Path, container: str) -> list[str]:
 def _readable(message: str, state: Path) -> str:
     """Return what says most, with a model's file as in the project and not as in a snapshot."""
     snapshot = re.escape(str(state / MODELS)) + r"/([^/\s]+)-[0-9a-f]{16}/(?:\1(?=$|[\s\"':;,]))?"
-    line = headline(message) or "it does not become ready"
+    line = headline(message).rstrip(".") or "it does not become ready"
     return re.sub(snapshot, lambda m: m[1] if m[0].endswith(m[1]) else f"{m[1]}/", line)

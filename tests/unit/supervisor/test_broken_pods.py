@@ -118,7 +118,21 @@ def test_without_a_traceback_the_pod_tells(
 def test_a_model_that_cannot_be_fetched(tmp_path: Path) -> None:
     new = pod("new", ready=False, init=ended("Local path ./m does not exist."), model="a")
     (one,) = found(tmp_path, SERVING, new)
-    assert one.error == "Local path ./m does not exist."
+    assert one.error == "Local path ./m does not exist"
+
+
+def test_a_budget_that_has_no_room_for_both(tmp_path: Path) -> None:
+    """One that is only being cleared is no failure."""
+    new = pod("new", ready=False, code="a")
+    waits = "1 Insufficient memory: 1 GiB of 2 GiB are free"
+    placed = {"type": "PodScheduled", "status": "False", "message": waits}
+    new["status"]["conditions"].append(placed)
+    assert found(tmp_path, SERVING, new) == []
+    placed["message"] += ".\nNext step: raise resourcesBudget.memory in kserve-local.yaml"
+    (one,) = found(tmp_path, SERVING, new)
+    assert one.told() == (
+        f"the new code does not start: {waits}; Pod old serves the code of before"
+    )
 
 
 def test_where_a_server_notices_a_damaged_model_is_no_place(tmp_path: Path) -> None:
