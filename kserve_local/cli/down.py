@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import click
 
 from kserve_local.cli.options import Common, Duration, common
@@ -28,6 +26,7 @@ def command(
     from pathlib import Path
 
     from kserve_local.cli.launch import stop_supervisor
+    from kserve_local.supervisor import statedir
 
     if directory is not None:
         flags = replace(flags, project=Path(directory))
@@ -37,7 +36,7 @@ def command(
     if settings.state.is_dir():
         stopped = stop_supervisor(settings, grace=grace, say=out.say)
     if volumes and settings.state.is_dir():
-        shutil.rmtree(settings.state)
+        statedir.remove_state(settings)
         out.say(f"deleted {settings.state}")
     orphans = _remove_orphans() if everywhere else []
     for folder in orphans:

@@ -147,9 +147,8 @@ def _forget(settings: Settings) -> None:
     Raises:
         PortTaken: It runs, or something of it does.
     """
-    import shutil
-
     from kserve_local.client.project import find_running
+    from kserve_local.supervisor import statedir
     from kserve_local.supervisor.leftovers import has_leftovers
 
     if find_running(settings) is not None or has_leftovers(settings):
@@ -158,7 +157,7 @@ def _forget(settings: Settings) -> None:
             hint="kserve-local down   and then   kserve-local up --fresh",
         )
     if settings.state.is_dir():
-        shutil.rmtree(settings.state)
+        statedir.remove_state(settings)
 
 
 class _Signals:

@@ -150,16 +150,31 @@ def remove_volumes(settings: Settings) -> None:
     """Take away the volumes of Pods that are gone, mounted Secrets among them, and the snapshots
     of their models.
     """
-    # Slow to import for every other command.
-    from kserve_local.controllers import pod_volumes
-    from kserve_local.storage.cache import remove
+    from kserve_local.controllers import pod_volumes  # slow to import for every other command
 
-    remove(settings.state / MODELS)
+    remove_models(settings)
     folder = settings.run_dir / "volumes"
     with contextlib.suppress(OSError):
         for pod in folder.iterdir():
             pod_volumes.remove_volumes(pod, lambda error: None)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_models(settings: Settings) -> None:
+    """Take away the snapshots of model files, which are read-only."""
+    from kserve_local.storage.cache import remove  # slow to import for every other command
+
+    remove(settings.state / MODELS)
+
+
+def remove_state(settings: Settings) -> None:
+    """Delete the project's state, logs included.
+
+    Raises:
+        OSError: Some of it cannot be deleted.
+    """
+    remove_models(settings)
+    shutil.rmtree(settings.state)
 
 
 def write_json(path: Path, data: Any) -> None:
