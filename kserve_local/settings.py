@@ -389,7 +389,16 @@ def _read(path: Path, profile: str) -> dict[str, Any]:
 
 
 LIVE = frozenset(
-    {"resources", "ignore", "images", "runtimes", "watch", "storage.mirrors", "storage.claims"}
+    {
+        "resources",
+        "ignore",
+        "images",
+        "runtimes",
+        "watch",
+        "requests",
+        "storage.mirrors",
+        "storage.claims",
+    }
 )
 """Keys, as `fingerprint` names them, that a project takes over while it runs and is watched."""
 

@@ -290,11 +290,12 @@ class Gateway:
             found = [(key, entry) for _, key, entry in same[-1:]]
         elif not component:
             found = [pair for pair in found if pair[0] not in inner]
-        last = int(frame.get("last") or 0)
+        # Of all services together no more than one may have: it is told between calls.
+        last = int(frame.get("last") or 0) or recorder.keep
         bodies, clock = bool(frame.get("bodies")), time() - perf_counter()
         return [
             told(key, entry, self._redaction, inner=key in inner, bodies=bodies, clock=clock)
-            for key, entry in (found[-last:] if last else found)
+            for key, entry in found[-last:]
         ]
 
     def _released(self, pod: str) -> None:

@@ -32,8 +32,9 @@ class _Live:
     Mappings are changed in place, because everybody holds the same ones.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, taken_over: Callable[[Settings], None]) -> None:
         self.now = settings
+        self._taken_over = taken_over
 
     def take_over(self, fresh: Settings) -> None:
         for name in ("images", "mirrors", "claims", "runtimes"):
@@ -41,8 +42,13 @@ class _Live:
             held.clear()
             held.update(getattr(fresh, name))
         self.now = replace(
-            self.now, resources=fresh.resources, ignore=fresh.ignore, watching=fresh.watching
+            self.now,
+            resources=fresh.resources,
+            ignore=fresh.ignore,
+            watching=fresh.watching,
+            requests=fresh.requests,
         )
+        self._taken_over(self.now)
 
 
 def _nothing(services: Collection[tuple[str, str]], saved_at: float) -> None:
@@ -58,13 +64,16 @@ async def watching(
     recorder: EventRecorder,
     problems: Problems,
     activity: Activity,
+    *,
+    taken_over: Callable[[Settings], None],
 ) -> AsyncIterator[None]:
     """Take saves over while the block is open.
 
     Args:
         started_with: `flags` and `profile` of the start, with which the configuration is read.
+        taken_over: Called with settings of which something is live that was not.
     """
-    live = _Live(settings)
+    live = _Live(settings, taken_over)
     workloads = DevWorkloads(settings, store, backend, recorder)
     profile = str(started_with.get("profile") or "")
     flags = dict(started_with.get("flags") or {})

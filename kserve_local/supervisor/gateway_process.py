@@ -38,7 +38,7 @@ from kserve_local.gateway.main import BACKLOG, GatewayConfig, start_time
 from kserve_local.interfaces.routing import RouteTable, change_of
 from kserve_local.interfaces.stats import RequestStat, StatSink, Woken
 from kserve_local.interfaces.storage import StoredObject
-from kserve_local.settings import Settings
+from kserve_local.settings import RequestsConfig, Settings
 from kserve_local.supervisor.ports import taken
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class GatewayProcess:
         self._sent: RouteTable | None = None
         self._listings: dict[str, asyncio.Future[float]] = {}
         self.woken: Callable[[Woken], None] | None = None
+        self._recorded = settings.requests
         self._asked: dict[int, asyncio.Future[list[dict[str, Any]]]] = {}
         self._numbers = itertools.count(1)
 
@@ -190,8 +191,14 @@ class GatewayProcess:
         finally:
             self._asked.pop(number, None)
 
+    def record(self, kept: RequestsConfig) -> None:
+        """Keep calls by other settings from now on, and show by them what is kept."""
+        self._recorded = kept
+        if self._writer is not None:
+            self._writer.write(encode_frame(self._recording()))
+
     def _recording(self) -> Frame:
-        kept = self._settings.requests
+        kept = self._recorded
         return {
             "type": "record",
             "enabled": kept.enabled,

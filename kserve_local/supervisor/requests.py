@@ -1,9 +1,9 @@
 """The calls that the gateway keeps, for `kserve-local requests`, `replay`, `diff` and the dev loop.
 
-`GET /apis/kserve-local.dev/v1/requests` answers `{"enabled", "requests": [...]}`, the newest last,
-of `namespace`, `name` and `component` where given, the newest `last`; with `bodies=true` also
-headers, body and answer. `.../requests/ID` answers the one whose id is or begins with ID, with all
-of it. The gateway has redacted them; nothing is kept here.
+`GET /apis/kserve-local.dev/v1/requests` answers `{"requests": [...]}`, the newest last: of
+`namespace`, `name` and `component` where given, the newest `last`; with `bodies=true` also headers,
+body and answer. `.../requests/ID` answers the one whose id is or begins with ID, with all of it.
+The gateway has redacted them; nothing is kept here.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from starlette.routing import BaseRoute, Route
 
 from kserve_local.client.project import REQUESTS
 from kserve_local.errors import BadRequest, NotFound
-from kserve_local.settings import RequestsConfig
 from kserve_local.supervisor.gateway_process import GatewayProcess
 
 _WHICH = ("namespace", "name", "component")
 
 
-def routes(gateway: GatewayProcess, config: RequestsConfig) -> Sequence[BaseRoute]:
+def routes(gateway: GatewayProcess) -> Sequence[BaseRoute]:
     """Return the routes that the API server serves."""
 
     async def listed(request: Request) -> Response:
@@ -36,7 +35,7 @@ def routes(gateway: GatewayProcess, config: RequestsConfig) -> Sequence[BaseRout
             last=int(last),
             bodies=query.get("bodies") == "true",
         )
-        return JSONResponse({"enabled": config.enabled, "requests": found})
+        return JSONResponse({"requests": found})
 
     async def one(request: Request) -> Response:
         query = request.query_params

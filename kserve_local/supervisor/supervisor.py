@@ -209,7 +209,7 @@ async def _start(
             ),
             *dev_routes(problems, activity),
             *metrics_routes(store, usage),
-            *requests_routes(gateway, settings.requests),
+            *requests_routes(gateway),
             *payload_routes(settings.state / PAYLOADS, streams),
         ],
         streams=streams,
@@ -232,6 +232,7 @@ async def _start(
                 recorder,
                 problems,
                 activity,
+                taken_over=lambda fresh: gateway.record(fresh.requests),
             )
         )
     return gateway

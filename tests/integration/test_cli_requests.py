@@ -188,3 +188,11 @@ def test_nobody_reads_calls_without_the_token(iris: Project) -> None:
         urllib.request.urlopen(url, context=context, timeout=20)
     with refused.value as error:
         assert error.code == 401
+
+
+def test_a_saved_redaction_holds_at_once_for_what_is_kept(iris: Project) -> None:
+    assert iris.json("requests", NAME, "first")["request"]["body"] == ROWS
+    (iris.folder / "kserve-local.yaml").write_text("requests: {redactFields: [instances]}\n")
+    wait_until(lambda: iris.json("requests", NAME, "first")["request"]["body"] != ROWS)
+    body = iris.json("requests", NAME, "first")["request"]["body"]
+    assert body == {"instances": "[redacted]"}

@@ -292,6 +292,26 @@ async def test_a_new_supervisor_brings_its_own_rules() -> None:
             assert json.loads(body_of(call) or b"") == {"password": REDACTED}
 
 
+async def test_other_settings_hold_at_once_for_what_is_there_and_what_comes() -> None:
+    async with Upstream(echo) as upstream, world() as own:
+        await own.serve(upstream)
+        await ask(own.port, post(b'{"password": "S-1"}'))
+        await kept(own)
+        own.process.record(RequestsConfig(redact_fields=("password",)))
+        [call] = await own.process.requests(bodies=True)
+        assert json.loads(body_of(call) or b"") == {"password": REDACTED}
+        own.process.record(RequestsConfig(enabled=False))
+        assert await own.process.requests() == []
+        await ask(own.port, post(b'{"n": 1}'))
+        own.process.record(RequestsConfig(keep=2))
+        for n in range(2, 6):
+            await ask(own.port, post(b'{"n": %d}' % n))
+        last = post(b'{"n": 6}', extra=b"X-Request-Id: last\r\n")
+        await ask(own.port, last)
+        await kept(own, id="last")
+        assert [body_of(c) for c in await kept(own)] == [b'{"n": 5}', b'{"n": 6}']
+
+
 async def kept_by(process: GatewayProcess) -> list[dict[str, Any]]:
     """Return what a gateway tells a supervisor that has just come."""
     async with asyncio.timeout(20):
