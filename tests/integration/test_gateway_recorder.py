@@ -15,6 +15,7 @@ import httpx
 
 from kserve_local.errors import ServiceUnavailable
 from kserve_local.interfaces.recorded import REDACTED, REPLAY_HEADER, REPLAY_ID, REPLAY_TRACE
+from kserve_local.interfaces.routing import Endpoint, Route, Target
 from kserve_local.settings import RequestsConfig
 from kserve_local.supervisor.gateway_process import GatewayProcess
 from tests.fakes.raw_upstream import Client, Connection, Upstream, answering, ask, echo, response
@@ -389,3 +390,31 @@ async def test_components_that_only_others_call_are_shown_by_their_name() -> Non
         assert (body_of(clients), clients["inner"]) == (b'{"n": 1}', False)
         assert (body_of(others), others["inner"]) == (b'{"n": 2}', True)
         assert len(await own.process.requests(id=others["id"])) == 1
+
+
+async def test_a_graphs_calls_are_kept_and_its_steps_unless_it_was_replayed() -> None:
+    step = {"serviceUrl": f"http://iris.default.svc.cluster.local{V1}"}
+    spec = {"nodes": {"root": {"routerType": "Sequence", "steps": [step]}}}
+    router = Target(
+        "default/graph-00001", 100, (Endpoint("graph-pod", "127.64.0.2", 8080),), graph=spec
+    )
+    host = "graph.default.example.com"
+    graph = Route("default", "graph", "graph", (host,), (router,))
+    async with Upstream(answering(response(b'{"predictions": [1]}'))) as upstream, world() as own:
+        route = iris((upstream,))
+        await own.publish(
+            graph, replace(route, hosts=(*route.hosts, "iris.default.svc.cluster.local"))
+        )
+        call = post(b'{"instances": [1]}', "/").replace(HOST, f"Host: {host}\r\n".encode())
+        again = f"{REPLAY_HEADER}: 1\r\n"
+        again += f"traceparent: 00-{REPLAY_TRACE}0000000000000001-0000000000000001-01\r\n"
+        replayed = call.replace(b"Content-Length", again.encode() + b"Content-Length")
+        assert (await ask(own.port, replayed)).status == 200
+        assert (await ask(own.port, call)).status == 200
+        step_call, graph_call = await kept(own, 2)
+        assert len(upstream.requests) == 2
+    assert (graph_call["service"], graph_call["path"]) == ("graph", "/")
+    assert (step_call["service"], step_call["path"]) == ("iris", V1)
+    for each in (graph_call, step_call):
+        assert body_of(each) == b'{"instances": [1]}'
+        assert body_of(each, "answer") == b'{"predictions": [1]}'
