@@ -4,7 +4,8 @@ By name, over all files and through any number of calls: code that runs then and
 a variable, an attribute or a string, reaches every function of that name. That is more than would
 really run, never less, but for two ways of running a function without naming it. A base class of a
 library may call any method, so they are reached with the class, unless the base is known not to.
-And code that looks up computed names may reach everything. Pure; what a text says is kept.
+And code that looks up computed names may reach everything. What a request makes once and keeps is
+taken for what `load()` makes. Pure.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _AT_START = frozenset({
     "load", "start", "start_engine",  # kserve's ModelServer
     "initialize", "setup", "startup", "on_startup", "lifespan", "model_post_init",
 })  # fmt: skip
-_KNOWN_BASES = ("kserve.", "abc.", "typing.", "typing_extensions.", "collections.abc.", "enum.")
+_KNOWN_BASES = ("abc.", "typing.", "typing_extensions.", "collections.abc.", "enum.")
 """Of these, only `_AT_START` and special methods are called before a request is."""
 
 
@@ -156,7 +157,7 @@ class CallGraph:
     def _is_open(self, file: str, one: ClassFacts, seen: frozenset[str] = frozenset()) -> bool:
         for base in one.bases:
             last = base.rpartition(".")[2]
-            if base.startswith(_KNOWN_BASES) or base == "pydantic.BaseModel" or last in seen:
+            if _is_known(base) or last in seen:
                 continue
             if ("." not in base or self._is_below(base)) and last in self._classes:
                 inner = seen | {one.name}
@@ -188,6 +189,8 @@ class CallGraph:
                 waiting.append(id)
         for file, facts in self._facts.items():
             reach(facts.module, file, None, f"the module level of {file}")
+            for function in facts.functions:
+                reach(function.kept, file, None, f"what {function.qualname} makes once and keeps")
         while waiting:
             id = waiting.popleft()
             reach(self._functions[id].mentions, id[0], id, "")
@@ -212,7 +215,14 @@ class CallGraph:
 
     def _reached_mentions(self) -> Iterator[Mentions]:
         yield from (facts.module for facts in self._facts.values())
+        yield from (f.kept for facts in self._facts.values() for f in facts.functions)
         yield from (self._functions[id].mentions for id in self._via)
+
+
+def _is_known(base: str) -> bool:
+    """Whether a base class of a library calls nothing of its subclass before a request."""
+    is_model = base.startswith("kserve.") and base.endswith("Model")
+    return is_model or base.startswith(_KNOWN_BASES) or base == "pydantic.BaseModel"
 
 
 def runs_at_start(name: str) -> bool:

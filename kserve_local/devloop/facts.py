@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from kserve_local.devloop.decorators import Decorator, decorator_of, why_not_wrappers
+from kserve_local.devloop.keeping import kept_in
 from kserve_local.devloop.mentions import Mentions, mentions_of, module_level
 from kserve_local.devloop.source import (
     Definition,
@@ -32,6 +33,7 @@ class FunctionFacts:
 
     Args:
         names: Its name and those of the functions in its body.
+        kept: What is mentioned by what it makes once and keeps.
         bad_wrapper, bad_factory: Why it is no decorator, or maker of decorators, that only wraps.
     """
 
@@ -41,6 +43,7 @@ class FunctionFacts:
     line: int
     names: frozenset[str]
     mentions: Mentions
+    kept: Mentions
     decorators: tuple[Decorator, ...]
     bad_wrapper: str
     bad_factory: str
@@ -111,6 +114,7 @@ def facts_of(text: str) -> Facts:
                 node.lineno,
                 frozenset(inner),
                 mentions_of(node.body, imports, names),
+                mentions_of(kept_in(node), imports, names),
                 tuple(decorator_of(d, node.name, imports) for d in node.decorator_list),
                 *why_not_wrappers(node, within, imports),
             )

@@ -20,6 +20,7 @@ from kserve_local.devloop.body_diff import (
     compare_code,
 )
 from kserve_local.devloop.facts import facts_of
+from kserve_local.devloop.keeping import kept_in
 from kserve_local.devloop.mentions import module_level
 from kserve_local.devloop.source import (
     Definition,
@@ -96,6 +97,9 @@ def diff_of(before: str, after: str) -> FileDiff:
         if shape(old.node) == shape(new.node):
             continue
         compare_calls(new.qualname, old.node, new.node)
+        if [shape(n) for n in kept_in(old.node)] != [shape(n) for n in kept_in(new.node)]:
+            what = f'what "{new.qualname}" makes once and keeps changed'
+            raise Differs(what, new.node.lineno)
         changed.append(new)
         names += compare_bodies(old, new, imports)
     compare_code(old_code, new_code)

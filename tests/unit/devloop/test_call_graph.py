@@ -185,6 +185,7 @@ def test_a_function_is_reached_with_those_it_defines():
         ("from threading import Thread", "Thread", True),
         ("from lib import *", "Base", True),
         ("import lib", "lib.made()", True),
+        ("import kserve", "kserve.ModelServer", True),
         ("import kserve", "kserve.Model", False),
         ("from kserve import Model", "Model", False),
         ("from abc import ABC", "ABC", False),

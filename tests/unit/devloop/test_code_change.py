@@ -224,6 +224,68 @@ def test_what_startup_depends_on_needs_a_new_replica(old, new, reason):
     assert verdict.line > 1
 
 
+LAZY = [
+    "if self.model is None:\n            self.model = {made}",
+    "if not self.model:\n            self.model = {made}",
+    "if not hasattr(self, 'model'):\n            self.model = {made}",
+    "if getattr(self, 'model', None) is None:\n            self.model = {made}",
+    "self.model = self.model or {made}",
+    "global MODEL\n        if MODEL is None:\n            MODEL = {made}",
+    "if x not in TABLE:\n            TABLE[x] = {made}",
+    "TABLE.setdefault(x, {made})",
+    "if x in TABLE:\n            return TABLE[x]\n        y = {made}\n        TABLE[x] = y",
+    "try:\n            return TABLE[x]\n        except KeyError:\n            pass\n"
+    "        TABLE[x] = {made}",
+    "if self.model is not None and x:\n            return self.model\n        self.model = {made}",
+]
+
+
+@pytest.mark.parametrize("lazy", LAZY)
+def test_what_a_request_makes_once_and_keeps_counts_as_loaded(lazy):
+    """A model that the first request loads was made by the old code, as by `load()`."""
+    text = (
+        "MODEL, TABLE = None, {{}}\n"
+        "def make(x):\n    return deeper({of})\n"
+        "def deeper(x):\n    return {deep}\n"
+        "class A:\n    def f(self, x):\n        " + lazy + "\n        return {answer}\n"
+    )
+    given = {"of": "x", "deep": "x", "made": "make(x)", "answer": "1"}
+    before = text.format(**given)
+    for part, reason in [
+        ("of", '"make" is reached by what A.f makes once and keeps'),
+        ("deep", '"deeper" is reached by what A.f makes once and keeps through make'),
+        ("made", 'what "A.f" makes once and keeps changed'),
+    ]:
+        verdict = change(before, text.format(**{**given, part: "make(2)"}))
+        assert isinstance(verdict, Restart), verdict
+        assert verdict.reason == reason
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if x is None:\n            x = make(x)",
+        "x = x or make(x)",
+        "if 'k' not in x:\n            x['k'] = make(x)",
+        "table = {}\n        if x not in table:\n            table[x] = make(x)",
+        "self.last = make(x)",
+        "self.count += make(x)",
+        "if self.count > 100:\n            self.count = make(x)",
+        "if x in TABLE:\n            self.seen = make(x)",
+    ],
+)
+def test_what_lasts_no_longer_than_a_request_does_not(body):
+    text = "TABLE = {}\ndef make(x):\n    return 1\nclass A:\n    def f(self, x):\n        "
+    before = text + body + "\n        return x\n"
+    assert functions(change(before, before.replace("return 1", "return 2"))) == ("make",)
+
+
+def test_next_to_what_is_kept_a_function_can_change():
+    before = "class A:\n    def f(self):\n        if not self.m:\n            self.m = 1\n"
+    before += "        return self.m\n"
+    assert functions(change(before, before.replace("return self.m", "return [self.m]"))) == ("A.f",)
+
+
 def test_the_reason_names_the_line_of_the_new_text():
     verdict = edit("THRESHOLD = 0.5", "# lower\nTHRESHOLD = 0.4")
     assert verdict == Restart("module level changed", "model.py", 13)
