@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import gc
 import json
 import os
 import select
@@ -67,8 +66,6 @@ class _Control:
         self.source = os.path.realpath(source)
         self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
         self._change: Change | None = None
-        # A zygote hides what it loaded from the collector, before any of the user's code.
-        self._frozen = gc.get_freeze_count()
         self._listen()
 
     def _listen(self) -> None:
@@ -153,7 +150,7 @@ class _Control:
         change = self._change
         if change is None or change.id != asked["id"]:
             texts = asked["before"], asked["after"]
-            change = swap.Change(asked["id"], *texts, source=self.source, frozen=self._frozen)
+            change = swap.Change(asked["id"], *texts, source=self.source)
         self._change = change if what == "check" else None
         try:
             functions = change.check() if what == "check" else change.commit()

@@ -13,6 +13,7 @@ in which none of them runs, so that a request does not meet some old and some ne
 
 from __future__ import annotations
 
+import _thread
 import dis
 import gc
 import linecache
@@ -170,20 +171,12 @@ class Change:
 
     Args:
         before, after: Text by path relative to `source`, the folder of the user's code.
-        frozen: How many objects the collector did not look at when the program began.
     """
 
     def __init__(
-        self,
-        id: str,
-        before: Mapping[str, str],
-        after: Mapping[str, str],
-        *,
-        source: str,
-        frozen: int = 0,
+        self, id: str, before: Mapping[str, str], after: Mapping[str, str], *, source: str
     ) -> None:
         self.id = id
-        self._frozen = frozen
         self._texts = {
             os.path.realpath(os.path.join(source, file)): (file, before.get(file), after.get(file))
             for file in {*before, *after}
@@ -246,8 +239,6 @@ class Change:
         return self._look()
 
     def _look(self) -> _Found:
-        if gc.get_freeze_count() > self._frozen:
-            raise Refused("the program has hidden its objects from the collector (gc.freeze())")
         modules = self._modules()
         found = _Found()
         collections = _collections()
@@ -386,7 +377,8 @@ def _refuse_lost(texts: Compiled, found: _Found) -> None:
     """Refuse if a function that changes is defined but cannot be seen.
 
     Raises:
-        Refused: Something made another thing of it, and let go of it.
+        Refused: Something made another thing of it and let go of it, or the collector does not
+            look at it. All that changes is, or lies in, what has a name.
     """
     for key, pair in texts.old.items():
         if pair.is_named and pair.differs and pair.new is not None:
@@ -394,7 +386,7 @@ def _refuse_lost(texts: Compiled, found: _Found) -> None:
             if not keys & found.seen:
                 raise Refused(
                     f"{texts.file}, line {pair.old.co_firstlineno}: {pair.name}() is not there "
-                    "as a function; something made another thing of it"
+                    "as a function; something made another thing of it, or hid it (gc.freeze())"
                 )
 
 
@@ -435,8 +427,11 @@ def _young() -> tuple[list[FunctionType], list[Any]]:
 
 
 def _frames() -> Iterator[Any]:
-    """Yield the calls of all threads, innermost first."""
-    for innermost in sys._current_frames().values():
+    """Yield the calls of all other threads, innermost first."""
+    threads = sys._current_frames()
+    # A call that holds its own frame would keep what it has seen until the collector comes.
+    threads.pop(_thread.get_ident(), None)
+    for innermost in threads.values():
         frame: Any = innermost
         while frame is not None:
             yield frame

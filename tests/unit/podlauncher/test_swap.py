@@ -26,10 +26,9 @@ from podlauncher.swap import Change
 class Source:
     """A folder of code whose files are modules of this process."""
 
-    def __init__(self, folder: Path, prefix: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.texts: dict[str, str] = {}
-        self._prefix = prefix
         self._names: list[str] = []
 
     def load(self, text: str, file: str = "model.py") -> ModuleType:
@@ -87,7 +86,7 @@ class Source:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Iterator[Source]:
-    made = Source(tmp_path, "")
+    made = Source(tmp_path)
     yield made
     made.forget()
 
@@ -573,6 +572,19 @@ def test_closures_of_calls_under_way_get_the_new_code_or_are_let_go(source: Sour
     finally:
         gc.enable()
     assert list(module.outer(1)) == [None, "newer"]
+
+
+def test_a_check_keeps_nothing(source: Source):
+    """Neither what it found, nor what it would have added."""
+    module = source.load("def f():\n    return 1\n")
+    change = source.change(model="def f():\n    return 2\ndef g():\n    return 2\n")
+    gc.disable()
+    try:
+        assert change.check() == 2
+        kept = [o for o in gc.get_objects() if isinstance(o, types.FunctionType)]
+        assert [f for f in kept if f.__globals__ is vars(module)] == [module.f]
+    finally:
+        gc.enable()
 
 
 def test_two_hundred_changes_leave_nothing_behind(source: Source):
