@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -196,3 +197,30 @@ def test_a_saved_redaction_holds_at_once_for_what_is_kept(iris: Project) -> None
     wait_until(lambda: iris.json("requests", NAME, "first")["request"]["body"] != ROWS)
     body = iris.json("requests", NAME, "first")["request"]["body"]
     assert body == {"instances": "[redacted]"}
+
+
+def test_a_transformer_and_its_predictor_have_calls_of_their_own(tmp_path: Path) -> None:
+    """And what a replay makes the transformer ask is not taken for traffic."""
+    name = "iris-transformer"
+    with project(sample(name, tmp_path / "pair")) as own:
+        own.up()
+        body = json.loads((own.folder / "request.json").read_text())
+        path = f"/v1/models/{name}:predict"
+        status, answer = own.call(f"/serving/default/{name}{path}", body)
+        assert status == 200
+        inner = wait_until(
+            lambda: own.json("requests", name, "--component", "predictor")["requests"]
+        )
+        [outer] = own.json("requests", name)["requests"]
+        assert (outer["component"], outer["inner"]) == ("transformer", False)
+        assert [(c["component"], c["inner"]) for c in inner] == [("predictor", True)]
+        whole = own.json("requests", name, outer["id"])["request"]
+        assert (whole["body"], whole["answer"]) == (body, answer)
+        assert own.json("requests", name, inner[0]["id"])["request"]["body"] != body
+        [replayed] = own.json("replay", name)["replayed"]
+        assert replayed["answer"] == "same"
+        data = own.json("diff", name, "--against", "1")
+        assert (data["compared"], data["changed"]) == (1, [])
+        for component in ("transformer", "predictor"):
+            again = own.json("requests", name, "--component", component)["requests"]
+            assert len(again) == 1
