@@ -207,6 +207,8 @@ class Rpc(Exchange):
         self.declared = True
         self._kept: list[bytes] | None = []
         self._kept_size = 0
+        for data in call.pending:
+            self.keep(data)  # what was read to find the route
 
     @property
     def call(self) -> Call:
