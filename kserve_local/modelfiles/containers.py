@@ -43,7 +43,7 @@ def torch(path: Path) -> Torch | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return _zipped(archive)
-    except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError):
+    except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError, NotImplementedError):
         pass
     with path.open("rb") as file:
         head = file.read(64)

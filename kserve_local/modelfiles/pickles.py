@@ -27,6 +27,7 @@ _MOST_OPCODES = 2_000_000
 _MOST_INFLATED = 512 * 1024**2
 _MOST_KEPT = 256
 _LONGEST = 1 << 30
+_LONGEST_LINE = 1 << 20
 _DEEPEST = 8
 _CHUNK = 1 << 20
 _MARK = object()
@@ -224,17 +225,21 @@ class _Machine:
 
 
 class _Plain:
-    """A file as `genops` reads it; without `tell`, which compressed streams make slow."""
+    """A file as `genops` reads it: bounded, and without `tell`, which compression makes slow."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.readline = file.readline
+        self._left = _LONGEST
 
     def read(self, size: int) -> bytes:
-        if size > _LONGEST:
-            # A length that only claims to be one would have the memory reserved.
+        # A length that only claims to be one would have the memory reserved.
+        self._left -= size
+        if self._left < 0:
             raise _TooLong
         return self._file.read(size)
+
+    def readline(self) -> bytes:
+        return self._file.readline(_LONGEST_LINE)
 
 
 def _index(argument: Any) -> int:
