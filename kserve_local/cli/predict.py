@@ -174,11 +174,13 @@ def command(
         path, headers = ("", {**headers, "Host": host}) if host else (path, headers)
     out = flags.output("predict")
     made: predict_sample.Sample | None = None
+    quiet = flags.quiet or flags.as_json
     if data is None:
-        made = _sample(
-            settings, name, namespace, model or name, "v1" if explain else protocol or "",
-            running.gateway_url, path, headers, timeout=timeout,
-        )  # fmt: skip
+        with nullcontext() if quiet else _telling(settings, out, namespace, name):
+            made = _sample(
+                settings, name, namespace, model or name, "v1" if explain else protocol or "",
+                running.gateway_url, path, headers, timeout=timeout,
+            )  # fmt: skip
         body, data = made.body, made.data
         if not flags.as_json:
             out.say(made.told())
@@ -212,7 +214,6 @@ def command(
     ids: list[str] = []
     statuses: Counter[int] = Counter()
     failure: tuple[int, dict[str, str], bytes, str] | None = None
-    quiet = flags.quiet or flags.as_json
     for _ in range(repeat or 1):
         ids.append(str(uuid4()))
         if flags.verbose and not flags.as_json:

@@ -94,8 +94,13 @@ def candidates(folder: Path) -> list[Recognised]:
         return [whole]
     places = [folder, *(folder / name for name in _MODEL_FOLDERS)]
     entries = (entry for place in places if place.is_dir() for entry in _entries(place))
-    found = [m for entry in entries if (m := recognise(entry))]
-    return found
+    seen: dict[tuple[int, int], Recognised] = {}
+    for entry in entries:
+        if model := recognise(entry):
+            # A file by two names is one model.
+            at = entry.stat()
+            seen.setdefault((at.st_dev, at.st_ino), model)
+    return list(seen.values())
 
 
 def _entries(folder: Path) -> Iterator[Path]:

