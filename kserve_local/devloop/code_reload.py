@@ -168,7 +168,7 @@ class CodeReload:
             if not use.ready:
                 return f"Pod {use.pod} was just starting"
         work = self._workloads
-        # One that stands alone checks when it commits: looking for its functions is what takes long.
+        # One that stands alone checks when it commits: to look for its functions takes longest.
         if len(uses) > 1:
             verdicts = await asyncio.gather(*(work.check(use, change) for use in uses))
             for use, verdict in zip(uses, verdicts, strict=True):
