@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
+
+from kserve_local.errors import KServeLocalError
 
 if TYPE_CHECKING:
     from kserve_local.cli.progress import Reporter
@@ -10,6 +13,7 @@ if TYPE_CHECKING:
 
 _WAIT = 20
 """Seconds that one question for news waits for some."""
+_AGAIN = 1.0
 _MARKS = {"refused": "✗", "replacing": "●", "answers": "!"}
 
 
@@ -17,14 +21,20 @@ async def follow(client: Client, reporter: Reporter) -> None:
     """Tell of every save from now on, until cancelled."""
     from kserve_local.client.project import ACTIVITY
 
-    data = await client.call("GET", ACTIVITY)
-    since = max((entry["seq"] for entry in data["activity"]), default=0)
+    since = -1
     while True:
-        query = {"since": str(since), "wait": str(_WAIT)}
-        data = await client.call("GET", ACTIVITY, query=query)
+        wait = _WAIT if since >= 0 else 0
+        query = {"since": str(max(since, 0)), "wait": str(wait)}
+        try:
+            data = await client.call("GET", ACTIVITY, query=query)
+        except (KServeLocalError, OSError):
+            # Whether the project has ended is for those to say who follow its services.
+            await asyncio.sleep(_AGAIN)
+            continue
         for entry in data["activity"]:
-            since = entry["seq"]
-            _tell(entry, reporter)
+            if since >= 0:
+                _tell(entry, reporter)
+        since = max(since, 0, *(entry["seq"] for entry in data["activity"]))
 
 
 def _tell(entry: dict[str, Any], reporter: Reporter) -> None:

@@ -71,6 +71,7 @@ class CodeReload:
         self._swaps = swaps
         self._after = after
         self._known: dict[Path, _Code] = {}
+        self._salt = secrets.token_hex(4)
         self._replacements = Replacements(workloads, activity, after)
 
     async def look(self) -> None:
@@ -87,6 +88,7 @@ class CodeReload:
         if known is None:
             folder = CodeFolder(context)
             known = self._known[context] = _Code(folder, await asyncio.to_thread(folder.read))
+            await self._compare_with_running(context, known)
         begun = time.monotonic()
         saved = await asyncio.to_thread(known.folder.read)
         fresh = {u.argv for u in self._workloads.code() if u.context == context} - known.programs
@@ -106,7 +108,7 @@ class CodeReload:
         before, known.served = known.served, saved
         if isinstance(verdict, code_change.Nothing) or not uses:
             return
-        digest = _digest(saved)
+        digest = _digest(saved, self._salt)
         # Those whose program has no part in what was saved go on.
         uses = [use for use in uses if _is_touched(use, before, saved)]
         services = sorted({(u.namespace, u.service) for u in uses if u.service})
@@ -115,11 +117,30 @@ class CodeReload:
         if isinstance(verdict, code_change.Swap):
             why = await self._swap(context, uses, verdict.change, begun)
             if not why:
+                # A template's digest is no longer what its Pods run: none may be met again.
+                self._salt = secrets.token_hex(4)
                 self._after(services, time.time() - (time.monotonic() - begun))
                 return
         else:
             why = f"{self._shown(context, verdict.file, verdict.line)}: {verdict.reason}"
         await self._replace(uses, digest, why, _changed(before, saved), begun)
+
+    async def _compare_with_running(self, context: Path, known: _Code) -> None:
+        """Replace what runs other code than lies there: replicas that outlived a supervisor."""
+        begun = time.monotonic()
+        stale: list[CodeUse] = []
+        for use in self._workloads.code():
+            if use.context != context or not use.ready or use.fixed:
+                continue
+            parts = imported(entry_of(use.argv, known.served), known.served)
+            text = {file: known.served[file] for file in parts}
+            change = CodeChange(secrets.token_hex(4), text, text)
+            if (await self._workloads.check(use, change)).refused:
+                stale.append(use)
+        if stale:
+            files = sorted({f for u in stale for f in [entry_of(u.argv, known.served)] if f})
+            why = "it was changed while nobody watched"
+            await self._replace(stale, _digest(known.served, self._salt), why, files, begun)
 
     async def _decide(
         self, context: Path, known: _Code, saved: dict[str, str]
@@ -260,8 +281,8 @@ def _functions(change: CodeChange) -> str:
     return "; ".join(told)
 
 
-def _digest(files: Mapping[str, str]) -> str:
-    digest = hashlib.sha256()
+def _digest(files: Mapping[str, str], salt: str) -> str:
+    digest = hashlib.sha256(salt.encode())
     for name, text in sorted(files.items()):
         digest.update(f"{name}\0{len(text)}\0{text}".encode())
     return digest.hexdigest()[:16]

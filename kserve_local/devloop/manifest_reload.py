@@ -61,10 +61,12 @@ class ManifestReload:
             project = await self._read()
         except KServeLocalError as error:
             self._refuse([Problem("", 0, error.message)])
+            self._begin()
             return
         broken = await asyncio.to_thread(self._broken, project)
         if broken:
             self._refuse(broken)
+            self._begin()
             return
         wanted = {scheme.key_of(obj): obj for obj in project.objects}
         if self._applied is None:
@@ -84,6 +86,11 @@ class ManifestReload:
         self._refuse(await self._apply(changed))
         for key in vanished:
             await self._delete(key)
+
+    def _begin(self) -> None:
+        """What is mended after a first look at broken files is applied like every save."""
+        if self._applied is None:
+            self._applied = {}
 
     def _refuse(self, problems: Sequence[Problem]) -> None:
         for fresh in self._problems.set(_SUBJECT, problems):
