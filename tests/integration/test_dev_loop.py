@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -379,3 +380,27 @@ def test_without_watching_a_save_changes_nothing(tmp_path: Path):
             why="status says that it is not served",
         )
         assert answer(place) == before
+
+
+def test_what_was_saved_while_no_supervisor_ran_is_taken_over(tmp_path: Path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "server.py").write_text(SERVER)
+    (folder / "parts.py").write_text(PARTS)
+    (folder / "own.yaml").write_text(service("own"))
+    images = {IMAGE: {"context": ".", "command": ["python", "server.py"]}}
+    (folder / "kserve-local.yaml").write_text(json.dumps({"images": images}))
+    with project(folder) as place:
+        place.up()
+        before = answer(place)
+        os.kill(place.run_file["pid"], signal.SIGKILL)
+        assert answer(place) == before
+        Saves(place).change("server.py", 'shout("first")', 'shout("second")')
+        place.up()
+        wait_until(lambda: answer(place).startswith("one second"), why="new replicas serve")
+        # Nothing was saved: who serves stays.
+        os.kill(place.run_file["pid"], signal.SIGKILL)
+        served = answer(place)
+        place.up()
+        Saves(place).change("server.py", 'shout("second")', 'shout("third")')
+        wait_until(lambda: answer(place) == served.replace("second", "third"), why="swapped")
