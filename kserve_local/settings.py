@@ -124,6 +124,7 @@ class Settings:
         memory_budget_bytes: What all replicas together may hold before idle services are scaled to
             zero (`resourcesBudget.memory`); None: no limit.
         pinned: InferenceServices that stay whatever the budget says (`services.NAME.pin`).
+        debug_ports: InferenceService -> port for an IDE (`services.NAME.debug.port`); None: any.
         warnings: What of the file has no effect, or another one than one may think.
         problems: What of the file is wrong and was left out (`load_what_is_right` only).
     """
@@ -164,6 +165,7 @@ class Settings:
     memory_budget_bytes: int | None = None
     pinned: frozenset[str] = frozenset()
     requests: RequestsConfig = RequestsConfig()
+    debug_ports: Mapping[str, int | None] = field(default_factory=dict)
     log_max_bytes: int = 10 * 1024 * 1024
     log_files: int = 3
     storage_env: Mapping[str, str] = field(default_factory=dict)
@@ -586,6 +588,7 @@ def _built(
         "pinned": frozenset(
             str(k) for k, v in (data.get("services") or {}).items() if _service(str(k), v)["pin"]
         ),
+        "debug_ports": _debug_ports(data.get("services") or {}),
         "gateway_host": str(gateway.get("host") or "127.0.0.1"),
         "gateway_port": gateway.get("port", 8080),
         "gateway_domain": str(gateway.get("domain") or "example.com"),
@@ -809,7 +812,7 @@ _OF_SERVICES = ("pin", "env", "envFile", "python", "debug", "samples", "predicto
 
 
 def _service(name: str, value: object) -> dict[str, Any]:
-    """Return the entry of `services`; `pin` is what of it has an effect in this version."""
+    """Return the entry of `services`; `pin` and `debug` are what has an effect in this version."""
     data = dict(_mapping(value or {}, f'services."{name}"', _OF_SERVICES))
     data.setdefault("pin", False)
     if not isinstance(data["pin"], bool):
@@ -822,8 +825,24 @@ def _idle_keys(services: Mapping[str, Any]) -> list[str]:
         f'{CONFIG_FILE}: services."{name}".{key} has no effect in this version'
         for name, value in services.items()
         for key in value or {}
-        if key != "pin"
+        if key not in ("pin", "debug")
     ]
+
+
+def _debug_ports(services: Mapping[str, Any]) -> dict[str, int | None]:
+    """Return `services.NAME.debug.port` of those that have one."""
+    found: dict[str, int | None] = {}
+    for name, value in services.items():
+        what = f'services."{name}".debug'
+        debug = _mapping((value or {}).get("debug") or {}, what, ("port",))
+        port = debug.get("port")
+        if port == "auto":
+            found[str(name)] = None
+        elif port is not None:
+            if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+                raise Invalid(f"{CONFIG_FILE}: {what}.port: {port!r} is no port, nor auto")
+            found[str(name)] = port
+    return found
 
 
 def _storage_env(s3: Mapping[str, Any]) -> dict[str, str]:

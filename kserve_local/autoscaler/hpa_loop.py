@@ -40,6 +40,7 @@ from kserve_local.autoscaler.hpa import (
     Proposal,
 )
 from kserve_local.interfaces.backend import Usage
+from kserve_local.interfaces.holds import NONE, Holds, scale_group
 from kserve_local.reconcile.controller import Watch, itself
 from kserve_local.reconcile.result import DONE, Result
 from kserve_local.store.events import EventRecorder
@@ -84,6 +85,7 @@ class HPAController:
         speed: How many times faster than a cluster's the HPA's clock runs: between two decisions,
             in windows and in what is counted from a Pod's start.
         clock: Seconds since the epoch.
+        holds: Which Pods have a debugger attached: their Deployments keep their scale.
     """
 
     name = "hpa"
@@ -96,7 +98,9 @@ class HPAController:
         meter: Meter = no_meter,
         speed: float = 1.0,
         clock: Callable[[], float] = time.time,
+        holds: Holds = NONE,
     ) -> None:
+        self._holds = holds
         self._store = store
         self._events = events
         self._meter = meter
@@ -122,6 +126,8 @@ class HPAController:
         if memory is not None and memory.uid == uid_of(hpa) and now < memory.due:
             return Result(requeue_after=memory.due - now)
         deployment = self._target(hpa)
+        if deployment is not None and self._is_held(deployment):
+            return Result(requeue_after=self._period)
         first = memory is None or memory.uid != uid_of(hpa)
         if memory is None or first:
             size = replicas_of(deployment) if deployment is not None else 0
@@ -133,6 +139,10 @@ class HPAController:
         else:
             await self._decide(hpa, deployment, memory, first=first)
         return Result(requeue_after=self._period)
+
+    def _is_held(self, deployment: Object) -> bool:
+        group = scale_group(deployment["metadata"]["namespace"], deployment["metadata"]["name"])
+        return self._holds.is_held(group)
 
     async def _by_hand(self, hpa: Object, count: int) -> None:
         """Have as many replicas as a user asked for."""

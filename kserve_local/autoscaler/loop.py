@@ -38,6 +38,7 @@ from kserve_local.autoscaler.bounds import NO_TRAFFIC, Activity
 from kserve_local.autoscaler.config import autoscaler_class, scaling_config
 from kserve_local.autoscaler.revision_scaler import Applied, RevisionScaler
 from kserve_local.errors import Invalid
+from kserve_local.interfaces.holds import Holds, scale_group
 from kserve_local.interfaces.scaling import ScalingConfig
 from kserve_local.interfaces.stats import RequestStat
 from kserve_local.reconcile.conditions import TRUE, ConditionSet
@@ -59,11 +60,13 @@ class _Entry:
     """One Revision.
 
     Args:
+        group: Whose clock it goes by (`interfaces.holds`).
         settings: What the scaler's configuration was made from.
         woken: A request came since `kserve-local scale NAME zero`.
     """
 
     uid: str
+    group: str
     scaler: RevisionScaler
     settings: tuple[object, ...]
     ready: int
@@ -78,6 +81,9 @@ class Autoscaler:
         grace: In place of the cluster's `scale-to-zero-grace-period`; None: that.
         pinned: InferenceServices that keep a replica.
         clock: Real monotonic seconds.
+        holds: Which Pods have a debugger attached: their Revisions keep their scale, and windows
+            and grace periods stand.
+        epoch: The clock of `holds`, seconds.
     """
 
     name = "autoscaler"
@@ -91,7 +97,11 @@ class Autoscaler:
         grace: float | None = None,
         pinned: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
+        holds: Holds | None = None,
+        epoch: Callable[[], float] = time.time,
     ) -> None:
+        self._holds = holds or Holds()
+        self._epoch = epoch
         self._store = store
         self._events = events
         self._speed = speed
@@ -112,17 +122,18 @@ class Autoscaler:
     def attach(self, add: Callable[[Key], None]) -> None:
         """Take the function that has a PodAutoscaler looked at."""
         self._add = add
+        self._holds.listen(self._look_again)
 
     # Figures
 
     def record(self, stats: tuple[RequestStat, ...]) -> None:
         """Take the gateway's figures of one period."""
-        now = self._now()
         for stat in stats:
             key = _key_of_target(stat.target)
             entry = self._entries.get(key)
-            if entry is None:
+            if entry is None or self._holds.is_held(entry.group):
                 continue
+            now = self._now(entry)
             self._awake.add(key)
             if entry.scaler.record(self._in_our_seconds(stat), now):
                 self._tick(key, entry, now)
@@ -133,7 +144,7 @@ class Autoscaler:
         entry = self._entries.get(key)
         if entry is None:
             return
-        now = self._now()
+        now = self._now(entry)
         self._awake.add(key)
         entry.woken = True
         if entry.scaler.arrived(now):
@@ -144,14 +155,15 @@ class Autoscaler:
         """Tick until cancelled."""
         while True:
             await asyncio.sleep(kpa.TICK / self._speed)
-            now = self._now()
             for key in list(self._awake):
                 entry = self._entries.get(key)
                 if entry is None:
                     self._awake.discard(key)
                     continue
+                if self._holds.is_held(entry.group):
+                    continue
                 try:
-                    self._tick(key, entry, now)
+                    self._tick(key, entry, self._now(entry))
                 except Exception:
                     # One odd Revision must not end it for all others.
                     logger.exception("cannot decide for %s", key)
@@ -164,8 +176,19 @@ class Autoscaler:
         if kpa.tells_more(before, after):
             self._add(key)
 
-    def _now(self) -> float:
-        return self._clock() * self._speed
+    def _now(self, entry: _Entry) -> float:
+        return self._time(entry.group)
+
+    def _time(self, group: str) -> float:
+        """Return what the clock of a Revision shows, which stands while a debugger is attached."""
+        now = self._epoch()
+        held = now - self._holds.clock(group, now)
+        return (self._clock() - held) * self._speed
+
+    def _look_again(self, group: str) -> None:
+        for key, entry in self._entries.items():
+            if entry.group == group:
+                self._add(key)
 
     def _in_our_seconds(self, stat: RequestStat) -> RequestStat:
         """Return the figures as of a period on our clock; rates stay what they really are."""
@@ -186,7 +209,7 @@ class Autoscaler:
         cluster = self._cluster_scaling()
         if autoscaler_class(annotations_of(autoscaler), cluster) != names.KPA_CLASS:
             return DONE
-        now = self._now()
+        now = self._time(_group_of(autoscaler))
         entry = self._entry(key, autoscaler, cluster, now)
         override = pod_autoscaler.override(autoscaler)
         woken = override == 0 and entry.woken
@@ -232,7 +255,9 @@ class Autoscaler:
                 activity=self._activity_before(autoscaler, now),
                 reachable=_is_reachable(autoscaler),
             )
-            entry = self._entries[key] = _Entry(uid_of(autoscaler), scaler, settings, ready)
+            entry = self._entries[key] = _Entry(
+                uid_of(autoscaler), _group_of(autoscaler), scaler, settings, ready
+            )
         elif entry.settings != settings:
             entry.settings = settings
             entry.scaler.reconfigure(self._config(autoscaler, limit, cluster))
@@ -313,6 +338,11 @@ def _of_deployment(deployment: Object) -> Iterable[Key]:
 def _key_of_target(target: str) -> Key:
     namespace, _, name = target.partition("/")
     return Key(POD_AUTOSCALER.id, namespace, name)
+
+
+def _group_of(autoscaler: Object) -> str:
+    target = autoscaler["spec"]["scaleTargetRef"]["name"]
+    return scale_group(autoscaler["metadata"]["namespace"], str(target))
 
 
 def _is_reachable(autoscaler: Object) -> bool:

@@ -36,6 +36,7 @@ from kserve_local.autoscaler import budget
 from kserve_local.autoscaler.budget import Holder
 from kserve_local.errors import Conflict, KServeLocalError, NotFound
 from kserve_local.interfaces.backend import Backend
+from kserve_local.interfaces.holds import NONE, Holds, memory_group
 from kserve_local.interfaces.memory import Refusal
 from kserve_local.interfaces.stats import RequestStat
 from kserve_local.store.events import EventRecorder
@@ -89,6 +90,7 @@ class MemoryBudget:
         limit: The budget, bytes.
         pinned: InferenceServices that never go.
         clock: Monotonic seconds.
+        holds: Which services have a debugger attached: they do not go.
     """
 
     def __init__(
@@ -100,7 +102,9 @@ class MemoryBudget:
         *,
         pinned: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
+        holds: Holds = NONE,
     ) -> None:
+        self._holds = holds
         self._limit = limit
         self._store = store
         self._events = events
@@ -241,6 +245,8 @@ class MemoryBudget:
     def _why_it_stays(self, service: str, pods: Sequence[_Pod]) -> str:
         if service.partition("/")[2] in self._pinned:
             return "pinned"
+        if self._holds.is_held(memory_group(service)):
+            return "being debugged"
         return "" if all(p.scales for p in pods) else "in Standard mode, which knows no zero"
 
     async def run(self) -> None:

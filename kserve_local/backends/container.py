@@ -30,7 +30,7 @@ from kserve_local.backends import (
 )
 from kserve_local.backends import launch as launching
 from kserve_local.backends.listening import addresses, why_refused
-from kserve_local.backends.probes import Change, Target, watch
+from kserve_local.backends.probes import Change, Pause, Target, watch
 from kserve_local.backends.processes import Exit, MarkScanner
 from kserve_local.backends.runfiles import RunFiles
 from kserve_local.backends.zygotes import ForkRefused, ZygoteKey, Zygotes, supported
@@ -94,6 +94,7 @@ class Container:
     _zygote_pid: int | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
+    _pause: Pause = field(default_factory=Pause)
 
     @property
     def control(self) -> Path:
@@ -250,7 +251,12 @@ class Container:
             target=self.target(),
             report=self._probed,
             explain=self._explain,
+            pause=self._pause,
         )
+
+    def hold(self, on: bool) -> None:
+        """Judge no probe while a debugger has stopped the container. See `Backend.hold`."""
+        self._pause.set(on)
 
     async def _explain(self, probe: Probe, refused: bool) -> str:
         """Return why a probe fails: what is listened on instead, and where the user's code is."""

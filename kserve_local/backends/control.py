@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kserve_local.errors import Missing
+from kserve_local.errors import Missing, ServiceUnavailable
 
 FOLDER = "KSERVE_LOCAL_CONTROL"
 SOURCE = "KSERVE_LOCAL_SOURCE"
@@ -53,6 +53,8 @@ class Interpreter:
     Args:
         pid: As the container counts.
         modules: The user's own modules that are loaded -> file.
+        parent: Who started it, likewise.
+        source: The folder of the user's code as it sees it.
         stacks: Of each thread, the main one first; calls from the outermost to the innermost.
     """
 
@@ -60,6 +62,8 @@ class Interpreter:
     python: str
     modules: Mapping[str, str]
     stacks: Sequence[tuple[str, Sequence[Frame]]]
+    parent: int = 0
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,27 @@ async def ask(folder: Path, name: str, request: bytes, *, within: float) -> byte
         raise
 
 
+async def tell(
+    folder: Path, pid: int, request: Mapping[str, Any], *, within: float
+) -> Mapping[str, Any]:
+    """Have one process do something, and return its answer.
+
+    Raises:
+        ServiceUnavailable: It does not answer in time, is gone, or says why it cannot.
+    """
+    line = json.dumps({"id": 1, **request}).encode()
+    try:
+        answer = json.loads(await ask(folder, f"{pid}{_SUFFIX}", line, within=within))
+    except TimeoutError:
+        raise ServiceUnavailable(f"process {pid} does not answer within {within:g} s") from None
+    except (OSError, ValueError) as error:
+        raise ServiceUnavailable(f"process {pid} cannot be asked: {error}") from error
+    if not isinstance(answer, dict) or "error" in answer:
+        why = answer.get("error") if isinstance(answer, dict) else answer
+        raise ServiceUnavailable(f"process {pid}: {why}")
+    return answer
+
+
 @contextlib.contextmanager
 def _short(folder: Path) -> Iterator[str]:
     """Give a way to the folder that is short enough for a socket's path."""
@@ -191,6 +216,8 @@ def parse(line: bytes) -> Interpreter | None:
                 (str(thread["name"]), [_frame(frame, source) for frame in thread["frames"]])
                 for thread in found["threads"]
             ],
+            parent=int(found.get("parent") or 0),
+            source=str(found["source"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

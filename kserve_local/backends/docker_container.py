@@ -22,7 +22,7 @@ from kserve_local import confined
 from kserve_local.backends import code_swap, control, docker_spec, last_words
 from kserve_local.backends.docker_engine import Engine
 from kserve_local.backends.listening import in_network_of, why_refused
-from kserve_local.backends.probes import Change, Target, watch
+from kserve_local.backends.probes import Change, Pause, Target, watch
 from kserve_local.errors import KServeLocalError, NotFound
 from kserve_local.interfaces.backend import (
     ContainerSpec,
@@ -87,6 +87,7 @@ class Container:
     status: ContainerStatus = field(init=False)
     _place: Place | None = None
     _control: Path | None = None
+    _pause: Pause = field(default_factory=Pause)
     _last_words: Path | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _output: asyncio.Task[None] | None = None
@@ -246,7 +247,17 @@ class Container:
             target=self.target(),
             report=self._probed,
             explain=self._explain,
+            pause=self._pause,
         )
+
+    @property
+    def sockets(self) -> Path | None:
+        """The folder of its control sockets, if its user's own code has some."""
+        return self._control
+
+    def hold(self, on: bool) -> None:
+        """Judge no probe while a debugger has stopped the container. See `Backend.hold`."""
+        self._pause.set(on)
 
     async def _explain(self, probe: Probe, refused: bool) -> str:
         """Return why a probe fails: where the user's code is, and what is listened on instead."""

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 from kserve_local.backends.process import ProcessBackend
 from kserve_local.errors import KServeLocalError, Missing, NotFound
@@ -155,6 +156,14 @@ class BackendGroup:
         for backend in (self.processes, self._docker):
             if backend is not None:
                 await backend.stop(replica, grace=grace)
+
+    async def hold(self, replica: str, on: bool) -> None:
+        """See `Backend.hold`."""
+        await (await self._of(replica)).hold(replica, on)
+
+    async def control_sockets(self, replica: str, container: str) -> Path | None:
+        """See `Backend.control_sockets`."""
+        return await (await self._of(replica)).control_sockets(replica, container)
 
     async def list(self) -> Sequence[ReplicaStatus]:
         """See `Backend.list`."""

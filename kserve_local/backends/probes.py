@@ -320,6 +320,50 @@ class Change:
     message: str = ""
 
 
+class Pause:
+    """Whether a container's probes are judged: not while a debugger has stopped it.
+
+    Attributes:
+        stood: Seconds that all pauses before took together.
+    """
+
+    def __init__(self) -> None:
+        self.stood = 0.0
+        self._begun = 0
+        self._since: float | None = None
+        self._over = asyncio.Event()
+        self._over.set()
+
+    def set(self, on: bool) -> None:
+        """Begin a pause, or end it."""
+        now = time.monotonic()
+        if on and self._since is None:
+            self._since = now
+            self._begun += 1
+            self._over.clear()
+        elif not on and self._since is not None:
+            self.stood += now - self._since
+            self._since = None
+            self._over.set()
+
+    async def check(self, probe: Probe, target: Target) -> None:
+        """Do one check, of which only a failure outside every pause is told. See `check`.
+
+        Raises:
+            ProbeFailed: It did not pass, and no pause had to do with it.
+            ProbeErrored: It could not be done.
+        """
+        while True:
+            await self._over.wait()
+            before = self._begun
+            try:
+                await check(probe, target)
+                return
+            except ProbeFailed:
+                if self._begun == before:
+                    raise
+
+
 Explain = Callable[[Probe, bool], Awaitable[str]]
 """Says more about a probe that failed, and whether it was refused a connection; may be empty."""
 
@@ -336,19 +380,22 @@ async def watch(
     target: Target,
     report: Callable[[Change], None],
     explain: Explain = _nothing_more,
+    pause: Pause | None = None,
 ) -> None:
     """Run a container's probes from its start until cancelled, or until it is found unhealthy.
 
     Args:
         explain: Asked before a failure is told; lines that go below it.
+        pause: Says while nothing is to be judged.
     """
     teller = _Teller(report, explain)
-    if startup is not None and not await _wait_for_startup(startup, target, teller):
+    pause = pause or Pause()
+    if startup is not None and not await _wait_for_startup(startup, target, teller, pause):
         return
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_watch_readiness(readiness, target, teller), name="readiness")
+        tasks.create_task(_watch_readiness(readiness, target, teller, pause), name="readiness")
         if liveness is not None:
-            tasks.create_task(_watch_liveness(liveness, target, teller), name="liveness")
+            tasks.create_task(_watch_liveness(liveness, target, teller, pause), name="liveness")
 
 
 class _Teller:
@@ -401,17 +448,19 @@ class _Teller:
         return f"{message}\n{more}" if more else message
 
 
-async def _wait_for_startup(probe: Probe, target: Target, teller: _Teller) -> bool:
+async def _wait_for_startup(probe: Probe, target: Target, teller: _Teller, pause: Pause) -> bool:
     loop = asyncio.get_running_loop()
     await asyncio.sleep(probe.initial_delay)
     give_up = loop.time() + probe.period * probe.failure_threshold
+    stood = pause.stood
     wait = _FIRST_LOOK
     while True:
         try:
-            await check(probe, target)
+            await pause.check(probe, target)
             return True
         except ProbeFailed as failed:
             message = f"Startup probe failed: {failed}"
+            give_up, stood = give_up + pause.stood - stood, pause.stood
             if loop.time() >= give_up:
                 await teller.gave_up(probe, message)
                 return False
@@ -422,7 +471,9 @@ async def _wait_for_startup(probe: Probe, target: Target, teller: _Teller) -> bo
         wait = min(wait * _SLOWER, probe.period, _SLOWEST_LOOK)
 
 
-async def _watch_readiness(probe: Probe | None, target: Target, teller: _Teller) -> None:
+async def _watch_readiness(
+    probe: Probe | None, target: Target, teller: _Teller, pause: Pause
+) -> None:
     if probe is None:
         teller.ready()
         return
@@ -435,7 +486,7 @@ async def _watch_readiness(probe: Probe | None, target: Target, teller: _Teller)
         looks += 1
         try:
             if not (ready and not failures and looks % _REALLY and _listens(probe, target)):
-                await check(probe, target)
+                await pause.check(probe, target)
             successes, failures = successes + 1, 0
             if not ready and successes >= probe.success_threshold:
                 ready = ever = True
@@ -455,12 +506,12 @@ async def _watch_readiness(probe: Probe | None, target: Target, teller: _Teller)
         wait = min(wait * _SLOWER, probe.period, _SLOWEST_LOOK)
 
 
-async def _watch_liveness(probe: Probe, target: Target, teller: _Teller) -> None:
+async def _watch_liveness(probe: Probe, target: Target, teller: _Teller, pause: Pause) -> None:
     await asyncio.sleep(probe.initial_delay)
     failures = 0
     while True:
         try:
-            await check(probe, target)
+            await pause.check(probe, target)
             failures = 0
         except ProbeFailed as failed:
             failures += 1

@@ -358,6 +358,16 @@ class ProcessBackend:
         self._around.files.remove(replica.spec.id)
         self._replicas.pop(replica.spec.id, None)
 
+    async def hold(self, replica: str, on: bool) -> None:
+        """Judge no probe of the replica while `on`. See `Backend.hold`."""
+        for container in self._replica(replica).containers.values():
+            container.hold(on)
+
+    async def control_sockets(self, replica: str, container: str) -> Path | None:
+        """Return where a container's processes can be asked. See `Backend.control_sockets`."""
+        found = self._replica(replica).containers.get(container)
+        return found.control if found is not None and found.control.is_dir() else None
+
     async def list(self) -> Sequence[ReplicaStatus]:
         """Return all replicas. See `Backend.list`."""
         return [replica.status() for replica in self._replicas.values()]

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "requests": ("requests", "The last calls of services, as the gateway kept them."),
     "replay": ("replay", "Send recorded calls again."),
     "diff": ("diff", "Recorded calls that are answered otherwise now."),
+    "debug": ("debug", "Attach a debugger; clocks stand at a breakpoint."),
     "rollout": ("rollout", "Revisions, canary, promotion, rollback."),
     "validate": ("validate", "Check YAML without a server."),
     "kubeconfig": ("kubeconfig", "Print the kubeconfig or its path."),

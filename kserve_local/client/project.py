@@ -28,6 +28,8 @@ PAYLOADS = "/apis/kserve-local.dev/v1/payloads"
 """Logged requests and responses that were for a sink in a cluster (supervisor/payloads.py)."""
 REQUESTS = "/apis/kserve-local.dev/v1/requests"
 """Calls that the gateway keeps (supervisor/requests.py)."""
+DEBUG = "/apis/kserve-local.dev/v1/debug"
+"""Debuggers of replicas (supervisor/debugging.py)."""
 TAKE_OVER = "kserve-local up     takes over again\nkserve-local down   stops the rest"
 """What to do about a gateway whose supervisor is gone."""
 

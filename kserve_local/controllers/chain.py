@@ -26,6 +26,7 @@ from kserve_local.controllers.routes import RoutesController
 from kserve_local.controllers.standard_apply import StandardSettings
 from kserve_local.controllers.unavailable import UnavailableController
 from kserve_local.errors import AlreadyExists
+from kserve_local.interfaces.holds import NONE, Holds
 from kserve_local.interfaces.routing import RouteSink
 from kserve_local.reconcile.controller import Reconciler
 from kserve_local.store.events import EventRecorder
@@ -45,6 +46,7 @@ class ChainSettings:
         service_ip: The address of a Service of Standard mode (`AddressPool.service_ip`); empty:
             it has none.
         clock: Epoch seconds, for gradual rollouts.
+        holds: Which Pods a debugger has stopped: the clocks of their rollouts stand.
     """
 
     domain: str = "example.com"
@@ -53,6 +55,7 @@ class ChainSettings:
     mutate: Callable[[Object], Object] = lambda pod: pod
     service_ip: Callable[[Key], str] = lambda key: ""
     clock: Callable[[], float] = time.time
+    holds: Holds = NONE
 
 
 def knative_chain(
@@ -75,9 +78,11 @@ def knative_chain(
     return [
         InferenceServiceController(store, events, observed, standard),
         InferenceGraphController(store, events, observed, standard),
-        KnativeServiceController(store, events, domain=settings.domain, clock=settings.clock),
+        KnativeServiceController(
+            store, events, domain=settings.domain, clock=settings.clock, holds=settings.holds
+        ),
         RevisionController(store, events, progress_deadline=settings.progress_deadline),
-        DeploymentController(store, events, mutate=settings.mutate),
+        DeploymentController(store, events, mutate=settings.mutate, holds=settings.holds),
         HTTPRouteController(store),
         KEDAController(store),
         RoutesController(store, sink, domain=settings.domain, host_address=settings.host_address),

@@ -43,6 +43,7 @@ from kserve_local.api.workloads import replicas_of
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers import pod_state
 from kserve_local.errors import Conflict, Forbidden, KServeLocalError, NotFound
+from kserve_local.interfaces.holds import NONE, Holds, deployment_group
 from kserve_local.reconcile.controller import Watch, controlling, itself
 from kserve_local.reconcile.result import Result
 from kserve_local.store.events import EventRecorder
@@ -188,12 +189,13 @@ def pod_for(deployment: Object, *, replaces: int = 0) -> Object:
 
 
 def plan_status(
-    deployment: Object, pods: Sequence[Object], *, now: str, failure: str = ""
+    deployment: Object, pods: Sequence[Object], *, now: str, failure: str = "", holds: Holds = NONE
 ) -> dict[str, Any]:
     """Return the Deployment's status.
 
     Args:
         failure: Why a Pod could not be created, for ReplicaFailure.
+        holds: When a debugger had stopped one of the Pods: the deadline does not run then.
     """
     before: Mapping[str, Any] = deployment.get("status") or {}
     want = replicas_of(deployment)
@@ -237,7 +239,10 @@ def plan_status(
             )
         )
     complete = len(updated) == want == updated_ready and len(live) == want
-    conditions.append(_progressing(deployment, counts, rs_name, complete=complete, now=now))
+    left = time_left(deployment, now=now, holds=holds)
+    conditions.append(
+        _progressing(deployment, counts, rs_name, complete=complete, over=left == 0, now=now)
+    )
     if failure:
         conditions.append(
             _condition(deployment, "ReplicaFailure", "True", "FailedCreate", failure, now=now)
@@ -251,7 +256,13 @@ def plan_status(
 
 
 def _progressing(
-    deployment: Object, counts: Mapping[str, int], rs_name: str, *, complete: bool, now: str
+    deployment: Object,
+    counts: Mapping[str, int],
+    rs_name: str,
+    *,
+    complete: bool,
+    over: bool,
+    now: str,
 ) -> dict[str, Any]:
     before = get_condition(deployment, "Progressing") or {}
     status: Mapping[str, Any] = deployment.get("status") or {}
@@ -265,7 +276,7 @@ def _progressing(
         counts[k] > int(status.get(k) or 0)
         for k in ("updatedReplicas", "readyReplicas", "availableReplicas")
     )
-    if known and not moved and (known == _EXCEEDED or time_left(deployment, now=now) == 0):
+    if known and not moved and (known == _EXCEEDED or over):
         message = f'ReplicaSet "{rs_name}" has timed out progressing.'
         return _condition(deployment, "Progressing", "False", _EXCEEDED, message, now=now)
     if not known:
@@ -277,7 +288,7 @@ def _progressing(
     return _condition(deployment, "Progressing", "True", reason, message, now=now, moved=moved)
 
 
-def time_left(deployment: Object, *, now: str) -> float | None:
+def time_left(deployment: Object, *, now: str, holds: Holds = NONE) -> float | None:
     """Return the seconds until the progress deadline, 0 when over, None while none runs."""
     progressing = get_condition(deployment, "Progressing") or {}
     if progressing.get("reason") not in ("NewReplicaSetCreated", "ReplicaSetUpdated"):
@@ -285,8 +296,11 @@ def time_left(deployment: Object, *, now: str) -> float | None:
     deadline = deployment["spec"].get("progressDeadlineSeconds")
     if deadline is None:
         deadline = 600
-    passed = parse_timestamp(now) - parse_timestamp(progressing["lastUpdateTime"])
-    return float(max(0.0, deadline - passed.total_seconds()))
+    since = parse_timestamp(progressing["lastUpdateTime"]).timestamp()
+    until = parse_timestamp(now).timestamp()
+    group = deployment_group(namespace_of(deployment), name_of(deployment))
+    stood = holds.stood(group, since, until)
+    return float(max(0.0, deadline + stood - (until - since)))
 
 
 def _condition(
@@ -329,7 +343,9 @@ class DeploymentController:
         events: EventRecorder,
         *,
         mutate: Callable[[Object], Object] = lambda pod: pod,
+        holds: Holds = NONE,
     ) -> None:
+        self._holds = holds
         self._store = store
         self._events = events
         self._mutate = mutate
@@ -365,11 +381,12 @@ class DeploymentController:
             return Result()
         now = timestamp()
         pods = self._store.owned_by(uid_of(deployment), POD.id)
-        status = plan_status(deployment, pods, now=now, failure=failure)
+        status = plan_status(deployment, pods, now=now, failure=failure, holds=self._holds)
         written = await self._store.update_status(with_status(deployment, status))
         if failure:
             return Result(retry=True)
-        waits = [w for w in (decided.wait, time_left(written, now=now)) if w is not None]
+        left = time_left(written, now=now, holds=self._holds)
+        waits = [w for w in (decided.wait, left) if w is not None]
         # The clock of the conditions has whole seconds: look just after the next one.
         return Result(requeue_after=min(waits) + 0.05) if waits else Result()
 

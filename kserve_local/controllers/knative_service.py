@@ -39,6 +39,7 @@ from kserve_local.controllers import garbage, gradual_rollout
 from kserve_local.controllers import knative_names as names
 from kserve_local.controllers.gradual_rollout import Rollout
 from kserve_local.errors import AlreadyExists, Conflict, NotFound
+from kserve_local.interfaces.holds import NONE, Holds, service_group
 from kserve_local.reconcile.conditions import FALSE, TRUE, ConditionSet
 from kserve_local.reconcile.controller import Watch, controlling, itself
 from kserve_local.reconcile.result import DONE, Result
@@ -406,7 +407,9 @@ class KnativeServiceController:
         *,
         domain: str,
         clock: Callable[[], float] = time.time,
+        holds: Holds = NONE,
     ) -> None:
+        self._holds = holds
         self._store = store
         self._events = events
         self._hosts = Hosts(domain)
@@ -424,7 +427,8 @@ class KnativeServiceController:
             created = await self._create_revision(ksvc, wanted)
             revisions = [*revisions, created]
         await self._create_placeholder(ksvc)
-        seconds = self._clock()
+        group = service_group(key.namespace, key.name)
+        seconds = self._holds.clock(group, self._clock())
         rollouts = plan_rollouts(ksvc, revisions, now=seconds)
         # Before the status: a step that is not remembered must not be seen.
         await self._remember(ksvc, gradual_rollout.to_text(rollouts))

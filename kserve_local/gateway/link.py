@@ -2,9 +2,10 @@
 
 A frame is four bytes of length (big endian) and a JSON object with `type`. Supervisor to gateway:
 `hello {token, want?, grace?}`, `table {table}`, `change {change}` (of the table before), `release
-{pod}` (say when nothing runs there any more), `record {enabled, keep, maxBytes, headers, fields}`
-(what to keep of calls, and to redact), `requests {number, namespace, name, component, id, last,
-bodies}` (show what is kept). Gateway to supervisor: `hello {pid, port, version}`, `applied
+{pod}` (say when nothing runs there any more), `hold {pods}` (those at a breakpoint, each with the
+Pods that wait for it; all others run; none stands once the supervisor is gone), `record {enabled,
+keep, maxBytes, headers, fields}` (what to keep of calls, and to redact), `requests {number,
+namespace, name, component, id, last, bodies}` (show what is kept). Gateway to supervisor: `hello {pid, port, version}`, `applied
 {version, unbound}`, `released {pod}`, `stats {stats}`, `poke {target}`, `woken {woken}` (who poked
 has its answer), `object {namespace, pod, uri, data}` (what a logger stores), `requests {number,
 requests}` (the answer to the question of that number). The socket is the gateway's, so it outlives
@@ -150,6 +151,8 @@ class SupervisorLink:
         finally:
             if self._writer is writer:
                 self._writer = None
+                # Who held Pods at breakpoints is gone, and with it the debuggers' connections.
+                self._on_frame({"type": "hold", "pods": {}})
             writer.close()
 
     def _hand_over(self, writer: asyncio.StreamWriter) -> None:

@@ -248,6 +248,9 @@ class Gateway:
                 self._listening = asyncio.create_task(self._listen(), name="listen")
             self._bind_services(dict(table.listen or {}))
             return {"type": "applied", "version": table.version, "unbound": self._unbound}
+        if kind == "hold":
+            self.plane.hold({str(pod): list(map(str, c)) for pod, c in frame["pods"].items()})
+            return None
         if kind == "release":
             self.plane.when_released(str(frame["pod"]), self._released)
             return None

@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -23,6 +23,7 @@ from kserve_local.gateway.balancer import Balancer
 from kserve_local.gateway.breaker import PER_PLACE, Breaker
 from kserve_local.gateway.graph_server import GraphHost
 from kserve_local.gateway.head import ResponseHead, header_of
+from kserve_local.gateway.holds import StoppedPods
 from kserve_local.gateway.metrics import TargetFigures
 from kserve_local.gateway.recorder import EVENTS, Pieces, Recorder
 from kserve_local.gateway.table import CompiledRoute, CompiledTable
@@ -253,7 +254,7 @@ class TargetState:
     def settle(self) -> None:
         """Look anew at who can take requests, and let the waiting go or fail."""
         self.usable = sorted(
-            (p for p in self.endpoints.values() if not p.refused),
+            (p for p in self.endpoints.values() if not p.refused and not self.plane.stopped.has(p)),
             key=lambda p: (_address_order(p.endpoint.address), p.endpoint.port),
         )
         free = len(self.usable) == 1 and not self.spec.container_concurrency
@@ -494,6 +495,8 @@ class Dataplane:
         self.refusals = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_tick = 0.0
+        self._ticked = perf_counter()
+        self.stopped = StoppedPods()
         # Targets that have replicas or hold requests: the others need no look.
         self.awake: set[TargetState] = set()
         self._retired: set[EndpointState] = set()
@@ -560,6 +563,13 @@ class Dataplane:
         if not ids:
             return None
         return self.targets[ids[compiled.draw(self.draw.random())]]
+
+    def hold(self, pods: Mapping[str, Collection[str]]) -> None:
+        """Take which Pods a debugger has stopped; see `StoppedPods.replace`."""
+        self.tick(perf_counter())
+        self.stopped.replace(pods)
+        for state in self.targets.values():
+            state.settle()
 
     def failed(self, target: str, why: str) -> None:
         """Keep why a request to a target failed, for `status` and the log."""
@@ -855,6 +865,9 @@ class Dataplane:
 
     def tick(self, now: float) -> None:
         """Do what is due at `now` (`perf_counter`)."""
+        passed, self._ticked = now - self._ticked, now
+        if self.stopped:
+            self.stopped.move_deadlines(self.running(), passed)
         for state in list(self.awake):
             if state.in_flight:
                 state.tick(now)

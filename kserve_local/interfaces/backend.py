@@ -352,6 +352,24 @@ class Backend(Protocol):
     async def stop(self, replica: str, *, grace: float) -> None:
         """SIGTERM, wait `grace`, SIGKILL, reap. Idempotent; returns once nothing is left."""
 
+    async def hold(self, replica: str, on: bool) -> None:
+        """Judge no probe of a replica that a debugger has stopped; with `on` false, all again.
+
+        What it was, ready or not, it stays. Its memory limit is kept as ever.
+
+        Raises:
+            NotFound: No such replica.
+        """
+
+    async def control_sockets(self, replica: str, container: str) -> Path | None:
+        """Return the folder in which a container's Python processes listen (`podlauncher.control`).
+
+        None: it runs none of the user's own code.
+
+        Raises:
+            NotFound: No such replica.
+        """
+
     async def list(self) -> Sequence[ReplicaStatus]:
         """Return all replicas, survivors of an earlier supervisor included."""
 

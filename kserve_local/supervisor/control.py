@@ -32,6 +32,7 @@ from kserve_local.controllers.pod_containers import Interpreter
 from kserve_local.errors import KServeLocalError, NotFound
 from kserve_local.interfaces.backend import Backend, Usage
 from kserve_local.interfaces.devices import DeviceInventory
+from kserve_local.interfaces.holds import Holds
 from kserve_local.interfaces.routing import RouteSink
 from kserve_local.reconcile.controller import Engine
 from kserve_local.settings import Settings
@@ -55,6 +56,7 @@ class ControlPlane:
         devices: The GPUs of this machine.
         released: Returns when the gateway has nothing more to do with a Pod.
         started: Takes a Pod that has become Ready, and the stamps of its start.
+        holds: Which Pods have a debugger, and which stand at a breakpoint.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ControlPlane:
         devices: DeviceInventory,
         released: Callable[[str], Awaitable[None]],
         started: Callable[[Object, Mapping[str, float]], None],
+        holds: Holds,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -85,13 +88,19 @@ class ControlPlane:
                 host_address=backend.host_address,
                 mutate=self._mutate,
                 service_ip=addresses.service_ip,
+                holds=holds,
             ),
             observed,
         )
         self.memory: MemoryBudget | None = None
         if settings.memory_budget_bytes is not None:
             self.memory = MemoryBudget(
-                settings.memory_budget_bytes, store, recorder, backend, pinned=settings.pinned
+                settings.memory_budget_bytes,
+                store,
+                recorder,
+                backend,
+                pinned=settings.pinned,
+                holds=holds,
             )
         snapshots = Snapshots(settings.state / MODELS)
         self._garbage = SnapshotGarbage(store, snapshots, settings.run_dir / "volumes")
@@ -120,12 +129,14 @@ class ControlPlane:
             speed=settings.scaling_speed,
             grace=settings.scale_to_zero_grace,
             pinned=settings.pinned,
+            holds=holds,
         )
         hpas = HPAController(
             store,
             recorder,
             meter=functools.partial(_used, backend),
             speed=settings.scaling_speed,
+            holds=holds,
         )
         self._engine = Engine(store, [*chain, self.autoscaler, hpas, self._agent])
 

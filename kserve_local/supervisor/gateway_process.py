@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +87,7 @@ class GatewayProcess:
         self.objects: asyncio.Queue[StoredObject] = asyncio.Queue(MAX_OBJECTS)
         self._writer: asyncio.StreamWriter | None = None
         self._releases: dict[str, asyncio.Future[None]] = {}
+        self._held: dict[str, list[str]] = {}
         self._sent: RouteTable | None = None
         self._listings: dict[str, asyncio.Future[float]] = {}
         self.woken: Callable[[Woken], None] | None = None
@@ -207,6 +208,16 @@ class GatewayProcess:
             "headers": list(kept.redact_headers),
             "fields": list(kept.redact_fields),
         }
+
+    def hold(self, pods: Mapping[str, Collection[str]]) -> None:
+        """Say which Pods a debugger has stopped; all others run.
+
+        Args:
+            pods: `namespace/name` -> the Pods whose requests may wait for it.
+        """
+        self._held = {pod: sorted(callers) for pod, callers in pods.items()}
+        if self._writer is not None:
+            self._writer.write(encode_frame({"type": "hold", "pods": self._held}))
 
     async def listed(self, pod: str) -> float:
         """Return when the gateway was seen to send requests to the Pod, in monotonic seconds.
@@ -429,6 +440,7 @@ class GatewayProcess:
         writer.write(encode_frame(self._recording()))
         sender = asyncio.create_task(self._send_tables(writer), name="gateway-tables")
         self._writer = writer
+        writer.write(encode_frame({"type": "hold", "pods": self._held}))
         for pod in self._releases:
             writer.write(encode_frame({"type": "release", "pod": pod}))
         try:

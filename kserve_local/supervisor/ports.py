@@ -13,7 +13,9 @@ from datetime import datetime
 from kserve_local.errors import PortTaken
 
 
-def listen(host: str, port: int | None, *, what: str, flag: str) -> socket.socket:
+def listen(
+    host: str, port: int | None, *, what: str, flag: str, command: str = "up"
+) -> socket.socket:
     """Return a listening TCP socket.
 
     Args:
@@ -21,6 +23,7 @@ def listen(host: str, port: int | None, *, what: str, flag: str) -> socket.socke
         port: None picks a free port.
         what: Setting named in the error, e.g. `gateway.port`.
         flag: Command line flag named in the error, e.g. `--port`.
+        command: The command that takes the flag.
 
     Raises:
         PortTaken: The port is held by somebody else, or may not be bound.
@@ -34,21 +37,22 @@ def listen(host: str, port: int | None, *, what: str, flag: str) -> socket.socke
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE and port:
-            raise taken(port, what=what, flag=flag) from error
+            raise taken(port, what=what, flag=flag, command=command) from error
         if error.errno == errno.EACCES:
             raise PortTaken(
                 f"port {port} needs more rights than you have",
-                hint=f"do one    kserve-local up {flag} 8080   ·   set {what} in kserve-local.yaml",
+                hint=f"do one    kserve-local {command} {flag} 8080   ·   "
+                f"set {what} in kserve-local.yaml",
             ) from error
         raise PortTaken(f'cannot listen on "{host}": {error.strerror} ({what})') from error
     sock.setblocking(False)
     return sock
 
 
-def taken(port: int, *, what: str, flag: str) -> PortTaken:
+def taken(port: int, *, what: str, flag: str, command: str = "up") -> PortTaken:
     """Return the error for a port that somebody else holds: who, and the ways out."""
     pid, line = _holder(port)
-    ways = [f"kserve-local up {flag} {port + 1}", f"set {what} in kserve-local.yaml"]
+    ways = [f"kserve-local {command} {flag} {port + 1}", f"set {what} in kserve-local.yaml"]
     if pid is not None:
         ways.insert(0, f"kill {pid}")
     return PortTaken(f"port {port} is in use", hint=f"{line}\ndo one    {'   ·   '.join(ways)}")

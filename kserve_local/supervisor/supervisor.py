@@ -150,11 +150,14 @@ async def _start(
     from kserve_local.devloop.activity import Activity
     from kserve_local.devloop.problems import Problems
     from kserve_local.gateway.main import PAYLOADS
+    from kserve_local.interfaces.holds import Holds
     from kserve_local.store.events import EventRecorder
     from kserve_local.store.store import open_store
     from kserve_local.supervisor import certificates
     from kserve_local.supervisor.cold_starts import ColdStarts
     from kserve_local.supervisor.control import ControlPlane, node_facts
+    from kserve_local.supervisor.debugging import Debugging
+    from kserve_local.supervisor.debugging import routes as debug_routes
     from kserve_local.supervisor.dev_summary import routes as dev_routes
     from kserve_local.supervisor.payload_store import PayloadStore
     from kserve_local.supervisor.payloads import routes as payload_routes
@@ -169,6 +172,7 @@ async def _start(
     addresses = AddressPool(settings.state, settings.cache)
     stack.callback(lambda: addresses.close(give_up=not survivors.leave))
     observed = Observations()
+    holds = Holds()
     starts = ColdStarts(store, recorder, gateway.listed)
     stats.pass_on(starts)
     gateway.woken = starts.woken
@@ -184,11 +188,16 @@ async def _start(
         devices,
         gateway.released,
         starts.started,
+        holds,
     )
     stats.pass_on(plane.autoscaler)
     if plane.memory is not None:
         stats.pass_on(plane.memory)
     await stack.enter_async_context(plane.running())
+    debugging = Debugging(
+        store, backend, holds, gateway.hold, plane.autoscaler.poke, settings.debug_ports
+    )
+    await stack.enter_async_context(debugging.running())
 
     uploads = PayloadStore(settings, store, recorder, gateway.objects, node_facts())
     await stack.enter_async_context(running(uploads.run(), name="payload-store"))
@@ -211,6 +220,7 @@ async def _start(
             *metrics_routes(store, usage),
             *requests_routes(gateway),
             *payload_routes(settings.state / PAYLOADS, streams),
+            *debug_routes(debugging, settings.images, streams),
         ],
         streams=streams,
     )

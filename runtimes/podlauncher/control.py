@@ -5,13 +5,17 @@ after its pid, in the folder that `KSERVE_LOCAL_CONTROL` names; forks get one of
 message a line:
 
     -> {"id": 1, "do": "describe"}
-    <- {"id": 1, "pid": n, "python": "3.11.2", "argv": [...], "source": DIR,
+    <- {"id": 1, "pid": n, "parent": n, "python": "3.11.2", "argv": [...], "source": DIR,
         "modules": {NAME: FILE, ...},                                  those below `source`
         "threads": [{"name": "MainThread", "main": true,
                      "frames": [{"file": f, "line": n, "function": name}, ...]}]}   innermost last
     -> {"id": 1, "do": "check", "change": {"id": ID, "before": {FILE: TEXT, ...}, "after": {...}}}
     -> {"id": 1, "do": "commit", "change": {...}}                  the same; checked again
     <- {"id": 1, "pid": n, "refused": why, "functions": n}         `swap`; "" if it can be, or is
+    -> {"id": 2, "do": "debug", "path": [DIR, ...], "host": ADDRESS}   let a debugger in (`debug`)
+    <- {"id": 2, "port": n}
+    -> {"id": 3, "do": "undebug"}
+    <- {"id": 3}
     <- {"id": 1, "error": why}
 
 Answered by a thread that was not started through `threading`, so user code that counts its threads
@@ -40,6 +44,8 @@ SOURCE = "KSERVE_LOCAL_SOURCE"
 _MAX_REQUEST = 8 * 2**20
 _PIECE = 65536
 _MAX_FRAMES = 100
+_CHANGES = ("check", "commit", "debug", "undebug")
+"""What only they may ask who may change this process by other means."""
 
 _running: _Control | None = None
 
@@ -94,6 +100,9 @@ class _Control:
         self._clients = {}
         with contextlib.suppress(OSError):
             self._listen()
+        debug = sys.modules.get("podlauncher.debug")
+        if debug is not None:
+            debug.after_fork()
 
     def _serve(self, listener: socket.socket) -> None:
         poll = select.poll()
@@ -135,9 +144,11 @@ class _Control:
             what = request.get("do")
             if what == "describe":
                 return {"id": number, **self._describe()}
+            if what in ("debug", "undebug") and may_change:
+                return {"id": number, **_debug(request)}
             if what in ("check", "commit") and may_change:
                 return {"id": number, "pid": os.getpid(), **self._swap(what, request["change"])}
-            why = "not yours to ask" if what in ("check", "commit") else "unknown request"
+            why = "not yours to ask" if what in _CHANGES else "unknown request"
             return {"id": number, "error": f"{why} {what!r}"}
         except Exception as error:
             return {"id": number, "error": f"{type(error).__name__}: {error}"}
@@ -162,6 +173,7 @@ class _Control:
     def _describe(self) -> dict[str, Any]:
         return {
             "pid": os.getpid(),
+            "parent": os.getppid(),
             "python": ".".join(map(str, sys.version_info[:3])),
             "argv": list(getattr(sys, "orig_argv", sys.argv)),
             "source": self.source,
@@ -191,6 +203,20 @@ def _may_change(client: socket.socket) -> bool:
         return True  # the folder is private
     pid, user, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, option, 12))
     return pid == 0 or user in (0, os.getuid())
+
+
+def _debug(request: dict[str, Any]) -> dict[str, Any]:
+    """Let a debugger in or out; debugpy is imported only then."""
+    from podlauncher import debug
+
+    if request["do"] == "undebug":
+        debug.detach()
+        return {}
+    try:
+        host = str(request.get("host") or "127.0.0.1")
+        return {"port": debug.attach([str(p) for p in request.get("path") or ()], host)}
+    except debug.Unavailable as error:
+        return {"error": str(error)}
 
 
 def _threads(main: int) -> list[dict[str, Any]]:

@@ -61,6 +61,7 @@ class FakeBackend:
         self.code: Callable[[str, str, CodeChange], CodeVerdict] = self._takes
         self.changes: list[tuple[str, str, str]] = []
         self.names: dict[str, dict[str, str]] = {}
+        self.held: set[str] = set()
         self.changed = asyncio.Event()
         self._queue: asyncio.Queue[ReplicaEvent] = asyncio.Queue()
         self.host = ""
@@ -173,6 +174,12 @@ class FakeBackend:
         self.stops.append((replica, grace))
         self.machine.pop(replica, None)
         self.changed.set()
+
+    async def hold(self, replica: str, on: bool) -> None:
+        (self.held.add if on else self.held.discard)(replica)
+
+    async def control_sockets(self, replica: str, container: str) -> Path | None:
+        return None
 
     async def list(self) -> Sequence[ReplicaStatus]:
         return [r.status(adopted=True) for r in self.machine.values()]

@@ -11,6 +11,7 @@ import pytest
 from kserve_local.api.builtin import builtin_objects
 from kserve_local.api.meta import Key, Object, get_condition, name_of
 from kserve_local.errors import Invalid
+from kserve_local.interfaces.holds import Holds, service_group
 from tests.fakes.node_agent import node_agent, running
 from tests.integration.test_chain import (
     ISVC,
@@ -91,6 +92,27 @@ async def test_a_gradual_rollout_starts_with_a_percent_and_ends_by_itself(tmp_pa
         assert predictor["previousRolledoutRevision"][-5:] == "00001"
         ksvc = w.store.get(Key(KSVC, "default", "sklearn-iris-predictor"))
         assert ksvc["metadata"]["annotations"] == {"serving.knative.dev/rollout-duration": "2s"}
+
+
+async def test_a_gradual_rollout_stands_while_a_replica_is_at_a_breakpoint(tmp_path: Path) -> None:
+    now = 1000.0
+    holds = Holds()
+    group = service_group("default", "sklearn-iris-predictor")
+    async with world(tmp_path, clock=lambda: now, holds=holds) as w, node_agent(w.store):
+        await w.apply(gradually("60s"))
+        await w.until(ISVC, "sklearn-iris", is_loaded)
+        await w.edit("sklearn-iris", change_uri)
+        await w.until(ISVC, "sklearn-iris", lambda o: share(o) == [("00001", 99), ("00002", 1)])
+        holds.stop("pod", [group], now=now)
+        now += 3600.0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2.0):
+                await w.until(
+                    ISVC, "sklearn-iris", lambda o: share(o) != [("00001", 99), ("00002", 1)]
+                )
+        holds.go_on("pod", [group], now=now)
+        now += 1.0
+        await w.until(ISVC, "sklearn-iris", lambda o: share(o) == [("00001", 97), ("00002", 3)])
 
 
 async def test_a_gradual_rollout_goes_on_with_the_next_supervisor(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def test_a_profile_is_merged_over_the_file(tmp_path: Path) -> None:
         ("requests: {redactFields: ['a b']}", 'requests.redactFields: "a b" is no name'),
         ("requests: {redactFields: [a..b]}", 'requests.redactFields: "a..b" is no name'),
         ("requests: {redactHeaders: ['x: y']}", 'requests.redactHeaders: "x: y" is no name'),
+        ("services: {a: {debug: {prot: 1}}}", 'in services."a".debug; did you mean "port"?'),
+        ("services: {a: {debug: {port: 0}}}", 'services."a".debug.port: 0 is no port'),
     ],
 )
 def test_bad_values_name_the_key(tmp_path: Path, text: str, words: str) -> None:
@@ -146,6 +148,13 @@ def test_of_a_wrong_file_what_is_right_still_counts(tmp_path: Path) -> None:
     assert (got.auth_token, got.images, got.resources) == ("", {}, ())
     assert [text for word in ("NOT_SET", "gatway", "nowhere", "resources") for text in got.problems
             if word in text] == list(got.problems)  # fmt: skip
+
+
+def test_a_service_has_a_port_for_its_debugger(tmp_path: Path) -> None:
+    text = "services: {a: {debug: {port: 5000}}, b: {debug: {port: auto}}, c: {pin: true}}\n"
+    got = load(tmp_path, text)
+    assert got.debug_ports == {"a": 5000, "b": None}
+    assert not [w for w in got.warnings if "debug" in w]
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a", "gateway: {host: 0.0.0.0}", ""])

@@ -12,6 +12,7 @@ from kserve_local.api import pod_autoscaler
 from kserve_local.api.meta import Key, get_condition
 from kserve_local.api.scheme import DEPLOYMENT, EVENT, POD_AUTOSCALER
 from kserve_local.autoscaler.loop import Autoscaler
+from kserve_local.interfaces.holds import Holds, scale_group
 from kserve_local.store.events import EventRecorder
 from kserve_local.store.store import Store, open_store
 from tests.unit.autoscaler.replay import stat
@@ -30,7 +31,14 @@ class World:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.now = 1000.0
-        self.autoscaler = Autoscaler(store, EventRecorder(store), clock=lambda: self.now)
+        self.holds = Holds()
+        self.autoscaler = Autoscaler(
+            store,
+            EventRecorder(store),
+            clock=lambda: self.now,
+            holds=self.holds,
+            epoch=lambda: self.now,
+        )
 
     async def begin(self, *, least: int = 0, replicas: int = 1) -> None:
         """Make the objects, with that many replicas ready."""
@@ -71,7 +79,7 @@ class World:
             self.now += 1.0
             self.autoscaler.record((stat(concurrency, int(concurrency)),))
             entry = self.autoscaler._entries[KEY]
-            self.autoscaler._tick(KEY, entry, self.now)
+            self.autoscaler._tick(KEY, entry, self.autoscaler._now(entry))
             await self.look()
 
     async def route(self, reachability: str) -> None:
@@ -139,3 +147,31 @@ async def test_the_first_change_is_told_too(world: World) -> None:
     assert world.scaled == []
     await world.load(300.0, 1)
     assert world.scaled[0].startswith("Scaled from 1 to 5: ")
+
+
+async def test_a_revision_that_is_debugged_keeps_its_scale(world: World) -> None:
+    """Neither requests that wait nor time that passes count; then all goes on from there."""
+    group = scale_group("default", f"{NAME}-deployment")
+    await world.begin()
+    await world.load(1.0, 10)
+    world.holds.stop("pod", [group], now=world.now)
+    await world.load(300.0, 700)
+    assert world.shown[0] == 1
+    world.now += 7000.0
+    await world.look()
+    assert world.shown[0] == 1
+    world.holds.go_on("pod", [group], now=world.now)
+    await world.load(1.0, 5)
+    assert world.shown[0] == 1
+    await world.load(0.0, 200)
+    assert world.shown[0] == 0
+
+
+async def test_the_end_of_a_session_has_the_revision_looked_at(world: World) -> None:
+    group = scale_group("default", f"{NAME}-deployment")
+    added: list[Key] = []
+    world.autoscaler.attach(added.append)
+    await world.begin()
+    world.holds.stop("pod", [group, "another"], now=world.now)
+    world.holds.go_on("pod", [group], now=world.now)
+    assert added == [KEY, KEY]

@@ -182,7 +182,9 @@ class Changes:
 
 
 @contextlib.asynccontextmanager
-async def watching(port: int, **kinds: Probe) -> AsyncIterator[Changes]:
+async def watching(
+    port: int, pause: probes.Pause | None = None, **kinds: Probe
+) -> AsyncIterator[Changes]:
     changes = Changes()
     given = {k: replace(p, port=port) for k, p in kinds.items()}
     task = asyncio.create_task(
@@ -192,6 +194,7 @@ async def watching(port: int, **kinds: Probe) -> AsyncIterator[Changes]:
             liveness=given.get("liveness"),
             target=Target(ip="127.0.0.1"),
             report=changes,
+            pause=pause,
         )
     )
     try:
@@ -396,3 +399,66 @@ async def test_a_ready_replica_that_listens_no_more_is_noticed() -> None:
             await called.wait()  # now and then it is really asked
             await stack.aclose()
             assert await changes.until(2) == ["ready", "unready"]
+
+
+class Stoppable:
+    """A server that answers 200 until it is stopped, and then nothing."""
+
+    def __init__(self) -> None:
+        self.stopped = asyncio.Event()
+        self.runs = asyncio.Event()
+        self.runs.set()
+        self.asked = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.asked.set()
+        await self.runs.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+
+
+@pytest.mark.parametrize("kind", ["readiness", "liveness"])
+async def test_a_pause_judges_no_probe_and_asks_none(kind: str) -> None:
+    """The check that was under way when the program was stopped says nothing, either."""
+    server, pause = Stoppable(), probes.Pause()
+    probe = Probe("http", period=0.01, timeout=0.05, failure_threshold=1)
+    async with serving(server) as port, watching(port, pause, **{kind: probe}) as changes:
+        assert await changes.until(1) == ["ready"]
+        server.runs.clear()
+        server.asked.clear()
+        await server.asked.wait()
+        pause.set(True)
+        await asyncio.sleep(probe.timeout * 2)  # the check under way has failed by now
+        server.asked.clear()
+        await asyncio.sleep(probe.timeout * 4)
+        assert not server.asked.is_set()
+        server.runs.set()
+        pause.set(False)
+        await server.asked.wait()
+        assert [c.kind for c in changes.all] == ["ready"]
+
+
+async def test_after_a_pause_failures_count_again() -> None:
+    server, pause = Stoppable(), probes.Pause()
+    probe = Probe("http", period=0.01, timeout=0.05, failure_threshold=1)
+    async with serving(server) as port, watching(port, pause, liveness=probe) as changes:
+        pause.set(True)
+        server.runs.clear()
+        pause.set(False)
+        assert await changes.until(2) == ["ready", "unhealthy"]
+        server.runs.set()
+
+
+async def test_the_time_that_a_startup_probe_has_is_longer_by_a_pause() -> None:
+    server, pause = Stoppable(), probes.Pause()
+    server.runs.clear()
+    probe = Probe("http", period=0.1, timeout=0.05, failure_threshold=3)
+    async with serving(server) as port, watching(port, pause, startup=probe) as changes:
+        await server.asked.wait()
+        pause.set(True)
+        await asyncio.sleep(0.6)
+        assert not changes.all
+        server.runs.set()
+        pause.set(False)
+        assert await changes.until(1) == ["ready"]

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from kserve_local.api.meta import Object, get_condition, name_of, timestamp
+from kserve_local.api.meta import Object, get_condition, name_of, parse_timestamp, timestamp
 from kserve_local.api.names import CODE
 from kserve_local.api.reloads import with_digest
 from kserve_local.controllers import deployment as d
+from kserve_local.interfaces.holds import Holds, deployment_group
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -156,6 +157,22 @@ def test_conditions_of_a_rollout_from_start_to_success() -> None:
     assert progressing["message"] == f'ReplicaSet "{rs_name}" has successfully progressed.'
     assert progressing["lastTransitionTime"] == at(0)
     assert status["readyReplicas"] == status["availableReplicas"] == 1
+
+
+def test_the_progress_deadline_is_later_by_the_time_at_a_breakpoint() -> None:
+    wanted = deployment(1, progressDeadlineSeconds=10)
+    stuck = [pod(wanted, "a", ready=False)]
+    wanted["status"] = d.plan_status(wanted, stuck, now=at(0))
+    holds = Holds()
+    group = deployment_group(wanted["metadata"]["namespace"], wanted["metadata"]["name"])
+    holds.stop("pod", [group], now=parse_timestamp(at(2)).timestamp())
+    assert d.time_left(wanted, now=at(50), holds=holds) == 8.0
+    holds.go_on("pod", [group], now=parse_timestamp(at(52)).timestamp())
+    assert d.time_left(wanted, now=at(58), holds=holds) == 2.0
+    status = d.plan_status(wanted, stuck, now=at(58), holds=holds)
+    assert condition(status, "Progressing")[0] == "True"
+    status = d.plan_status(wanted, stuck, now=at(60), holds=holds)
+    assert condition(status, "Progressing") == ("False", "ProgressDeadlineExceeded")
 
 
 def test_a_rollout_that_does_not_move_times_out_and_stays_so() -> None:
