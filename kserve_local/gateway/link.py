@@ -5,14 +5,14 @@ A frame is four bytes of length (big endian) and a JSON object with `type`. Supe
 {pod}` (say when nothing runs there any more), `hold {pods}` (those at a breakpoint, each with the
 Pods that wait for it; all others run; none stands once the supervisor is gone), `record {enabled,
 keep, maxBytes, headers, fields}` (what to keep of calls, and to redact), `requests {number,
-namespace, name, component, id, last, bodies}` (show what is kept). Gateway to supervisor: `hello {pid, port, version}`, `applied
-{version, unbound}`, `released {pod}`, `stats {stats}`, `poke {target}`, `woken {woken}` (who poked
-has its answer), `object {namespace, pod, uri, data}` (what a logger stores), `requests {number,
-requests}` (the answer to the question of that number). The socket is the gateway's, so it outlives
-any supervisor; the newest supervisor that knows the token replaces the one before. A `hello` that
-wants something is a connection of its own and replaces nobody: `sockets` gets the listening sockets
-back (SCM_RIGHTS), `stop` drains for `grace` seconds and ends the gateway. Both ends import this
-module; nothing here knows about HTTP.
+namespace, name, component, id, last, bodies}` (show what is kept). Gateway to supervisor: `hello
+{pid, port, version}`, `applied {version, unbound}`, `released {pod}`, `stats {stats}`, `poke
+{target}`, `woken {woken}` (who poked has its answer), `object {namespace, pod, uri, data}` (what a
+logger stores), `requests {number, requests}` (the answer to the question of that number). The
+socket is the gateway's, so it outlives any supervisor; the newest supervisor that knows the token
+replaces the one before. A `hello` that wants something is a connection of its own and replaces
+nobody: `sockets` gets the listening sockets back (SCM_RIGHTS), `stop` drains for `grace` seconds
+and ends the gateway. Both ends import this module; nothing here knows about HTTP.
 """
 
 from __future__ import annotations
