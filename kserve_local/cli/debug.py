@@ -6,10 +6,8 @@ The command shows where the program stands and ends the session when it is inter
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -123,6 +121,8 @@ async def _end(client: Client, query: dict[str, str]) -> None:
 
 async def _attend(client: Client, query: dict[str, str], out: Output) -> int:
     """Show what becomes of the session until it ends or the command is interrupted."""
+    import asyncio
+
     stopped = asyncio.Event()
     heard: list[int] = []
 
@@ -153,6 +153,8 @@ async def _attend(client: Client, query: dict[str, str], out: Output) -> int:
 
 
 async def _follow(client: Client, query: dict[str, str], out: Output) -> None:
+    from contextlib import aclosing
+
     from kserve_local.client.project import DEBUG
 
     async with aclosing(client.lines(DEBUG, {**query, "follow": "true"})) as states:
