@@ -4,7 +4,7 @@
 
 Runs the benches one after the other, so that none disturbs another. Rows are ratios within one run
 on this machine; absolute figures of two days say nothing. Exit 1 if a target is missed by more
-than 2x, 7 if a peer (nginx, wrk, a Docker engine) is not there.
+than 2x, 7 if a peer (nginx, wrk, BentoML, a Docker engine) is not there.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ def main() -> int:
         ("graphs", "bench_graph.py"),
         ("the whole stack", "bench_stack.py"),
         ("scale to zero, many services", "bench_scale.py"),
+        ("saving code", "bench_reload.py"),
         ("simulator", "bench_simulator.py"),
         ("Docker", "bench_docker.py"),
     ):
         print(f"\n== {title}", flush=True)
         command = [sys.executable, str(HERE / script), "--rounds", rounds]
-        if args.quick and script == "bench_scale.py":
+        if args.quick and script in ("bench_scale.py", "bench_reload.py"):
             command.append("--quick")
         done = subprocess.run(command, env=environment, check=False)
         worst = max(worst, done.returncode)
