@@ -18,7 +18,6 @@ import os
 import random
 import shutil
 import signal
-import ssl
 import sys
 import tempfile
 import threading
@@ -27,9 +26,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from tests.integration.project import Project, processes_of, sample, wait_until
+from tests.soak import api
 
 KINDS = ("supervisor", "zygote", "gateway", "replica")
 # Requests may fail when their own replica or the gateway died under them, never for these.
@@ -115,7 +114,7 @@ class Writes:
             self.tried += 1
             try:
                 if connection is None:
-                    connection, self._token = _api(self.project)
+                    connection, self._token = api.connection(self.project)
                 body = json.dumps(_config_map(name))
                 headers = {
                     "Authorization": f"Bearer {self._token}",
@@ -139,7 +138,7 @@ class Writes:
 
     def missing(self) -> list[str]:
         """Return the acknowledged names that the API no longer has."""
-        connection, token = _api(self.project)
+        connection, token = api.connection(self.project)
         headers = {"Authorization": f"Bearer {token}"}
         connection.request("GET", "/api/v1/namespaces/default/configmaps", headers=headers)
         items = json.loads(connection.getresponse().read())["items"]
@@ -151,15 +150,6 @@ class Writes:
 def _config_map(name: str) -> dict[str, Any]:
     metadata = {"name": name, "namespace": "default"}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"a": "b"}}
-
-
-def _api(project: Project) -> tuple[http.client.HTTPSConnection, str]:
-    """Return a connection to the API and its token."""
-    url = urlsplit(project.run_file["api"]["url"])
-    context = ssl.create_default_context(cafile=str(project.state / "tls" / "ca.crt"))
-    token = (project.state / "run" / "token").read_text()
-    host, port = str(url.hostname), url.port
-    return http.client.HTTPSConnection(host, port, timeout=10, context=context), token
 
 
 def _pids(project: Project, kind: str) -> list[int]:
@@ -175,28 +165,9 @@ def _pids(project: Project, kind: str) -> list[int]:
     return [pid for s in _services(project) for r in s["revisions"] for pid in r["pids"]]
 
 
-def _call(project: Project, method: str, path: str) -> Any:
-    """Call the API, again while it is on its way back; the command line would cost a process."""
-
-    def once() -> Any:
-        try:
-            connection, token = _api(project)
-            connection.request(method, path, headers={"Authorization": f"Bearer {token}"})
-            answer = connection.getresponse()
-            body = answer.read()
-            connection.close()
-        except (OSError, http.client.HTTPException):
-            return None
-        return (answer.status, json.loads(body))
-
-    status, body = wait_until(once, timeout=30, why=f"{method} {path}: the API does not answer")
-    assert status < 300, body
-    return body
-
-
 def _services(project: Project) -> list[dict[str, Any]]:
     """Return what `status` shows."""
-    return list(_call(project, "GET", "/apis/kserve-local.dev/v1/status")["services"])
+    return list(api.status(project)["services"])
 
 
 def _alive(pid: int) -> bool:
@@ -276,7 +247,7 @@ class Soak:
         revision = next(r for r in service["revisions"] if r["percent"])
         before = set(revision["pods"])
         pod = self.random.choice(sorted(before))
-        _call(self.project, "DELETE", f"/api/v1/namespaces/default/pods/{pod}")
+        api.call(self.project, "DELETE", f"/api/v1/namespaces/default/pods/{pod}")
         wait_until(lambda: self._replaced(service["name"], before), timeout=60, why="no new Pod")
 
     def _replaced(self, name: str, before: set[str]) -> bool:
