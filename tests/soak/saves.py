@@ -58,6 +58,8 @@ class Saves:
     number: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    slowest: dict[str, float] = field(default_factory=dict)
+    """The longest that an answer of any service took around a save, by kind."""
     started: set[psutil.Process] = field(default_factory=set)
     said: dict[str, str] = field(default_factory=dict)
     """One example by kind of what `status` said of a broken save."""
@@ -74,10 +76,14 @@ class Saves:
 
     def _hold(self, step: Edit | Broken, make: Callable[[], None]) -> None:
         """Make one save; what it misses is a problem, and the next one is made all the same."""
+        begun = time.monotonic()
         try:
             make()
         except AssertionError as error:
             self.problems.append(f"{step.kind} (save {self.number}): {error}")
+        answers = [a for name in CALLS for a in self.stream.since(name, begun)]
+        slowest = max((a.ended - a.due for a in answers), default=0.0)
+        self.slowest[step.kind] = max(self.slowest.get(step.kind, 0.0), slowest)
 
     def _edit(self, edit: Edit, *, mends: bool) -> None:
         """Make a good save; wait until it is live and everything else is at rest."""
@@ -282,6 +288,8 @@ def report(saves: Saves, lines: list[str], left: list[str]) -> list[str]:
     for kind, values in sorted(saves.seconds.items()):
         figures = f"{statistics.median(values):8.3f} {_late(values):8.3f} {max(values):8.3f}"
         print(f"{kind:<36}{len(values):>4} {figures}")
+    for kind, seconds in sorted(saves.slowest.items(), key=lambda item: -item[1]):
+        print(f"slowest answer around {kind}: {seconds:.3f} s")
     for kind, text in sorted(saves.said.items()):
         print(f"status of {kind}: {text}")
     print(f"after down: {len(left)} of {len(saves.started)} processes are left")
