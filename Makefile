@@ -56,6 +56,7 @@ soak: setup
 	$(BIN)/python -m tests.soak.behaviours
 	$(BIN)/python -m tests.soak.canary
 	$(BIN)/python -m tests.soak.saves --count 120
+	$(BIN)/python -m tests.soak.breakpoint --minutes 5
 	$(BIN)/python -m tests.soak.simulator
 	sh tests/soak/docker.sh
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -404,3 +405,34 @@ def test_what_was_saved_while_no_supervisor_ran_is_taken_over(tmp_path: Path):
         place.up()
         Saves(place).change("server.py", 'shout("second")', 'shout("third")')
         wait_until(lambda: answer(place) == served.replace("second", "third"), why="swapped")
+
+
+def test_a_checkout_of_hundreds_of_files_is_one_reload(tmp_path: Path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    names = [f"part{n:03}" for n in range(200)]
+    imports = "\n".join(f"import {name}" for name in names)
+    (folder / "server.py").write_text(f"{imports}\n{SERVER}".replace('"one"', "part199.VALUE"))
+    (folder / "parts.py").write_text(PARTS)
+    (folder / "own.yaml").write_text(service("own"))
+    images = {IMAGE: {"context": ".", "command": ["python", "server.py"]}}
+    (folder / "kserve-local.yaml").write_text(json.dumps({"images": images}))
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+
+    def run(*args: str) -> None:
+        subprocess.run([*git, *args], check=True, capture_output=True)
+
+    run("init", "-b", "one")
+    for branch in ("one", "two"):
+        for name in names:
+            (folder / f"{name}.py").write_text(f'VALUE = "{branch}"\n')
+        run("add", ".")
+        run("commit", "-m", branch)
+    with project(folder) as place:
+        place.up()
+        assert answer(place).startswith("two first")
+        run("checkout", "HEAD~1")
+        wait_until(lambda: answer(place).startswith("one first"), why="the checkout serves")
+        wait_until(lambda: len(pods(place, "own")) == 1, why="one replica is left")
+        done = [entry["line"] for entry in Saves(place).activity()]
+        assert sum("replacing:" in line for line in done) == 1, done
