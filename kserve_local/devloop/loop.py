@@ -28,6 +28,7 @@ _TOGETHER = 0.2
 """Seconds: Pods that come or go together are looked at once."""
 _LONGEST_QUIET = 2.0
 _MANIFESTS = (".yaml", ".yml", ".json")
+_COUNT = (".py", *_MANIFESTS)
 
 
 class DevLoop:
@@ -113,7 +114,7 @@ class DevLoop:
         """Wake the workers that a save may concern."""
         while True:
             batch = await self._batches.get()
-            if len(batch) > 1:
+            if is_several(batch):
                 batch |= await self._until_quiet()
             for name in _kinds(batch, self._workloads):
                 self._due[name].set()
@@ -156,6 +157,15 @@ class DevLoop:
         settings = self._settings()
         if settings.watching.manifests and settings.resources != (Path("-"),):
             await self._manifests.look()
+
+
+def is_several(batch: frozenset[Path]) -> bool:
+    """Whether several files were saved together, so that more may be on their way.
+
+    The one that many editors write first, to put it in the other's place, is none of them.
+    """
+    files = sum(path.suffix.lower() in _COUNT for path in batch)
+    return files > 1 or (len(batch) > 1 and files + sum(p.is_dir() for p in batch) > 1)
 
 
 def _kinds(batch: frozenset[Path], workloads: Workloads) -> set[str]:

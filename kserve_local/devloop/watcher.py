@@ -21,7 +21,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-_STEP_MS = 15
+_STEP_MS = 10
 """The kernel is asked for news this often while there is some; the first silence ends a batch."""
 _LONGEST_MS = 400
 """A batch ends after this long, however much is still being written."""

@@ -226,7 +226,7 @@ async def test_a_broken_save_changes_nothing_but_a_message(
         saves.change("server.py", old, new)
         await until(lambda: any(file_line_error in w for w in saves.warnings()), why="it is told")
         assert answer(world) == before
-        assert file_line_error in world.run("events").stdout
+        await until(lambda: file_line_error in world.run("events").stdout, why="an Event tells it")
         saves.change("server.py", new, old)
         await until(lambda: not saves.warnings(), why="it is mended")
         saves.change("server.py", 'shout("first")', 'shout("mended")')
