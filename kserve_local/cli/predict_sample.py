@@ -67,13 +67,31 @@ def find(
         return Sample(body, body.decode(), "made from the model's metadata")
     path = _file(settings, name, namespace)
     try:
-        return Sample(path.read_bytes(), f"@{path}", f"from {_shown(path, settings)}")
+        body = path.read_bytes()
+        if protocol in ("v2", "grpc") and (made_v2 := as_v2(body)) is not None:
+            origin = f"the rows of {_shown(path, settings)} as V2"
+            return Sample(made_v2, made_v2.decode(), origin)
+        return Sample(body, f"@{path}", f"from {_shown(path, settings)}")
     except OSError as error:
         raise UsageError(
             f"no request data: {name} does not describe its inputs, and there is no {FILE} beside "
             f"its manifest ({_shown(path, settings)})",
             hint=f"kserve-local predict {name} @request.json   (or '-' for stdin, or the JSON)",
         ) from error
+
+
+def as_v2(body: bytes) -> bytes | None:
+    """Return a V1 body's rows as one V2 tensor; None if it is no V1 body with rows of numbers."""
+    try:
+        rows = json.loads(body)["instances"]
+        shape = [len(rows), len(rows[0])]
+        data = [float(value) for row in rows for value in row]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+    if len(data) != shape[0] * shape[1]:
+        return None
+    tensor = {"name": "input-0", "shape": shape, "datatype": "FP64", "data": data}
+    return json.dumps({"inputs": [tensor]}).encode()
 
 
 def described(get: Get, model: str) -> list[Tensor]:

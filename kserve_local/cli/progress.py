@@ -143,8 +143,7 @@ class Follower:
         with suppress(TimeoutError):
             async with asyncio.timeout(patience), self._following():
                 while not self._settled():
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), SETTLE / 3)
+                    await self._news_within(SETTLE / 3)
                     self._news.clear()
                     await self._look()
         for name in sorted(self._held):
@@ -155,10 +154,17 @@ class Follower:
         """Tell of changes until cancelled or the server goes away."""
         async with self._following():
             while True:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), LOOK)
+                await self._news_within(LOOK)
                 self._news.clear()
                 await self._look()
+
+    async def _news_within(self, seconds: float) -> None:
+        """Wait for news. Not by `wait_for`: with Python 3.11 it swallows a Ctrl-C that comes just
+        then, and whoever pressed it waits for ever.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
 
     def outcome(self) -> str:
         """Return `ready`, `failed` or `timeout` for what was seen so far."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _WAIT = 20
 """Seconds that one question for news waits for some."""
 _AGAIN = 1.0
-_MARKS = {"refused": "✗", "replacing": "●", "answers": "!"}
+_MARKS = {"refused": "✗", "pending": "!", "replacing": "●", "answers": "!"}
 
 
 async def follow(client: Client, reporter: Reporter) -> None:

@@ -78,11 +78,12 @@ class ChangedAnswers:
             return
         text = (
             f"{len(found)} of the last {len(calls)} different calls "
-            f"{'is' if len(found) == 1 else 'are'} answered otherwise now "
-            f"(kserve-local diff {service})"
+            f"{'is' if len(found) == 1 else 'are'} answered otherwise now"
         )
         details = [line for call, some in found[:_SHOWN_CALLS] for line in _lines(call, some)]
         self._activity.add("answers", text, services=[(namespace, service)], details=details)
+        for line in details:
+            logger.info("%s", line)
         await self._workloads.tell(namespace, service, "Normal", "AnswersChanged", text)
 
 

@@ -138,9 +138,9 @@ class CodeReload:
             if (await self._workloads.check(use, change)).refused:
                 stale.append(use)
         if stale:
-            files = sorted({f for u in stale for f in [entry_of(u.argv, known.served)] if f})
             why = "it was changed while nobody watched"
-            await self._replace(stale, _digest(known.served, self._salt), why, files, begun)
+            shown = f"code in {self._relative(context)}"
+            await self._replace(stale, _digest(known.served, self._salt), why, [shown], begun)
 
     async def _decide(
         self, context: Path, known: _Code, saved: dict[str, str]
@@ -244,9 +244,11 @@ def _verdict(
 ) -> code_change.Verdict:
     """Decide about the files that are part of a program, running or not. Pure."""
     parts: set[str] = set()
-    for text in (before, after):
-        for argv in programs:
-            parts |= imported(entry_of(argv, text), text)
+    for argv in programs:
+        entry = entry_of(argv, before)
+        if entry is not None and entry not in after:
+            return code_change.Broken(entry, 0, "the file that the program begins with is gone")
+        parts |= imported(entry, before) | imported(entry_of(argv, after), after)
     return code_change.decide(
         {f: t for f, t in before.items() if f in parts},
         {f: t for f, t in after.items() if f in parts},

@@ -98,8 +98,9 @@ class ConfigReload:
     def _refuse(self, message: str) -> None:
         message = message.removeprefix(f"{CONFIG_FILE}: ")
         problems = [Problem(CONFIG_FILE, 0, message)] if message else []
+        what = "pending" if message.endswith(_WAY_OUT) else "refused"
         for fresh in self._problems.set(_SUBJECT, problems):
-            self._activity.add("refused", fresh.told())
+            self._activity.add(what, fresh.told())
 
 
 def _program(use: CodeUse) -> tuple[object, ...]:

@@ -126,7 +126,8 @@ class DevLoop:
         end = asyncio.get_running_loop().time() + _LONGEST_QUIET
         while asyncio.get_running_loop().time() < end:
             try:
-                more |= await asyncio.wait_for(self._batches.get(), quiet)
+                async with asyncio.timeout(quiet):
+                    more |= await self._batches.get()
             except TimeoutError:
                 break
         return more

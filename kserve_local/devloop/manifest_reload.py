@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from kserve_local.api import names, scheme
@@ -60,7 +60,8 @@ class ManifestReload:
         try:
             project = await self._read()
         except KServeLocalError as error:
-            self._refuse([Problem("", 0, error.message)])
+            emptied = await asyncio.to_thread(self._half_saved, set())
+            self._refuse(emptied or [Problem("", 0, f"{error.message}; nothing is changed")])
             self._begin()
             return
         broken = await asyncio.to_thread(self._broken, project)
@@ -128,9 +129,7 @@ class ManifestReload:
     def _broken(self, project: ProjectFiles) -> list[Problem]:
         """Return what of the files a cluster would refuse, and files that look half saved."""
         root = self._settings().project
-        held: dict[str, list[Object]] = {}
-        for obj in (self._applied or {}).values():
-            held.setdefault(annotations_of(obj).get(names.MANIFEST, ""), []).append(obj)
+        held = self._held()
         found = []
         for report in project.reports:
             file = os.path.relpath(Path(report.path).resolve(), root)
@@ -141,8 +140,24 @@ class ManifestReload:
                 if f.refuses
             ]
         read = {os.path.relpath(Path(r.path).resolve(), root) for r in project.reports}
-        for file, objects in held.items():
-            why = _half_saved(root / file, was_read=file in read)
+        return found + self._half_saved(read)
+
+    def _held(self) -> dict[str, list[Object]]:
+        """Return what each file held when it was last taken over."""
+        held: dict[str, list[Object]] = {}
+        for obj in (self._applied or {}).values():
+            held.setdefault(annotations_of(obj).get(names.MANIFEST, ""), []).append(obj)
+        return held
+
+    def _half_saved(self, read: Collection[str]) -> list[Problem]:
+        """Return the files that held objects and look half saved now.
+
+        Args:
+            read: Those whose documents are in the review already.
+        """
+        found = []
+        for file, objects in self._held().items():
+            why = _half_saved(self._settings().project / file, was_read=file in read)
             if why is not None:
                 found.append(Problem(file, *why, tuple(sorted(map(_name, objects)))))
         return found

@@ -316,7 +316,7 @@ def _custom(
     code = model.code
     assert code is not None
     image = f"example/{starter.name}:dev"
-    context = _uri(code.path.parent, folder).rstrip("/") or "."
+    context = _uri(code.path.parent, folder).removesuffix("/.").rstrip("/") or "."
     args = () if code.model else (f"    args: [--model_name={starter.name}]",)
     if code.model and code.model != starter.name:
         starter.warnings.append(

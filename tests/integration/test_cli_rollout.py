@@ -50,6 +50,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     (folder / "code" / "who.py").write_text(WHO)
     config = {
         "resources": ["who.yaml"],
+        # What is saved is not what is applied, in some of the tests.
+        "watch": {"enabled": False},
         "images": {"who:dev": {"context": "./code", "command": ["python", "who.py"]}},
     }
     (folder / "kserve-local.yaml").write_text(json.dumps(config))

@@ -94,3 +94,22 @@ def test_with_neither_it_is_told_how(tmp_path: Path) -> None:
     assert "iris does not describe its inputs" in caught.value.message
     assert "(request.json)" in caught.value.message
     assert "kserve-local predict iris @request.json" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("body", "made"),
+    [
+        (
+            b'{"instances": [[1, 2], [3, 4.5]]}',
+            {"name": "input-0", "shape": [2, 2], "datatype": "FP64", "data": [1, 2, 3, 4.5]},
+        ),
+        (b'{"instances": [[1, 2], [3]]}', None),
+        (b'{"instances": ["text"]}', None),
+        (b'{"instances": []}', None),
+        (b'{"inputs": []}', None),
+        (b"no JSON", None),
+    ],
+)
+def test_rows_of_a_v1_sample_are_a_v2_tensor(body: bytes, made: dict[str, Any] | None) -> None:
+    found = predict_sample.as_v2(body)
+    assert (None if found is None else json.loads(found)["inputs"][0]) == made
