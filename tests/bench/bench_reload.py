@@ -174,15 +174,15 @@ def main() -> int:
               milliseconds, most=True),
         bound("the same, 95th percentile", late([s.seconds for s in ours]), LATE_TARGET,
               milliseconds, most=True),
-        bound("slowest answer around a save", max(s.slowest for s in ours), SLOWEST_TARGET,
-              milliseconds, most=True),
+        bound("slowest answer around a save, 95th pct.", late([s.slowest for s in ours]),
+              SLOWEST_TARGET, milliseconds, most=True),
     ]  # fmt: skip
     for name in found:
         saves = flat(name)
-        slow = statistics.median(s.slow for s in saves)
+        slow = sum(s.slow for s in saves)
         print(
             f"{name:<14} {len(saves):3} saves: new code after {middle(name):.3f} s, slowest answer "
-            f"{max(s.slowest for s in saves):.3f} s, {slow:.0f} above {SLOW * 1000:.0f} ms a save, "
+            f"{max(s.slowest for s in saves):.3f} s, {slow} of all above {SLOW * 1000:.0f} ms, "
             f"{sum(s.failed for s in saves)} failed"
         )
     against = statistics.median(ratios("uvicorn"))
