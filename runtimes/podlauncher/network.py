@@ -72,26 +72,29 @@ class Network:
 
     def _know(self, names_there: dict[str, str]) -> None:
         both = {**names_there, **self._own}
-        names = {k.lower().rstrip("."): v for k, v in both.items()}
-        self.names = {k: v for k, v in names.items() if not k.startswith("*.")}
-        self.below = {k[1:]: v for k, v in names.items() if k.startswith("*.")}
+        known = {k.lower().rstrip("."): v for k, v in both.items()}
+        names = {k: v for k, v in known.items() if not k.startswith("*.")}
         if self.hostname:
-            self.names.setdefault(self.hostname.lower(), self.ip)
+            names.setdefault(self.hostname.lower(), self.ip)
+        self.below = {k[1:]: v for k, v in known.items() if k.startswith("*.")}
+        self.names = names
 
-    def _know_more(self) -> bool:
-        """Read the names of the namespace anew if they have changed; tell if there is news."""
+    def _know_more(self) -> None:
+        """Read the names of the namespace anew if they have changed.
+
+        Several threads may ask at once, so they count as read only when they are known.
+        """
         try:
             found = os.stat(self.names_file)
             version = (found.st_mtime_ns, found.st_ino)
             if version == self._read:
-                return False
+                return
             with open(self.names_file) as file:
                 names = json.load(file)
         except (OSError, ValueError):
-            return False
-        self._read = version
+            return
         self._know(names)
-        return True
+        self._read = version
 
     def server_address(self, host: Any, port: Any) -> tuple[Any, Any]:
         """Return where a server that asks for (host, port) listens; unchanged if none of ours."""
@@ -141,7 +144,9 @@ class Network:
         short = next((name[: -len(s)] for s in _SUFFIXES if name.endswith(s)), name)
         found = self._known(name, short)
         # An address or a name of the outside world has no Service, however often one asks.
-        if found is None and (short != name or name.count(".") < 2) and self._know_more():
+        if found is None and (short != name or name.count(".") < 2):
+            self._know_more()
+            # Without news, too: another thread may have read them since.
             found = self._known(name, short)
         if found is not None:
             return found

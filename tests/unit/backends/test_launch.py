@@ -313,3 +313,23 @@ def test_a_pod_calls_itself_what_it_says():
     )  # fmt: skip
     assert made["network"]["hostname"] == "head"
     assert made["network"]["resolve"] == {"head.ring.ns.svc.cluster.local": "127.64.0.2"}
+
+
+def test_a_name_is_known_to_a_thread_that_asked_while_another_one_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first requests of a new process ask all at once, each in a thread of the loop's."""
+    names = tmp_path / "names.json"
+    names.write_text('{"iris-predictor.default": "127.64.0.9"}')
+    net = Network({"ip": "127.64.0.2", "namespace": "default", "resolve_file": str(names)})
+    read = net._know_more
+    others = iter([lambda: net.lookup("iris-predictor.default")])
+
+    def read_after_another() -> None:
+        """As if this thread had to wait between its look and its read."""
+        for other in others:
+            assert other() == "127.64.0.9"
+        read()
+
+    monkeypatch.setattr(net, "_know_more", read_after_another)
+    assert net.lookup("iris-predictor.default") == "127.64.0.9"
