@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from kserve_local.errors import NotFound, UsageError
+from kserve_local.errors import NotFound, ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +49,7 @@ def replay(
     Raises:
         NotFound: Nothing is recorded, or no such revision.
         UsageError: Nothing of it can be sent again, or no such URL.
+        ServiceUnavailable: Nobody answers there.
     """
     from kserve_local.cli.revision_host import revision_host
     from kserve_local.cli.session import run, service_name
@@ -94,6 +95,10 @@ def replay(
                 f"{found[-1].unreplayable}"
             )
         answers = await replay_at(wanted, base_url, headers=headers, patience=PATIENCE)
+        if not any(answer.status for answer in answers):
+            raise ServiceUnavailable(
+                f"none of {len(answers)} calls: {answers[0].error} ({base_url})"
+            )
         return [Replayed(*pair) for pair in zip(wanted, answers, strict=True)], left_out
 
     return run(settings, work)
@@ -118,8 +123,12 @@ async def check_service(client: Client, namespace: str, name: str) -> None:
 
 
 def failed(replayed: Sequence[Replayed]) -> list[Replayed]:
-    """Return those that were answered with an error, or not at all."""
-    return [r for r in replayed if not r.answer.status or r.answer.status >= 400]
+    """Return those without an answer, or with an error that was none when they were recorded."""
+    return [
+        r
+        for r in replayed
+        if not r.answer.status or (r.answer.status >= 400 and r.call.status < 400)
+    ]
 
 
 def tell_left_out(left_out: Sequence[Recorded]) -> str:
