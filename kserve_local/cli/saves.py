@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from kserve_local.errors import KServeLocalError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _WAIT = 20
 """Seconds that one question for news waits for some."""
 _AGAIN = 1.0
+_LOOK = 0.1
 _MARKS = {"refused": "✗", "pending": "!", "replacing": "●", "answers": "!"}
 
 
@@ -35,6 +37,19 @@ async def follow(client: Client, reporter: Reporter) -> None:
             if since >= 0:
                 _tell(entry, reporter)
         since = max(since, 0, *(entry["seq"] for entry in data["activity"]))
+
+
+async def until_served(client: Client, patience: float) -> bool:
+    """Wait for new replicas that a save has started; True if there were any."""
+    from kserve_local.client.project import ACTIVITY
+
+    waited = False
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            while (await client.call("GET", ACTIVITY))["replacing"]:
+                waited = True
+                await asyncio.sleep(_LOOK)
+    return waited
 
 
 def _tell(entry: dict[str, Any], reporter: Reporter) -> None:

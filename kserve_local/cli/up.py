@@ -446,6 +446,8 @@ class _Session:
             if self.detached and not wait:
                 return await self._finish("started", follower, running)
             outcome = await follower.until_settled(patience)
+            if outcome == "ready" and await saves.until_served(client, patience):
+                outcome = await follower.until_settled(patience)
             code = await self._finish(outcome, follower, running)
             if self.detached:
                 return code

@@ -19,6 +19,8 @@ class Activity:
     """The last things done; `status` and the dashboard show them."""
 
     def __init__(self) -> None:
+        self.replacing: set[int] = set()
+        """Numbers of the saves whose new replicas do not serve yet, and have not failed."""
         self._done: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self._sequence = 0
         self._news = asyncio.Event()

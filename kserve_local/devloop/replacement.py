@@ -76,6 +76,20 @@ class Replacements:
         what: str,
         begun: float,
     ) -> None:
+        self._activity.replacing.add(number)
+        try:
+            await self._until_served(deployments, number, services, what, begun)
+        finally:
+            self._activity.replacing.discard(number)
+
+    async def _until_served(
+        self,
+        deployments: Collection[Key],
+        number: int,
+        services: Sequence[Name],
+        what: str,
+        begun: float,
+    ) -> None:
         told: set[str] = set()
         left = set(deployments)
         while left and time.monotonic() - begun < _PATIENCE:
@@ -87,6 +101,9 @@ class Replacements:
             left -= {d for d, done in zip(list(left), found, strict=True) if done}
             if left:
                 await self._tell_failing(services, told)
+                if told:
+                    # Nobody need wait for what has failed; the next save may mend it.
+                    self._activity.replacing.discard(number)
         if left or any(self._latest.get(deployment) != number for deployment in deployments):
             return
         took = time.monotonic() - begun

@@ -100,6 +100,18 @@ async def watching(
             settings=lambda: live.now,
             stands_in=lambda image: is_known(image, live.now.images),
         )
+        code = CodeReload(
+            settings.project,
+            workloads,
+            problems,
+            activity,
+            swaps=lambda: live.now.watching.code == "swap",
+            after=after,
+        )
+        if live.now.watching.code != "off":
+            # Who starts the project is to see at once that replicas which outlived a supervisor
+            # are replaced for what was saved since.
+            await code.look()
         loop = DevLoop(
             workloads,
             problems,
@@ -107,14 +119,7 @@ async def watching(
             settings=lambda: live.now,
             config=config,
             manifests=manifests,
-            code=CodeReload(
-                settings.project,
-                workloads,
-                problems,
-                activity,
-                swaps=lambda: live.now.watching.code == "swap",
-                after=after,
-            ),
+            code=code,
             models=ModelReload(settings.project, workloads, activity, after=after),
         )
         async with running(loop.run(), name="dev-loop"):

@@ -32,6 +32,7 @@ def routes(problems: Problems, activity: Activity) -> Sequence[BaseRoute]:
             await activity.wait(since, patience=patience)
         return {
             "activity": activity.since(since),
+            "replacing": len(activity.replacing),
             "problems": [problem.shown() for problem in problems.all()],
         }
 
