@@ -63,6 +63,13 @@ class DevLoop:
         self._watcher = Watcher(self._watching, self._batches.put_nowait)
         self._roots: frozenset[Path] = frozenset()
 
+    async def begin(self) -> None:
+        """Have replicas that outlived a supervisor replaced for the code that was saved since.
+
+        Before the project is said to run: who started it is to see that they are.
+        """
+        await self._guarded("code", self._look_at_code)
+
     async def run(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -137,11 +144,14 @@ class DevLoop:
         while True:
             await due.wait()
             due.clear()
-            try:
-                await look()
-            except Exception:
-                # The next save is looked at all the same.
-                logger.exception("a save of %s was not taken over", name)
+            await self._guarded(name, look)
+
+    async def _guarded(self, name: str, look: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await look()
+        except Exception:
+            # The next save is looked at all the same.
+            logger.exception("a save of %s was not taken over", name)
 
     async def _look_at_code(self) -> None:
         if self._settings().watching.code != "off":

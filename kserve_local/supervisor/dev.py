@@ -100,18 +100,6 @@ async def watching(
             settings=lambda: live.now,
             stands_in=lambda image: is_known(image, live.now.images),
         )
-        code = CodeReload(
-            settings.project,
-            workloads,
-            problems,
-            activity,
-            swaps=lambda: live.now.watching.code == "swap",
-            after=after,
-        )
-        if live.now.watching.code != "off":
-            # Who starts the project is to see at once that replicas which outlived a supervisor
-            # are replaced for what was saved since.
-            await code.look()
         loop = DevLoop(
             workloads,
             problems,
@@ -119,9 +107,17 @@ async def watching(
             settings=lambda: live.now,
             config=config,
             manifests=manifests,
-            code=code,
+            code=CodeReload(
+                settings.project,
+                workloads,
+                problems,
+                activity,
+                swaps=lambda: live.now.watching.code == "swap",
+                after=after,
+            ),
             models=ModelReload(settings.project, workloads, activity, after=after),
         )
+        await loop.begin()
         async with running(loop.run(), name="dev-loop"):
             try:
                 yield
