@@ -105,7 +105,8 @@ class Stack:
 
     def apply(self, objects: Sequence[dict[str, Any]]) -> float:
         """Apply them from one file; return how many a second."""
-        path = self.folder / "many.json"
+        # Beside the project: what a file in it holds no more is deleted.
+        path = self.folder.parent / f"{self.folder.name}.json"
         path.write_text("\n---\n".join(map(json.dumps, objects)))
         begun = time.monotonic()
         self.run("apply", "-f", str(path))
