@@ -22,7 +22,7 @@ from kserve_local.devloop.activity import Activity
 from kserve_local.devloop.code_files import CodeFolder, entry_of, imported
 from kserve_local.devloop.problems import Problem, Problems
 from kserve_local.devloop.replacement import After, Replacements
-from kserve_local.devloop.workloads import CodeUse, Workloads
+from kserve_local.devloop.workloads import CodeUse, Workloads, services_of
 from kserve_local.interfaces.code import CodeChange
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class CodeReload:
         workloads: Workloads,
         problems: Problems,
         activity: Activity,
+        replacements: Replacements,
         *,
         swaps: Callable[[], bool],
         after: After,
@@ -72,7 +73,7 @@ class CodeReload:
         self._after = after
         self._known: dict[Path, _Code] = {}
         self._salt = secrets.token_hex(4)
-        self._replacements = Replacements(workloads, activity, after)
+        self._replacements = replacements
 
     async def look(self) -> None:
         """Compare every folder of code with what is served, and take over what was saved."""
@@ -100,7 +101,7 @@ class CodeReload:
             return
         uses = [use for use in self._workloads.code() if use.context == context]
         verdict, saved = await self._decide(context, known, saved)
-        services = sorted({(u.namespace, u.service) for u in uses if u.service})
+        services = services_of(uses)
         if isinstance(verdict, code_change.Broken):
             await self._broken(context, verdict, services)
             return
@@ -111,7 +112,7 @@ class CodeReload:
         digest = _digest(saved, self._salt)
         # Those whose program has no part in what was saved go on.
         uses = [use for use in uses if _is_touched(use, before, saved)]
-        services = sorted({(u.namespace, u.service) for u in uses if u.service})
+        services = services_of(uses)
         if not uses:
             return
         if isinstance(verdict, code_change.Swap):
@@ -204,7 +205,7 @@ class CodeReload:
         took = round((time.monotonic() - begun) * 1000)
         what = _functions(change) or ", ".join(sorted(change.after))
         text = f"{what} replaced in place, the model stays loaded"
-        services = sorted({(u.namespace, u.service) for u in uses if u.service})
+        services = services_of(uses)
         self._activity.add("swapped", text, services=services, ms=took)
         for namespace, service in services:
             await work.tell(namespace, service, "Normal", "CodeSwapped", f"{text} ({took} ms)")
@@ -223,7 +224,7 @@ class CodeReload:
             {use.deployment for use in uses},
             names.CODE,
             digest,
-            sorted({(u.namespace, u.service) for u in uses if u.service}),
+            services_of(uses),
             reason="CodeReload",
             what=", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else ""),
             why=f", because {why}",

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from kserve_local.devloop.activity import Activity
 from kserve_local.devloop.code_reload import CodeReload
 from kserve_local.devloop.config_reload import ConfigReload
 from kserve_local.devloop.manifest_reload import ManifestReload
 from kserve_local.devloop.model_reload import ModelReload
-from kserve_local.devloop.problems import Problems
 from kserve_local.devloop.watcher import Watcher, Watching
 from kserve_local.devloop.workloads import Workloads
 from kserve_local.settings import CONFIG_FILE, Settings
@@ -41,8 +39,6 @@ class DevLoop:
     def __init__(
         self,
         workloads: Workloads,
-        problems: Problems,
-        activity: Activity,
         *,
         settings: Callable[[], Settings],
         config: ConfigReload,
@@ -50,8 +46,6 @@ class DevLoop:
         code: CodeReload,
         models: ModelReload,
     ) -> None:
-        self.problems = problems
-        self.activity = activity
         self._workloads = workloads
         self._settings = settings
         self._config = config
@@ -85,33 +79,30 @@ class DevLoop:
 
     def _watching(self) -> Watching:
         settings = self._settings()
-        roots = {settings.project, *self._outside(settings)}
-        self._roots = frozenset(roots)
+        self._roots = self._wanted_roots(settings)
         watching = settings.watching
         return Watching(
             settings.project,
             self._roots,
             ignore=watching.ignore,
-            quiet=watching.quiet,
             poll=watching.poll,
         )
 
-    def _outside(self, settings: Settings) -> Iterable[Path]:
-        """Return what is to be watched and does not lie in the project's folder."""
+    def _wanted_roots(self, settings: Settings) -> frozenset[Path]:
+        """Return the project's folder, and what is to be watched and does not lie in it."""
         places = {
             *(path for path in settings.resources if path != Path("-")),
             *self._workloads.contexts(),
             *(use.path for use in self._workloads.models()),
         }
-        return {p for p in places if p != settings.project and settings.project not in p.parents}
+        outside = {p for p in places if settings.project not in p.parents}
+        return frozenset({settings.project, *outside})
 
     async def _follow_roots(self) -> None:
         while True:
             await self._workloads.changed()
             await asyncio.sleep(_TOGETHER)
-            settings = self._settings()
-            roots = frozenset({settings.project, *self._outside(settings)})
-            if roots != self._roots:
+            if self._wanted_roots(self._settings()) != self._roots:
                 self._watcher.look_again()
             # Pods that came since: what they serve is what is there now.
             self._due["models"].set()

@@ -11,13 +11,11 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from kserve_local.api import names
-from kserve_local.devloop.activity import Activity
-from kserve_local.devloop.replacement import After, Replacements
-from kserve_local.devloop.workloads import ModelUse, Workloads
+from kserve_local.devloop.replacement import Replacements
+from kserve_local.devloop.workloads import ModelUse, Workloads, services_of
 from kserve_local.storage.listings import digest_of, listing
 
 logger = logging.getLogger(__name__)
@@ -28,13 +26,6 @@ _LONGEST = 600.0
 """A writer that never pauses for so long is taken over as it is; the copy is verified anyway."""
 
 
-@dataclass
-class _Model:
-    """What a place held when it was last taken over; None: nothing was there."""
-
-    digest: str | None
-
-
 class ModelReload:
     """Takes saved model files over."""
 
@@ -42,14 +33,13 @@ class ModelReload:
         self,
         project: Path,
         workloads: Workloads,
-        activity: Activity,
-        *,
-        after: After,
+        replacements: Replacements,
     ) -> None:
         self._project = project
         self._workloads = workloads
-        self._replacements = Replacements(workloads, activity, after)
-        self._known: dict[Path, _Model] = {}
+        self._replacements = replacements
+        self._known: dict[Path, str | None] = {}
+        """What a place held when it was last taken over; None: nothing was there."""
 
     async def look(self) -> None:
         """Compare the places of models that run with what was there; take over what was saved."""
@@ -61,16 +51,13 @@ class ModelReload:
     async def _look_at(self, place: Path) -> None:
         begun = time.monotonic()
         found = await asyncio.to_thread(_digest, place)
-        known = self._known.get(place)
-        if known is None:
-            self._known[place] = _Model(found)
-            return
-        if found == known.digest:
+        known = self._known.setdefault(place, found)
+        if found == known:
             return
         found = await self._settled(place, found)
-        if found is None or found == known.digest:
+        if found is None or found == known:
             return  # taken away: what serves goes on, and a start says what is missing
-        known.digest = found
+        self._known[place] = found
         uses = [use for use in self._workloads.models() if use.path == place]
         if uses:
             await self._replace(place, uses, found, begun)
@@ -94,7 +81,7 @@ class ModelReload:
             {use.deployment for use in uses},
             names.MODEL,
             digest,
-            sorted({(u.namespace, u.service) for u in uses if u.service}),
+            services_of(uses),
             reason="ModelReload",
             what=str(place) if shown.startswith("..") else shown,
             why=" for the saved model",

@@ -23,7 +23,7 @@ _LOOK = 0.5
 
 
 class Replacements:
-    """Starts new replicas."""
+    """Starts new replicas: one for code and models, which may be of the same Deployment."""
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Replacements:
         text = f"{what}: new replicas{why}"
         self._activity.add("replacing", text, services=services)
         self._count += 1
+        self._activity.replacing.add(self._count)
         for deployment in sorted(deployments):
             self._latest[deployment] = self._count
             await self._workloads.replace(deployment, annotation, digest)
@@ -76,7 +77,6 @@ class Replacements:
         what: str,
         begun: float,
     ) -> None:
-        self._activity.replacing.add(number)
         try:
             await self._until_served(deployments, number, services, what, begun)
         finally:

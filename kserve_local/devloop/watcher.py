@@ -54,14 +54,12 @@ class Watching:
     Args:
         roots: Folders, watched with all below them, and single files.
         ignore: Patterns of paths relative to `project`, e.g. `**/*.ipynb`.
-        quiet: Seconds of silence that end a batch of several files.
         poll: `auto`, `never`, or seconds between two looks.
     """
 
     project: Path
     roots: frozenset[Path]
     ignore: tuple[str, ...] = ()
-    quiet: float = 0.05
     poll: str | float = "auto"
 
 

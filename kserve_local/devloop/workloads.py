@@ -5,7 +5,7 @@ The supervisor implements `Workloads`; nothing else here knows Pods, backends or
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -55,6 +55,11 @@ class ModelUse:
     component: str
     path: Path
     deployment: Key
+
+
+def services_of(uses: Iterable[CodeUse | ModelUse]) -> list[tuple[str, str]]:
+    """Return (namespace, name) of the services whose Pods these are."""
+    return sorted({(use.namespace, use.service) for use in uses if use.service})
 
 
 class Workloads(Protocol):

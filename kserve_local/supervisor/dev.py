@@ -19,6 +19,7 @@ from kserve_local.devloop.loop import DevLoop
 from kserve_local.devloop.manifest_reload import ManifestReload
 from kserve_local.devloop.model_reload import ModelReload
 from kserve_local.devloop.problems import Problems
+from kserve_local.devloop.replacement import Replacements
 from kserve_local.interfaces.backend import Backend
 from kserve_local.settings import Settings
 from kserve_local.store.events import EventRecorder
@@ -100,10 +101,9 @@ async def watching(
             settings=lambda: live.now,
             stands_in=lambda image: is_known(image, live.now.images),
         )
+        replacements = Replacements(workloads, activity, after)
         loop = DevLoop(
             workloads,
-            problems,
-            activity,
             settings=lambda: live.now,
             config=config,
             manifests=manifests,
@@ -112,10 +112,11 @@ async def watching(
                 workloads,
                 problems,
                 activity,
+                replacements,
                 swaps=lambda: live.now.watching.code == "swap",
                 after=after,
             ),
-            models=ModelReload(settings.project, workloads, activity, after=after),
+            models=ModelReload(settings.project, workloads, replacements),
         )
         await loop.begin()
         async with running(loop.run(), name="dev-loop"):
