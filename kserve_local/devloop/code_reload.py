@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _SETTLE = 0.12
 """Seconds: a file this fresh that is broken may be half saved; it is read once more."""
+_QUIET = 0.05
+"""Seconds without a save after which new replicas are started."""
 _SHOWN = 3
 
 
@@ -156,6 +158,14 @@ class CodeReload:
                 break
             await asyncio.sleep(_SETTLE - fresh)
             saved = await asyncio.to_thread(known.folder.read)
+        while isinstance(verdict, code_change.Restart):
+            # New replicas take longer than this: the rest of a checkout goes with them.
+            await asyncio.sleep(_QUIET)
+            again = await asyncio.to_thread(known.folder.read)
+            if again == saved:
+                break
+            saved = again
+            verdict = await asyncio.to_thread(_verdict, known.served, saved, known.programs)
         return verdict, saved
 
     async def _broken(

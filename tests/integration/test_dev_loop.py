@@ -102,16 +102,23 @@ def service(name: str, **more: Any) -> str:
     )
 
 
+def own_project(folder: Path) -> Path:
+    """Write a project with one service, of the code above."""
+    folder.mkdir(exist_ok=True)
+    (folder / "server.py").write_text(SERVER)
+    (folder / "parts.py").write_text(PARTS)
+    (folder / "own.yaml").write_text(service("own"))
+    images = {IMAGE: {"context": ".", "command": ["python", "server.py"]}}
+    (folder / "kserve-local.yaml").write_text(json.dumps({"images": images}))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("dev") / "project"
     sample("sklearn-iris", folder)
-    (folder / "server.py").write_text(SERVER)
-    (folder / "parts.py").write_text(PARTS)
+    own_project(folder)
     (folder / "train.py").write_text("print('trains')\n")
-    (folder / "own.yaml").write_text(service("own"))
-    images = {IMAGE: {"context": ".", "command": ["python", "server.py"]}}
-    (folder / "kserve-local.yaml").write_text(json.dumps({"images": images}))
     with project(folder) as place:
         place.up()
         yield place
@@ -363,13 +370,7 @@ def test_a_broken_configuration_changes_nothing_and_a_new_image_is_known_at_once
 
 
 def test_without_watching_a_save_changes_nothing(tmp_path: Path):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "server.py").write_text(SERVER)
-    (folder / "parts.py").write_text(PARTS)
-    (folder / "own.yaml").write_text(service("own"))
-    images = {IMAGE: {"context": ".", "command": ["python", "server.py"]}}
-    (folder / "kserve-local.yaml").write_text(json.dumps({"images": images}))
+    folder = own_project(tmp_path / "project")
     with project(folder) as place:
         place.up("--no-watch")
         before = answer(place)
@@ -384,13 +385,7 @@ def test_without_watching_a_save_changes_nothing(tmp_path: Path):
 
 
 def test_what_was_saved_while_no_supervisor_ran_is_taken_over(tmp_path: Path):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "server.py").write_text(SERVER)
-    (folder / "parts.py").write_text(PARTS)
-    (folder / "own.yaml").write_text(service("own"))
-    images = {IMAGE: {"context": ".", "command": ["python", "server.py"]}}
-    (folder / "kserve-local.yaml").write_text(json.dumps({"images": images}))
+    folder = own_project(tmp_path / "project")
     with project(folder) as place:
         place.up()
         before = answer(place)
@@ -408,15 +403,10 @@ def test_what_was_saved_while_no_supervisor_ran_is_taken_over(tmp_path: Path):
 
 
 def test_a_checkout_of_hundreds_of_files_is_one_reload(tmp_path: Path):
-    folder = tmp_path / "project"
-    folder.mkdir()
+    folder = own_project(tmp_path / "project")
     names = [f"part{n:03}" for n in range(200)]
     imports = "\n".join(f"import {name}" for name in names)
     (folder / "server.py").write_text(f"{imports}\n{SERVER}".replace('"one"', "part199.VALUE"))
-    (folder / "parts.py").write_text(PARTS)
-    (folder / "own.yaml").write_text(service("own"))
-    images = {IMAGE: {"context": ".", "command": ["python", "server.py"]}}
-    (folder / "kserve-local.yaml").write_text(json.dumps({"images": images}))
     git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c"]
 
     def run(*args: str) -> None:
